@@ -1,0 +1,142 @@
+"""The hot loops: one definition (`reference.py`), the engines for it, and the choice between them."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from rheobase.kernels import reference
+
+EngineName = Literal["auto", "reference", "numba"]
+
+
+@dataclass
+class _Settings:
+    name: EngineName = "auto"
+    fused: bool = True
+
+
+_settings = _Settings()
+
+
+class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"): ...)
+    """Choose the engine within a `with` block.
+
+    Args:
+        name: "auto" (the fastest that can), "reference" (the definition, plain torch), or "numba" (CPU kernels;
+            an error where they cannot).
+        fused: whether a norm and a neuron may run as one operator.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    def __init__(self, name: EngineName = "auto", *, fused: bool = True) -> None:
+        if name not in get_args(EngineName):
+            raise ValueError(f"engine: name must be one of {get_args(EngineName)}, got {name!r}")
+        self._chosen = _Settings(name, fused)
+
+    def __enter__(self) -> None:
+        global _settings
+        self._before, _settings = _settings, self._chosen
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _settings
+        _settings = self._before
+
+
+class Norm(NamedTuple):
+    """The norm in front of a neuron: weight (x - mean) invstd + bias; `batch`: mean and invstd are of x itself."""
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    invstd: Tensor
+    batch: bool
+
+
+_missing: dict[str, str | None] = {}  # why Numba cannot be used, once known
+
+
+@torch.compiler.assume_constant_result
+def _numba_missing() -> str | None:
+    if not _missing:
+        try:
+            from rheobase.kernels import ops  # noqa: F401
+
+            _missing["numba"] = None
+        except ImportError as error:
+            _missing["numba"] = f"Numba cannot be imported ({error})"
+            text = f"rheobase runs on its slow reference engine, as {_missing['numba']}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return _missing["numba"]
+
+
+def _obstacle(currents: Tensor, kind: int) -> str | None:
+    """Why the Numba engine cannot take these currents, or None."""
+    if currents.device.type != "cpu":
+        return f"it runs on the CPU, and the currents are on {currents.device}"
+    if currents.dtype not in (torch.float32, torch.bfloat16):
+        return f"it takes float32 and bfloat16, and the currents are {currents.dtype}"
+    if kind > 5:
+        return "it knows only the surrogates of rheobase.surrogate"
+    return _numba_missing()
+
+
+def _numba(currents: Tensor, kind: int) -> bool:
+    if _settings.name == "reference":
+        return False
+    obstacle = _obstacle(currents, kind)
+    if obstacle is not None and _settings.name == "numba":
+        raise RuntimeError(f"the numba engine was asked for, but {obstacle}")
+    return obstacle is None
+
+
+def can_fuse(currents: Tensor, kind: int) -> bool:
+    """Whether `fire` may be called with a norm."""
+    return _settings.fused and currents.dim() >= 3 and _numba(currents, kind)
+
+
+def moments(currents: Tensor) -> Tensor:
+    """Sums of x and of x^2 over all axes but the channels' (the third), `[2, C]`, float64."""
+    from rheobase.kernels import ops
+
+    return ops.moments(currents)
+
+
+def fire(
+    currents: Tensor,
+    state: Tensor | None,
+    constants: Tensor,
+    *,
+    kind: int,
+    soft: bool,
+    detach: bool,
+    norm: Norm | None = None,
+    keep_state: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Spikes of LIF neurons over a sequence of currents `[T, B, ...]`, and the final state if it is to be kept.
+
+    With a norm (only where `can_fuse`) the currents go through it first.
+    """
+    if not _numba(currents, kind):
+        state = torch.zeros_like(currents[0]) if state is None else state
+
+        def step(current: Tensor, v: Tensor) -> tuple[Tensor, Any]:
+            return reference.lif_step(current, v, constants, kind, soft, detach)
+
+        return reference.unroll(step, currents, state)
+    from rheobase.kernels import ops
+
+    weight, bias, mean, invstd, batch = norm or (None, None, None, None, False)
+    spikes, final = ops.fire(
+        currents, state, constants, weight, bias, mean, invstd, batch, kind, soft, detach, keep_state
+    )
+    return spikes, final if keep_state else None

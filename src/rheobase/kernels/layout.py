@@ -1,0 +1,93 @@
+"""How a tensor `[T, B, C, ...]` lies in storage, and its view as rows `[T, N]` that a kernel walks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rheobase.kernels.cpu import BLOCK, CACHED, PIECES, Array
+from rheobase.kernels.time import static
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself if each step is dense in storage and the steps follow each other (or are the same), else a copy."""
+    size = 1
+    for stride, length in sorted((x.stride(d), x.shape[d]) for d in range(1, x.dim()) if x.shape[d] != 1):
+        if stride != size:
+            return x.contiguous()
+        size *= length
+    if x.shape[0] > 1 and x.stride(0) not in (0, size):
+        return x.contiguous()
+    return x
+
+
+def empty_like(x: Tensor, steps: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """A new tensor of `steps` steps (default: x's), each lying in storage as those of x."""
+    steps = x.shape[0] if steps is None else steps
+    size = x[0].numel() if x.shape[0] else 0
+    return x.new_empty_strided((steps, *x.shape[1:]), (size, *x.stride()[1:]), dtype=dtype or x.dtype)
+
+
+def aligned(x: Tensor, like: Tensor) -> Tensor:
+    """x in the storage order of `like`: itself, or a copy."""
+    same = all(a == b or n == 1 for a, b, n in zip(x.stride()[1:], like.stride()[1:], like.shape[1:], strict=True))
+    if same and (x.shape[0] == 1 or x.stride(0) == x[0].numel()):
+        return x
+    return empty_like(like, x.shape[0], x.dtype).copy_(x)
+
+
+def rows(x: Tensor) -> Array:
+    """The storage of a dense x as `[T, N]`, `[1, N]` when static; bfloat16 as its bits."""
+    steps = 1 if static(x) else x.shape[0]
+    size = x[0].numel()
+    flat = x.as_strided((steps, size), (size, 1))
+    return (flat.view(torch.int16) if x.dtype == torch.bfloat16 else flat).numpy()
+
+
+class Blocks(NamedTuple):
+    """How a kernel cuts N neurons: `width` of a block; `plane` neighbours of a channel (0: a repeating pattern)."""
+
+    width: int
+    plane: int
+    channels: int
+    inner: int
+
+    @classmethod
+    def of(cls, x: Tensor, channels: bool) -> Blocks:
+        """For a dense x `[T, B, C, ...]`; without `channels` every neuron has the same factor."""
+        wide = max(64, min(BLOCK, CACHED // max(1, x.shape[0]) // 64 * 64))
+        if not channels:
+            return cls(wide, 0, 1, 1)
+        count, inner = x.shape[2], max(1, x.stride(2) if x.shape[2] > 1 else 1)
+        if x.shape[2] == 1:
+            return cls(wide, 0, 1, 1)
+        if inner * count <= max(wide, 2 * BLOCK):
+            period = inner * count
+            return cls(max(1, wide // period) * period, 0, count, inner)
+        if inner == 1:
+            return cls(count, 0, count, 1)
+        return cls(min(wide, inner), inner, count, inner)
+
+    def spread(self, values: Tensor) -> Array:
+        """One value a channel `[C]` (or one in all) as the row that a kernel reads."""
+        values = values.detach().to(torch.float32).reshape(-1)
+        if self.plane:
+            return values.contiguous().numpy()
+        if values.numel() == 1:
+            return values.expand(self.width).contiguous().numpy()
+        pattern = values.repeat_interleave(self.inner) if self.inner > 1 else values
+        return pattern.repeat(self.width // pattern.numel()).numpy()
+
+    def sums(self) -> Array:
+        """Room for a kernel's two sums a channel."""
+        return np.zeros((PIECES, 2, self.channels if self.plane else self.width))
+
+    def total(self, sums: Array) -> Tensor:
+        """What is in that room, as `[2, C]`, float64."""
+        total = sums.sum(0)
+        if not self.plane:
+            total = total.reshape(2, -1, self.channels, self.inner).sum((1, 3))
+        return torch.from_numpy(total)

@@ -1,0 +1,39 @@
+"""The time axis: `[T, B, ...]`, with stride 0 where every step is the same memory (a static image)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def static(x: Tensor) -> bool:
+    """Whether every step is the same memory."""
+    return x.shape[0] > 1 and x.stride(0) == 0
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.steps = x.shape[0]
+        return x.detach()[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return spread(grads[0], ctx.steps)
+
+
+def once(x: Tensor) -> Tensor:
+    """The one step `[B, ...]` of a static x."""
+    y: Tensor = _Once.apply(x)
+    return y
+
+
+def spread(grad: Tensor, steps: int) -> Tensor:
+    """Gradient `[T, B, ...]` of a static tensor from that of its one step.
+
+    The steps share memory, so only the sum over time is defined: each step is handed an equal part of it, and
+    nothing of size T is made.
+    """
+    return (grad / steps).expand(steps, *grad.shape)

@@ -1,0 +1,100 @@
+"""What models are built from besides neurons and norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from rheobase import kernels
+from rheobase.kernels.time import once, static
+from rheobase.neurons import LIF, Neuron
+from rheobase.norm import CurrentNorm
+
+
+class PerStep(nn.Module):
+    """Run a stateless module (Conv2d, Linear, pooling ...) over `[T, B, ...]`, every step at once.
+
+    An input whose steps are the same memory (a static image) is computed once.
+
+    Raises:
+        TypeError: the module contains a neuron, which has to see time.
+        ValueError: the input is not `[T, B, ...]`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"PerStep: module must be a torch.nn.Module, got {type(module).__name__}")
+        if any(isinstance(child, Neuron) for child in module.modules()):
+            raise TypeError(f"PerStep: {type(module).__name__} contains a neuron, which has to see time")
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The module's outputs, `[T, B, ...]`."""
+        if x.dim() < 3 or x.shape[0] == 0:
+            raise ValueError(
+                f"PerStep({type(self.module).__name__}): input must be [T, B, ...] with T >= 1, got {list(x.shape)}"
+            )
+        steps, batch = x.shape[:2]
+        if static(x):
+            y: Tensor = self.module(once(x))
+            return y.expand(steps, *y.shape)
+        y = self.module(x.flatten(0, 1))
+        return y.unflatten(0, (steps, batch))
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+class Fire(nn.Module):
+    """neuron(norm(currents)), as one operator where the engine has one.
+
+    It runs as two when a child carries hooks, and under `rheobase.engine(fused=False)`.
+
+    Args:
+        norm: mostly a `CurrentNorm`.
+        neuron: a `Neuron`; in an ANN twin, an activation.
+    """
+
+    def __init__(self, norm: nn.Module, neuron: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.neuron = neuron
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Spikes `[T, B, ...]`."""
+        norm, neuron = self.norm, self.neuron
+        if (
+            type(norm) is CurrentNorm
+            and isinstance(neuron, LIF)
+            and neuron.native
+            and not _hooked(norm)
+            and not _hooked(neuron)
+            and kernels.can_fuse(currents, neuron.kind)
+        ):
+            return neuron(currents, norm.statistics(currents))
+        return self.neuron(self.norm(currents))
+
+
+JUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": lambda a, s: a + s,
+    "and": lambda a, s: a * s,
+    "iand": lambda a, s: (1 - a) * s,
+}
+"""How a residual block joins its branch's spikes a to its input's spikes s (Fang et al. 2021)."""
+
+
+def direct(images: Tensor, steps: int) -> Tensor:
+    """Direct coding: the image `[B, C, H, W]` as the input at every step, `[T, B, C, H, W]` without a copy."""
+    return images.expand(steps, *images.shape)
+
+
+def readout(logits: Tensor) -> Tensor:
+    """Mean over time: `[T, B, classes]` -> `[B, classes]`."""
+    if logits.dim() != 3:
+        raise ValueError(f"readout: logits must be [T, B, classes], got {list(logits.shape)}")
+    return logits.mean(0)

@@ -1,0 +1,219 @@
+"""Residual networks of 18 to 152 layers with three junctions: the classic spiking one, SEW and MS.
+
+With F the branch, S the block's input and SN the neuron:
+    classic  O = SN(F(S) + S)        currents are added, then the neuron
+    SEW      O = g(SN(F(S)), S)      spikes are joined by g: add, and, iand (Fang et al. 2021)
+    MS       O = F(SN(S)) + S        potentials are added, neurons sit inside the branch (Hu et al. 2021)
+Depths and widths are those of He et al. 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from rheobase.layers import JUNCTIONS, PerStep
+from rheobase.models.net import Net, Parts, Pool, linear
+from rheobase.models.registry import register
+from rheobase.neurons import Neuron
+
+Connect = Literal["add", "and", "iand"]
+Stem = Literal["cifar", "imagenet"]
+
+
+class Conv(NamedTuple):
+    """A convolution within a block."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int = 1
+
+
+Branch = list[Conv]
+
+
+def _branch(parts: Parts, convs: Branch, last: Callable[[int], nn.Module]) -> nn.Sequential:
+    """conv-fire-...-conv-last."""
+    *inner, end = convs
+    layers: list[nn.Module] = []
+    for conv in inner:
+        layers += [parts.conv(*conv), parts.fire(conv.outputs)]
+    return nn.Sequential(*layers, parts.conv(*end), last(end.outputs))
+
+
+def _shortcut(parts: Parts, convs: Branch, last: Callable[[int], nn.Module]) -> nn.Module:
+    """The identity, or a 1x1 convolution where the shape changes."""
+    inputs, outputs, stride = convs[0].inputs, convs[-1].outputs, max(conv.stride for conv in convs)
+    if inputs == outputs and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(parts.conv(inputs, outputs, 1, stride), last(outputs))
+
+
+class Classic(nn.Module):
+    """O = SN(F(S) + S)."""
+
+    def __init__(self, parts: Parts, convs: Branch) -> None:
+        super().__init__()
+        self.branch = _branch(parts, convs, parts.norm)
+        self.shortcut = _shortcut(parts, convs, parts.norm)
+        self.neuron = parts.neuron()
+
+    def forward(self, s: Tensor) -> Tensor:
+        """Spikes to spikes."""
+        out: Tensor = self.neuron(self.branch(s) + self.shortcut(s))
+        return out
+
+
+class SEW(nn.Module):
+    """O = g(SN(F(S)), S)."""
+
+    def __init__(self, parts: Parts, convs: Branch, connect: Connect) -> None:
+        super().__init__()
+        if connect not in JUNCTIONS:
+            raise ValueError(f"connect must be one of {', '.join(JUNCTIONS)}, got {connect!r}")
+        self.branch = _branch(parts, convs, parts.fire)
+        self.shortcut = _shortcut(parts, convs, parts.fire)
+        self.connect = connect
+
+    def forward(self, s: Tensor) -> Tensor:
+        """Spikes to spikes (small integers with "add")."""
+        return JUNCTIONS[self.connect](self.branch(s), self.shortcut(s))
+
+
+class MS(nn.Module):
+    """O = F(SN(S)) + S; the branch's last norm begins at zero, so that the block begins as the identity."""
+
+    def __init__(self, parts: Parts, convs: Branch) -> None:
+        super().__init__()
+        self.neuron = parts.neuron()
+        self.branch = _branch(parts, convs, partial(parts.norm, gain=0.0))
+        self.shortcut = _shortcut(parts, convs, parts.norm)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Potentials to potentials."""
+        out: Tensor = self.branch(self.neuron(v)) + self.shortcut(v)
+        return out
+
+
+class Plan(NamedTuple):
+    """Blocks in each stage, and whether they are bottlenecks."""
+
+    blocks: tuple[int, ...]
+    bottleneck: bool
+
+
+PLANS = {
+    18: Plan((2, 2, 2, 2), False),
+    34: Plan((3, 4, 6, 3), False),
+    50: Plan((3, 4, 6, 3), True),
+    101: Plan((3, 4, 23, 3), True),
+    152: Plan((3, 8, 36, 3), True),
+}
+
+
+def _stages(plan: Plan, width: int) -> list[Branch]:
+    """The convolutions of every block; a stage doubles the channels and (but for the first) halves the size."""
+    blocks: list[Branch] = []
+    inputs = width
+    for stage, count in enumerate(plan.blocks):
+        w = width * 2**stage
+        for i in range(count):
+            stride = 2 if stage > 0 and i == 0 else 1
+            if plan.bottleneck:
+                blocks.append([Conv(inputs, w, 1), Conv(w, w, 3, stride), Conv(w, 4 * w, 1)])
+            else:
+                blocks.append([Conv(inputs, w, 3, stride), Conv(w, w, 3)])
+            inputs = blocks[-1][-1].outputs
+    return blocks
+
+
+def _stem(parts: Parts, stem: Stem, in_channels: int, width: int, last: nn.Module) -> list[nn.Module]:
+    """cifar: 3x3; imagenet: 7x7 with stride 2 and a pooling of 3x3 with stride 2."""
+    if stem == "cifar":
+        return [parts.conv(in_channels, width, 3), last]
+    if stem == "imagenet":
+        return [parts.conv(in_channels, width, 7, 2), last, PerStep(nn.MaxPool2d(3, 2, 1))]
+    raise ValueError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
+
+
+def _assemble(
+    plan: Plan,
+    parts: Parts,
+    block: Callable[[Parts, Branch], nn.Module],
+    potentials: bool,
+    classes: int,
+    in_channels: int,
+    steps: int,
+    spiking: bool,
+    width: int,
+    stem: Stem,
+) -> Net:
+    """Stem, blocks, mean over space, linear head; where blocks pass potentials on, a neuron comes last, not first."""
+    if width < 1:
+        raise ValueError(f"width must be a positive integer, got {width!r}")
+    branches = _stages(plan, width)
+    first = parts.norm(width) if potentials else parts.fire(width)
+    layers = _stem(parts, stem, in_channels, width, first)
+    layers += [block(parts, convs) for convs in branches]
+    layers += [parts.neuron()] if potentials else []
+    head = linear(branches[-1][-1].outputs, classes)
+    return Net(nn.Sequential(*layers, Pool()), head, in_channels, steps, spiking)
+
+
+def _spiking(
+    plan: Plan,
+    *,
+    classes: int,
+    in_channels: int,
+    steps: int,
+    spiking: bool,
+    width: int = 64,
+    stem: Stem = "cifar",
+    neuron: Neuron | None = None,
+    norm: str = "current",
+) -> Net:
+    parts = Parts(spiking, neuron, norm)
+    return _assemble(plan, parts, Classic, False, classes, in_channels, steps, spiking, width, stem)
+
+
+def _sew(
+    plan: Plan,
+    *,
+    classes: int,
+    in_channels: int,
+    steps: int,
+    spiking: bool,
+    width: int = 64,
+    stem: Stem = "cifar",
+    connect: Connect = "add",
+    neuron: Neuron | None = None,
+    norm: str = "current",
+) -> Net:
+    parts, block = Parts(spiking, neuron, norm), partial(SEW, connect=connect)
+    return _assemble(plan, parts, block, False, classes, in_channels, steps, spiking, width, stem)
+
+
+def _ms(
+    plan: Plan,
+    *,
+    classes: int,
+    in_channels: int,
+    steps: int,
+    spiking: bool,
+    width: int = 64,
+    stem: Stem = "cifar",
+    neuron: Neuron | None = None,
+    norm: str = "current",
+) -> Net:
+    parts = Parts(spiking, neuron, norm)
+    return _assemble(plan, parts, MS, True, classes, in_channels, steps, spiking, width, stem)
+
+
+for _depth, _plan in PLANS.items():
+    register(f"spiking_resnet{_depth}", partial(_spiking, _plan))
+    register(f"sew_resnet{_depth}", partial(_sew, _plan))
+    register(f"ms_resnet{_depth}", partial(_ms, _plan))

@@ -1,0 +1,94 @@
+"""Norms of input currents."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheobase import kernels
+from rheobase.kernels.time import once, static
+
+
+class CurrentNorm(nn.Module):
+    """Batch norm of the input currents, with statistics shared by all time steps.
+
+    y = weight (x - mean) / sqrt(var + eps) + bias, a channel at a time; in training mean and var are those of x over
+    time, batch and space, and the running statistics follow them as in `torch.nn.BatchNorm2d`; in evaluation they are
+    the running ones. x is `[T, B, C, ...]`. Currents that are the same at every step count once.
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+        momentum: weight of the newest batch in the running statistics.
+        gain: initial weight.
+
+    Source: Ledinauskas et al. 2020 (batch norm of input currents); Zheng et al. 2021 (over time and batch).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, gain: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"CurrentNorm: channels must be a positive integer, got {channels!r}")
+        self.channels = channels
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.full((channels,), float(gain)))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def check(self, currents: Tensor) -> None:
+        """Refuse what is not `[T, B, C, ...]`.
+
+        Raises:
+            ValueError: another number of axes or channels, or (in training) only one value a channel.
+        """
+        shape = list(currents.shape)
+        if currents.dim() < 3 or currents.shape[2] != self.channels:
+            raise ValueError(f"CurrentNorm: currents must be [T, B, {self.channels}, ...], got {shape}")
+        if self.training and self._samples(currents) < 2:
+            raise ValueError(f"CurrentNorm: training needs more than one value a channel, got shape {shape}")
+
+    def _samples(self, currents: Tensor) -> int:
+        steps = 1 if static(currents) else currents.shape[0]
+        return steps * currents[0].numel() // self.channels
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Normalised currents `[T, B, C, ...]`."""
+        self.check(currents)
+        steps, batch = currents.shape[:2]
+        same = static(currents)
+        flat = once(currents) if same else currents.flatten(0, 1)
+        y = F.batch_norm(
+            flat,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+        return y.expand(steps, *y.shape) if same else y.unflatten(0, (steps, batch))
+
+    def statistics(self, currents: Tensor) -> kernels.Norm:
+        """What the fused operator needs; in training it also moves the running statistics."""
+        self.check(currents)
+        if not self.training:
+            invstd = (self.running_var.double() + self.eps).rsqrt()
+            return kernels.Norm(self.weight, self.bias, self.running_mean, invstd, False)
+        n = self._samples(currents)
+        mean, square = kernels.moments(currents.detach()) / n
+        var = (square - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var * (n / (n - 1))).to(self.running_var.dtype), self.momentum)
+        return kernels.Norm(self.weight, self.bias, mean, (var + self.eps).rsqrt(), True)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.channels}, eps={self.eps:g}, momentum={self.momentum:g}"
