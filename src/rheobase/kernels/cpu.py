@@ -1,10 +1,12 @@
 """The Numba engine: neurons over a whole sequence, with a norm's affine map before them, on the CPU.
 
-Memory is the limit, so time is walked inside a block of neurons that stays in cache, and the backward pass computes
-the potentials anew instead of reading them. A tensor is seen as rows `[T, N]` in storage order. A channel's factor
-is read from a row of the block's length: in channels-last storage the pattern of channels repeats, so one row serves
-all blocks (`plane` = 0); where `plane` neighbours share a channel, a block stays within a plane and the row is filled
-anew. Each row function is one flat loop over at most five arrays, which LLVM vectorises; that takes
+Memory is the limit. So time is walked inside a block of neurons that stays in cache, the rows of the next block are
+fetched ahead, and the backward pass computes the potentials anew instead of reading them.
+
+A tensor is seen as rows `[T, N]` in storage order. A channel's factor is read from a row of the block's length.
+`inner` neighbours share a channel (1 in channels-last storage); where whole patterns of channels fit into a block, one
+row serves all blocks (`plane` = 0); else a block stays within a plane of `plane` = `inner` neighbours and the row is
+filled anew. Each row function is one flat loop over at most five arrays, which LLVM vectorises; that takes
 `error_model="numpy"` (a checked division is not vectorised).
 
 Potentials are computed without fused multiply-add, so that spikes equal those of `reference.py` bit for bit.
@@ -23,8 +25,10 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from rheobase.kernels.prefetch import prefetch
+
 PIECES = 32  # the work is cut into so many pieces, whatever the number of threads
-BLOCK = 2048  # neurons walked together, about
+BLOCK = 512  # neurons walked together, about
 CACHED = 1 << 15  # potentials (T x block) a thread keeps in cache, about
 
 SUPERSPIKE, ATAN, SIGMOID, TRIANGLE, RECTANGLE, GAUSSIAN = range(6)  # as in surrogate.KINDS
@@ -249,25 +253,37 @@ def _block(b: int, N: int, w: int, plane: int) -> tuple[int, int, int]:
 
 
 @exact
-def _fill(row: Array, values: Array, plane: int, p: int) -> None:
-    """The factor of each neuron of a block: the repeating pattern, or one channel's value."""
-    if plane == 0:
-        row[:] = values
+def _fill(row: Array, values: Array, inner: int, plane: int, p: int) -> None:
+    """The factor of each neuron of a block, from one value a channel, or one in all."""
+    C = values.size
+    if C == 1:
+        row[:] = values[0]
+    elif plane:
+        row[:] = values[p % C]
+    elif inner == 1:
+        for lo in range(0, row.size, C):
+            row[lo : lo + C] = values
     else:
-        row[:] = values[p % values.size]
+        for lo in range(0, row.size, inner):
+            row[lo : lo + inner] = values[lo // inner % C]
 
 
 @fast
-def _collect(sums: Array, lanes: Array, plane: int, p: int) -> None:
-    """Add the lanes to the sums: lane by lane, or all to the plane's channel."""
-    if plane == 0:
-        for i in range(lanes.size):
-            sums[i] += lanes[i]
+def _collect(sums: Array, lanes: Array, inner: int, plane: int, p: int) -> None:
+    """Add the lanes of a block to the sums of their channels."""
+    C = sums.size
+    if plane == 0 and inner == 1:
+        for lo in range(0, lanes.size, C):
+            part = lanes[lo : lo + C]
+            for c in range(part.size):
+                sums[c] += f64(part[c])
     else:
-        total = f64(0)
-        for i in range(lanes.size):
-            total += f64(lanes[i])
-        sums[p % sums.size] += total
+        step = lanes.size if plane else inner
+        for lo in range(0, lanes.size, step):
+            total = f64(0)
+            for i in range(lo, min(lo + step, lanes.size)):
+                total += f64(lanes[i])
+            sums[p % C if plane else lo // inner % C] += total
 
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
@@ -285,6 +301,7 @@ def forward(
     threshold: Any,
     soft: Any,
     w: int,
+    inner: int,
     plane: int,
 ) -> None:
     """Spikes `s [T, N]` and final state `[N]` of currents `x [T or 1, N]`.
@@ -302,13 +319,16 @@ def forward(
         for k in range(first, (piece + 1) * blocks // pieces):
             lo, hi, p = _block(k, N, w, plane)
             if plane or k == first:
-                _fill(a, scale, plane, p)
-                _fill(b, shift, plane, p)
+                _fill(a, scale, inner, plane, p)
+                _fill(b, shift, inner, plane, p)
             if state.size:
                 v[: hi - lo] = state[lo:hi]
             else:
                 v[:] = f32(0)
+            ahead, beyond = min(N, hi), min(N, hi + w)
             for t in range(T):
+                prefetch(x[t * moving, ahead:beyond])
+                prefetch(s[t, ahead:beyond])
                 spikes = target(s[t, lo:hi], scratch)
                 _fire(load(x[t * moving, lo:hi], wide), a, b, v, spikes, decay, threshold, soft)
                 store(spikes, s[t, lo:hi])
@@ -337,12 +357,13 @@ def backward(
     detach: bool,
     scaled: bool,
     w: int,
+    inner: int,
     plane: int,
 ) -> None:
     """Gradients of `forward`: of the currents into `gx [T or 1, N]`, of the state into `g_state [N]`.
 
     `scaled`: gx is the gradient of x, else that of the affine map's output y = scale x + shift.
-    `sums [pieces, 2, channels or w]`, at zero, takes the sums of grad y and of grad y (x - mean).
+    `sums [pieces, 2, C]`, at zero, takes the sums of grad y and of grad y (x - mean).
     """
     T, N = g.shape
     moving = i32(x.shape[0] > 1)
@@ -354,29 +375,32 @@ def backward(
         us = np.empty((T, w), f32)
         v, scratch, wide, total = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
         a, b, m = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
-        sum_q, sum_qx = np.empty(w, f32), np.empty(w, f32)
+        sum_q, sum_qx = np.zeros(w, f32), np.zeros(w, f32)
         for k in range(first, (piece + 1) * blocks // pieces):
             lo, hi, p = _block(k, N, w, plane)
             n = hi - lo
             if plane or k == first:
-                _fill(a, scale, plane, p)
-                _fill(b, shift, plane, p)
+                _fill(a, scale, inner, plane, p)
+                _fill(b, shift, inner, plane, p)
                 if sums.size:
-                    _fill(m, mean, plane, p)
+                    _fill(m, mean, inner, plane, p)
             if state.size:
                 v[:n] = state[lo:hi]
             else:
                 v[:] = f32(0)
             for t in range(T):
+                prefetch(g[T - 1 - t, lo:hi])
                 _charge(load(x[t * moving, lo:hi], wide), a, b, v, us[t, :n], decay, threshold, soft)
             if g_final.size:
                 v[:n] = g_final[lo:hi]
             else:
                 v[:] = f32(0)
-            total[:] = f32(0)
-            sum_q[:] = f32(0)
-            sum_qx[:] = f32(0)
+            if not moving:
+                total[:] = f32(0)
+            ahead, beyond = min(N, hi), min(N, hi + w)
             for t in range(T - 1, -1, -1):
+                prefetch(x[(T - 1 - t) * moving, ahead:beyond])
+                prefetch(gx[t * moving, ahead:beyond])
                 u = us[t, :n]
                 q = target(gx[t, lo:hi], scratch) if moving else scratch[:n]
                 _surrogate(u, q, kind, threshold, parameter, height)
@@ -398,14 +422,19 @@ def backward(
                 store(q, gx[0, lo:hi])
             if g_state.size:
                 g_state[lo:hi] = v[:n]
-            if sums.size:
-                _collect(sums[piece, 0], sum_q[:n], plane, p)
-                _collect(sums[piece, 1], sum_qx[:n], plane, p)
+            if plane and sums.size:
+                _collect(sums[piece, 0], sum_q[:n], inner, plane, p)
+                _collect(sums[piece, 1], sum_qx[:n], inner, plane, p)
+                sum_q[:] = f32(0)
+                sum_qx[:] = f32(0)
+        if plane == 0 and sums.size:
+            _collect(sums[piece, 0], sum_q, inner, plane, 0)
+            _collect(sums[piece, 1], sum_qx, inner, plane, 0)
 
 
 @parallel
-def moments(x: Array, sums: Array, w: int, plane: int) -> None:
-    """Sums of x and of x^2 over x `[N]` into `sums [pieces, 2, channels or w]`, at zero."""
+def moments(x: Array, sums: Array, w: int, inner: int, plane: int) -> None:
+    """Sums of x and of x^2 over x `[N]` into `sums [pieces, 2, C]`, at zero."""
     N = x.size
     blocks = _count(N, w, plane)
     pieces = min(PIECES, blocks)
@@ -415,17 +444,17 @@ def moments(x: Array, sums: Array, w: int, plane: int) -> None:
             lo, hi, p = _block(k, N, w, plane)
             _squares(load(x[lo:hi], wide), a, b)
             if plane:
-                _collect(sums[piece, 0], a[: hi - lo], plane, p)
-                _collect(sums[piece, 1], b[: hi - lo], plane, p)
+                _collect(sums[piece, 0], a[: hi - lo], inner, plane, p)
+                _collect(sums[piece, 1], b[: hi - lo], inner, plane, p)
                 a[:] = 0.0
                 b[:] = 0.0
         if plane == 0:
-            _collect(sums[piece, 0], a, plane, 0)
-            _collect(sums[piece, 1], b, plane, 0)
+            _collect(sums[piece, 0], a, inner, plane, 0)
+            _collect(sums[piece, 1], b, inner, plane, 0)
 
 
 @parallel
-def norm_backward(gx: Array, x: Array, k1: Array, k2: Array, k3: Array, w: int, plane: int) -> None:
+def norm_backward(gx: Array, x: Array, k1: Array, k2: Array, k3: Array, w: int, inner: int, plane: int) -> None:
     """gx `[N]` becomes k1 gx + k2 x + k3, channel by channel: the last step of a norm's gradient."""
     N = x.size
     blocks = _count(N, w, plane)
@@ -437,9 +466,9 @@ def norm_backward(gx: Array, x: Array, k1: Array, k2: Array, k3: Array, w: int, 
         for k in range(first, (piece + 1) * blocks // pieces):
             lo, hi, p = _block(k, N, w, plane)
             if plane or k == first:
-                _fill(a, k1, plane, p)
-                _fill(b, k2, plane, p)
-                _fill(c, k3, plane, p)
+                _fill(a, k1, inner, plane, p)
+                _fill(b, k2, inner, plane, p)
+                _fill(c, k3, inner, plane, p)
             q = load(gx[lo:hi], scratch)
             _combine(q, load(x[lo:hi], wide), a, b, c)
             store(q, gx[lo:hi])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rheobase.kernels.cpu import BLOCK, CACHED, PIECES, Array
+from rheobase.kernels.cpu import BLOCK, CACHED, Array
 from rheobase.kernels.time import static
 
 
@@ -48,46 +47,21 @@ def rows(x: Tensor) -> Array:
 
 
 class Blocks(NamedTuple):
-    """How a kernel cuts N neurons: `width` of a block; `plane` neighbours of a channel (0: a repeating pattern)."""
+    """How a kernel cuts the neurons of a step: see `cpu.py`."""
 
     width: int
-    plane: int
-    channels: int
     inner: int
+    plane: int
 
-    @classmethod
-    def of(cls, x: Tensor, channels: bool) -> Blocks:
-        """For a dense x `[T, B, C, ...]`; without `channels` every neuron has the same factor."""
-        wide = max(64, min(BLOCK, CACHED // max(1, x.shape[0]) // 64 * 64))
-        if not channels:
-            return cls(wide, 0, 1, 1)
-        count, inner = x.shape[2], max(1, x.stride(2) if x.shape[2] > 1 else 1)
-        if x.shape[2] == 1:
-            return cls(wide, 0, 1, 1)
-        if inner * count <= max(wide, 2 * BLOCK):
-            period = inner * count
-            return cls(max(1, wide // period) * period, 0, count, inner)
-        if inner == 1:
-            return cls(count, 0, count, 1)
-        return cls(min(wide, inner), inner, count, inner)
 
-    def spread(self, values: Tensor) -> Array:
-        """One value a channel `[C]` (or one in all) as the row that a kernel reads."""
-        values = values.detach().to(torch.float32).reshape(-1)
-        if self.plane:
-            return values.contiguous().numpy()
-        if values.numel() == 1:
-            return values.expand(self.width).contiguous().numpy()
-        pattern = values.repeat_interleave(self.inner) if self.inner > 1 else values
-        return pattern.repeat(self.width // pattern.numel()).numpy()
-
-    def sums(self) -> Array:
-        """Room for a kernel's two sums a channel."""
-        return np.zeros((PIECES, 2, self.channels if self.plane else self.width))
-
-    def total(self, sums: Array) -> Tensor:
-        """What is in that room, as `[2, C]`, float64."""
-        total = sums.sum(0)
-        if not self.plane:
-            total = total.reshape(2, -1, self.channels, self.inner).sum((1, 3))
-        return torch.from_numpy(total)
+def blocks(x: Tensor, channels: bool) -> Blocks:
+    """For a dense x `[T, B, C, ...]`; without `channels` every neuron has the same factors."""
+    width = max(64, min(BLOCK, CACHED // max(1, x.shape[0]) // 64 * 64))
+    count = x.shape[2] if channels else 1
+    if count == 1:
+        return Blocks(width, 1, 0)
+    inner = x.stride(2)
+    period = inner * count
+    if inner == 1 or period <= 8 * BLOCK:
+        return Blocks(max(1, width // period) * period, inner, 0)
+    return Blocks(min(width, inner), inner, inner)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from rheobase.kernels import cpu
-from rheobase.kernels.layout import Blocks, aligned, dense, empty_like, rows
+from rheobase.kernels.cpu import Array
+from rheobase.kernels.layout import aligned, blocks, dense, empty_like, rows
 from rheobase.kernels.time import spread, static
 
 _NONE = np.empty(0, np.float32)
@@ -26,15 +28,25 @@ def _flat(state: Tensor | None, like: Tensor) -> Any:
     return rows(aligned(state.to(torch.float32).unsqueeze(0), like))[0]
 
 
+def _row(values: Tensor) -> Array:
+    """One value a channel, in double precision."""
+    return values.detach().numpy().astype(np.float64)
+
+
 def _affine(
-    constants: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, invstd: Tensor | None
-) -> tuple[Tensor, Tensor]:
+    input_scale: float, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, invstd: Tensor | None
+) -> tuple[Array, Array]:
     """Scale and shift of the current: the input scale, after the norm's map if there is one."""
-    input_scale = constants[2]
     if weight is None or bias is None or mean is None or invstd is None:
-        return input_scale, torch.zeros(())
-    scale = weight * invstd
-    return input_scale * scale, input_scale * (bias - mean * scale)
+        return np.full(1, input_scale, np.float32), np.zeros(1, np.float32)
+    scale = _row(weight) * _row(invstd)
+    shift = _row(bias) - _row(mean) * scale
+    return (input_scale * scale).astype(np.float32), (input_scale * shift).astype(np.float32)
+
+
+def _threads() -> None:
+    """As many threads as torch uses."""
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
 @torch.library.custom_op("rheobase::fire", mutates_args=(), device_types="cpu")
@@ -57,21 +69,20 @@ def fire(
     spikes = empty_like(x)
     final = empty_like(x, 1, torch.float32) if keep_state else x.new_empty(0, dtype=torch.float32)
     if spikes.numel():
-        blocks = Blocks.of(x, weight is not None)
-        scale, shift = _affine(constants, weight, bias, mean, invstd)
-        decay, threshold = constants[:2].numpy()
+        decay, threshold, input_scale, *_ = constants.numpy()
+        scale, shift = _affine(input_scale, weight, bias, mean, invstd)
+        _threads()
         cpu.forward(
             rows(x),
             rows(spikes),
             _flat(state, x),
             rows(final)[0] if keep_state else _NONE,
-            blocks.spread(scale),
-            blocks.spread(shift),
+            scale,
+            shift,
             decay,
             threshold,
             np.float32(soft),
-            blocks.width,
-            blocks.plane,
+            *blocks(x, weight is not None),
         )
     return spikes, final.squeeze(0) if keep_state else final
 
@@ -121,11 +132,11 @@ def fire_backward(
     x = dense(currents)
     gx = empty_like(x, 1 if static(x) else None)
     g_state = empty_like(x, 1, torch.float32) if state is not None else x.new_empty(0, dtype=torch.float32)
-    blocks = Blocks.of(x, weight is not None)
-    sums = blocks.sums() if weight is not None else np.zeros((cpu.PIECES, 2, 0))
+    sums = np.zeros((cpu.PIECES, 2, 0 if weight is None else x.shape[2]))
+    decay, threshold, input_scale, parameter, height = constants.numpy()
     if x.numel():
-        scale, shift = _affine(constants, weight, bias, mean, invstd)
-        decay, threshold, input_scale, parameter, height = constants.numpy()
+        scale, shift = _affine(input_scale, weight, bias, mean, invstd)
+        _threads()
         cpu.backward(
             rows(aligned(grad, x)),
             _flat(grad_final, x),
@@ -133,9 +144,9 @@ def fire_backward(
             rows(gx),
             _flat(state, x),
             rows(g_state)[0] if state is not None else _NONE,
-            blocks.spread(scale),
-            blocks.spread(shift),
-            blocks.spread(mean) if mean is not None else _NONE,
+            scale,
+            shift,
+            _NONE if mean is None else _row(mean).astype(np.float32),
             sums,
             decay,
             threshold,
@@ -145,10 +156,9 @@ def fire_backward(
             height,
             detach,
             not batch_statistics and not (weight is None and input_scale == 1),
-            blocks.width,
-            blocks.plane,
+            *blocks(x, weight is not None),
         )
-    total = blocks.total(sums) * constants[2] if weight is not None else torch.empty(0, dtype=torch.float64)
+    total = torch.from_numpy(input_scale * sums.sum(0)) if weight is not None else x.new_empty(0, dtype=torch.float64)
     return gx, g_state.squeeze(0) if state is not None else g_state, total
 
 
@@ -179,11 +189,11 @@ def _(
 def moments(currents: Tensor) -> Tensor:
     """Sums over all but the channel axis of x and x^2, `[2, C]`, float64; static currents count once."""
     x = dense(currents)
-    blocks = Blocks.of(x, True)
-    sums = blocks.sums()
+    sums = np.zeros((cpu.PIECES, 2, x.shape[2]))
     if x.numel():
-        cpu.moments(rows(x).reshape(-1), sums, blocks.width, blocks.plane)
-    return blocks.total(sums)
+        _threads()
+        cpu.moments(rows(x).reshape(-1), sums, *blocks(x, True))
+    return torch.from_numpy(sums.sum(0))
 
 
 @moments.register_fake
@@ -192,24 +202,43 @@ def _(currents: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("rheobase::norm_backward", mutates_args=("grad",), device_types="cpu")
-def norm_backward(grad: Tensor, currents: Tensor, k1: Tensor, k2: Tensor, k3: Tensor) -> None:
-    """Turn `grad` (a result of `fire_backward`) into k1 grad + k2 currents + k3, channel by channel, in place."""
+def norm_backward(
+    grad: Tensor,
+    currents: Tensor,
+    constants: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    sums: Tensor,
+    count: int,
+) -> None:
+    """Turn `grad`, as `fire_backward` returned it, into the gradient through the statistics, in place.
+
+    With g the gradient of y = weight (x - mean) invstd + bias, and averages over the `count` values of a channel:
+    dL/dx = weight invstd (g - avg(g) - (x - mean) invstd^2 avg(g (x - mean)))    (Ioffe and Szegedy 2015)
+    """
     x = dense(currents)
+    inv, m, average = _row(invstd), _row(mean), sums.numpy() / count
+    scale = _row(weight) * inv
+    k2 = -scale * inv * inv * average[1]
+    k3 = -scale * average[0] - k2 * m
     if x.numel():
-        blocks = Blocks.of(x, True)
-        cpu.norm_backward(
-            rows(grad).reshape(-1),
-            rows(x).reshape(-1),
-            blocks.spread(k1),
-            blocks.spread(k2),
-            blocks.spread(k3),
-            blocks.width,
-            blocks.plane,
-        )
+        k = [v.astype(np.float32) for v in (constants.numpy()[2] * scale, k2, k3)]
+        _threads()
+        cpu.norm_backward(rows(grad).reshape(-1), rows(x).reshape(-1), *k, *blocks(x, True))
 
 
 @norm_backward.register_fake
-def _(grad: Tensor, currents: Tensor, k1: Tensor, k2: Tensor, k3: Tensor) -> None:
+def _(
+    grad: Tensor,
+    currents: Tensor,
+    constants: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    sums: Tensor,
+    count: int,
+) -> None:
     return None
 
 
@@ -237,11 +266,7 @@ def _backward(ctx: Any, grad: Tensor, grad_final: Tensor) -> tuple[Any, ...]:
     if weight is not None:
         g_bias, g_weight = sums[0].to(bias.dtype), (sums[1] * invstd).to(weight.dtype)
         if batch_statistics:
-            # d/dx of scale (x - mean) / std with mean and std of x itself (Ioffe and Szegedy 2015)
-            scale = weight * invstd
-            average = sums / (gx.numel() // gx.shape[2])
-            k2 = -scale * invstd.square() * average[1]
-            norm_backward(gx, currents, constants[2] * scale, k2, -scale * average[0] - k2 * mean)
+            norm_backward(gx, currents, constants, weight, mean, invstd, sums, gx.numel() // gx.shape[2])
     if static(currents):
         gx = spread(gx[0], currents.shape[0])
     return gx, (g_state.to(state.dtype) if state is not None else None), None, g_weight, g_bias, *[None] * 7
