@@ -1,0 +1,97 @@
+"""The run folder: what lies where, and files that are whole at any moment."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rheobase.interop.weights import write_atomic
+from rheobase.training.recipe import Recipe
+
+
+class RunFolder:
+    """Paths in a run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.json"
+        self.metrics = path / "metrics.csv"
+        self.last = path / "checkpoints" / "last.ckpt"
+        self.best = path / "checkpoints" / "best.safetensors"
+        self.summary = path / "summary.json"
+        self.evaluations = path / "evaluations.json"
+        self.tensorboard = path / "tensorboard"
+
+    @classmethod
+    def create(cls, recipe: Recipe, name: str) -> RunFolder:
+        """A new folder with the recipe in it: `recipe.run`, or runs/<name>-<date>-<seed>.
+
+        Raises:
+            FileExistsError: `recipe.run` is not an empty folder.
+        """
+        if recipe.run is not None:
+            path = Path(recipe.run).expanduser()
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise FileExistsError(
+                    f"run folder {path} must be empty or absent; continue a run with `rheobase resume {path}`"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path = _fresh(Path("runs"), f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{recipe.seed}")
+        folder = cls(path)
+        # the recipe does not say where it ran, so that it can be trained again as it is
+        write_atomic(folder.recipe, replace(recipe, run=None).to_json().encode())
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing folder; what a killed process left half written is removed.
+
+        Raises:
+            FileNotFoundError: not a run folder.
+        """
+        folder = cls(Path(path))
+        if not folder.recipe.is_file():
+            raise FileNotFoundError(f"no run in {path}: there is no {folder.recipe}")
+        for file in (folder.recipe, folder.metrics, folder.last, folder.best, folder.summary, folder.evaluations):
+            for half in file.parent.glob(f".{file.name}.*"):
+                half.unlink(missing_ok=True)
+        return folder
+
+    def read_recipe(self) -> Recipe:
+        """The recipe of the run.
+
+        Raises:
+            ValueError: damaged, or with keys that this version does not know.
+        """
+        try:
+            return Recipe.from_json(self.recipe.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.recipe}: {error}") from error
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary, or None in an unfinished run."""
+        if not self.summary.is_file():
+            return None
+        summary: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        return summary
+
+
+def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
+    """Write JSON, atomically."""
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _fresh(parent: Path, name: str) -> Path:
+    for number in range(1, 1000):
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(f"no free name {name} in {parent}")

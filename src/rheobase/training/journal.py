@@ -1,0 +1,90 @@
+"""What a run remembers besides weights and optimizer: where it is, what it has measured, its best model."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "lr",
+    "images_per_second",
+    "seconds",
+)
+"""Of metrics.csv. `seconds` is the training time since the start of the run, summed over resumes."""
+
+
+@dataclass
+class Journal:
+    """The state of a run. `epoch` and `batch` are the next to train, so every moment between two batches has a name."""
+
+    epoch: int = 0
+    batch: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0  # counted from 1; 0: none yet
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0  # of training alone, without validation
+    epoch_images: int = 0
+
+    def record(self, row: dict[str, float]) -> bool:
+        """End an epoch with its row. Whether it is the best so far: by accuracy, then loss, then the earliest."""
+        self.rows.append(row)
+        self.epoch += 1
+        self.batch = 0
+        self.epoch_seconds = 0.0
+        self.epoch_images = 0
+        accuracy, loss = row["validation_accuracy"], row["validation_loss"]
+        if (accuracy, -loss) <= (self.best_accuracy, -self.best_loss):
+            return False
+        self.best_epoch, self.best_accuracy, self.best_loss = self.epoch, accuracy, loss
+        return True
+
+    def to_csv(self) -> bytes:
+        """The rows as metrics.csv."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue().encode()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and dicts."""
+        return asdict(self)
+
+
+class Meter:
+    """Loss and accuracy over batches, summed in float64 where the model is, so that no batch waits for the sum."""
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
+    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
+        """A batch: its mean loss, how many it got right, how many there are."""
+        batch = torch.stack((loss.detach().double() * count, correct.double(), correct.new_tensor(count).double()))
+        self._sums = self._sums.to(batch.device) + batch
+
+    def values(self) -> tuple[float, float]:
+        """Mean loss and accuracy; nan before the first batch."""
+        loss, correct, count = self.sums()
+        return (loss / count, correct / count) if count else (float("nan"), float("nan"))
+
+    def sums(self) -> list[float]:
+        """What `restore` takes back."""
+        values: list[float] = self._sums.tolist()
+        return values
+
+    def restore(self, sums: list[float]) -> None:
+        """Continue from these sums."""
+        self._sums = torch.tensor(sums, dtype=torch.float64)

@@ -1,0 +1,145 @@
+"""Where recipes come from: files, names, and keys given on top of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rheobase.training.recipe import Recipe
+from rheobase.training.schema import build, describe, flatten, keys, known
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+DEFAULT = "digits"
+_LEAVES = {leaf.name: leaf for leaf in keys(Recipe)}
+
+
+def folder() -> Path:
+    """Where the recipes lie: in the installed package, or beside `src` in a checkout."""
+    package = Path(__file__).parents[1]
+    return next((place for place in (package / "recipes", package.parents[1] / "recipes") if place.is_dir()), package)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """A recipe's name and the lines of its heading comment."""
+
+    name: str
+    heading: list[str]
+
+
+def listing() -> Iterator[Listing]:
+    """All recipes that come with rheobase."""
+    for path in sorted(folder().glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+        yield Listing(path.stem, [line.lstrip("# ").rstrip() for line in lines[:end]])
+
+
+def load(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe from a file (YAML or JSON) or by name, with dotted keys on top.
+
+    Raises:
+        FileNotFoundError: neither a file nor a name.
+        ValueError: not YAML, an unknown key, or a bad value; the error names the nearest key.
+    """
+    path = _locate(source)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if content is not None and not isinstance(content, Mapping):
+        raise ValueError(f"{path}: a recipe must be a mapping of keys, got {type(content).__name__}")
+    try:
+        flat = _typed(flatten(content or {}, Recipe))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return build(Recipe, {**flat, **_typed(flatten(overrides or {}, Recipe))})
+
+
+def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
+    """The recipe's name and the recipe of a command line `[RECIPE] [--key value ...]`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load`, or a line that cannot be understood.
+        SystemExit: after printing help (`--help`).
+    """
+    for argument in arguments:
+        if argument.startswith("--") and argument != "--help":
+            known(Recipe, argument[2:].partition("=")[0])
+    try:
+        given = _parser().parse_args(list(arguments), defaults=False).as_flat()
+    except ArgumentError as error:
+        raise ValueError(_in_words(error, _pairs(arguments))) from error
+    flat = dict(vars(given))
+    source = flat.pop("recipe", None) or DEFAULT
+    return Path(source).stem, load(source, flat)
+
+
+def _locate(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    names = [recipe.stem for recipe in sorted(folder().glob("*.yaml"))]
+    if str(source) in names:
+        return folder() / f"{source}.yaml"
+    near = difflib.get_close_matches(str(source), names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise FileNotFoundError(f"no recipe {str(source)!r}: {hint}Give a file, or one of {', '.join(names)}")
+
+
+def _parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="rheobase train",
+        description="Train a recipe. Every key of a recipe can be given on the command line.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "recipe", nargs="?", default=None, help=f"a file, or a name that `rheobase recipes` lists (default: {DEFAULT})"
+    )
+    for leaf in _LEAVES.values():
+        parser.add_argument(
+            f"--{leaf.name}", type=leaf.type, default=leaf.default, help=leaf.metadata["help"].replace("%", "%%")
+        )
+    return parser
+
+
+def _typed(flat: dict[str, Any]) -> dict[str, Any]:
+    """Values in the types of the schema: YAML reads 1e-3 as a text, and 32 as a number where a text is wanted."""
+    texts = {
+        name for name, leaf in _LEAVES.items() if "a text" in describe(leaf.type) or "one of" in describe(leaf.type)
+    }
+    flat = {name: str(v) if name in texts and type(v) is int else v for name, v in flat.items()}
+    try:
+        typed = vars(_parser().parse_object(flat).as_flat())
+    except ArgumentError as error:
+        raise ValueError(_in_words(error, flat)) from error
+    return {name: typed[name] for name in flat}
+
+
+def _pairs(arguments: Sequence[str]) -> dict[str, Any]:
+    """{key: value} of a command line, for error messages."""
+    words = [*arguments, ""]
+    pairs: dict[str, Any] = {}
+    for word, following in zip(words, words[1:], strict=False):
+        name, equals, value = word.removeprefix("--").partition("=")
+        pairs[name] = value if equals else following
+    return pairs
+
+
+def _in_words(error: ArgumentError, values: Mapping[str, Any]) -> str:
+    """A type error of jsonargparse in the words of our schema, on one line."""
+    found = re.search(r'key "([^"]+)"', str(error))
+    if found and found[1] in _LEAVES and found[1] in values:
+        return f"{found[1]} must be {describe(_LEAVES[found[1]].type)}, got {values[found[1]]!r}"
+    return " ".join(str(error).split())
