@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rheobase.kernels.cpu import BLOCK, CACHED, Array
+from rheobase.kernels.cpu import BLOCK, CACHED
+from rheobase.kernels.jit import Array
 from rheobase.kernels.time import static
 
 

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from rheobase.kernels import cpu
-from rheobase.kernels.cpu import Array
+from rheobase.kernels.jit import Array
 from rheobase.kernels.layout import aligned, blocks, dense, empty_like, rows
 from rheobase.kernels.time import spread, static
 
 _NONE = np.empty(0, np.float32)
+_MOST = numba.get_num_threads()  # what Numba was started with
 
 
 def _flat(state: Tensor | None, like: Tensor) -> Any:
@@ -46,7 +47,7 @@ def _affine(
 
 def _threads() -> None:
     """As many threads as torch uses."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(torch.get_num_threads(), _MOST))
 
 
 @torch.library.custom_op("rheobase::fire", mutates_args=(), device_types="cpu")

@@ -34,4 +34,4 @@ def prefetch(row: Any) -> None:
     """Prefetch a contiguous row."""
     step = LINE // row.itemsize
     for i in range(0, row.size, step):
-        _touch(row, i)
+        _touch(row, i)  # type: ignore[call-arg]  # Numba passes the context

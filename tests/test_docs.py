@@ -1,0 +1,39 @@
+"""Every Python snippet of README and docs runs as printed; every recipe and figure has its run behind it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = [
+    (page.name, number, code)
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S))
+]
+
+
+@pytest.mark.parametrize(("page", "number", "code"), SNIPPETS, ids=[f"{page}-{number}" for page, number, _ in SNIPPETS])
+def test_snippets_run(page: str, number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, f"{page}[{number}]", "exec"), {"__name__": "__main__"})
+
+
+def test_there_are_snippets() -> None:
+    assert any(page == "README.md" for page, *_ in SNIPPETS)
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_recipes_result_is_that_of_its_committed_runs(recipe: Path) -> None:
+    """A head line `# Result: 98.7 % ...` must be the mean of the test accuracies in results/<recipe>-*/summary.json."""
+    result = re.search(r"^# Result: +(.*)$", recipe.read_text(), flags=re.M)
+    assert result, f"{recipe.name} has no line '# Result:'"
+    if result[1].startswith("not measured"):
+        return
+    runs = sorted((ROOT / "results").glob(f"{recipe.stem}-*/summary.json"))
+    assert runs, f"{recipe.name} tells a result, and results/ holds no run of it"
+    accuracies = [json.loads(run.read_text())["test_accuracy"] for run in runs]
+    told = float(re.match(r"([\d.]+) %", result[1])[1])
+    assert told == pytest.approx(100 * sum(accuracies) / len(accuracies), abs=0.005)
