@@ -19,7 +19,7 @@ def test_round_trip(tmp_path: Path) -> None:
     tuned.surrogate, tuned.threshold = rb.surrogate.SuperSpike(1.3).scaled(0.7), 0.9
     rb.save(model, tmp_path / "m.safetensors")
     again = rb.load(tmp_path / "m.safetensors")
-    assert again.recipe.keys() == model.recipe.keys()
+    assert again.arguments.keys() == model.arguments.keys()
     assert repr(again) == repr(model)
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(again.eval()(images), model.eval()(images))

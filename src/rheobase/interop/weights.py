@@ -27,12 +27,12 @@ def save(model: nn.Module, path: str | Path) -> None:
     Raises:
         TypeError: not a model of the registry, or with neurons of your own: keep its `state_dict` instead.
     """
-    if not isinstance(model, Net) or not hasattr(model, "recipe"):
+    if not isinstance(model, Net) or not hasattr(model, "arguments"):
         raise TypeError(
             f"save: {type(model).__name__} is not of rheobase.models.create, so load could not rebuild it: "
             "use safetensors.torch.save_model(model, path) and build it yourself"
         )
-    recipe = {key: _describe(value) if isinstance(value, Neuron) else value for key, value in model.recipe.items()}
+    recipe = {key: _describe(value) if isinstance(value, Neuron) else value for key, value in model.arguments.items()}
     surrogates = {
         name: type(module.surrogate).__name__ for name, module in model.named_modules() if isinstance(module, LIF)
     }

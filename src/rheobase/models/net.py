@@ -66,7 +66,7 @@ class Net(nn.Module):
         spiking: whether it is the spiking net or its ANN twin.
     """
 
-    recipe: dict[str, Any]  # the arguments of `create`
+    arguments: dict[str, Any]  # of `create`
 
     def __init__(self, features: nn.Module, head: nn.Module, in_channels: int, steps: int, spiking: bool) -> None:
         super().__init__()

@@ -78,7 +78,7 @@ def create(
     if neuron is not None and not isinstance(neuron, Neuron):
         raise ValueError(f"create({name!r}): neuron must be a rheobase.Neuron, got {neuron!r}")
     model = builder(classes=classes, in_channels=in_channels, steps=steps, spiking=spiking, **options)
-    model.recipe = {
+    model.arguments = {
         "name": name,
         "classes": classes,
         "in_channels": in_channels,
