@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,11 +19,11 @@ SETTINGS = {
     "MALLOC_MMAP_MAX_": "0",  # glibc keeps freed memory for the next batch:
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",  # fresh pages cost more than the arithmetic of a neuron
 }
-"""What the command sets in its own environment on Linux, where it is not set already. A library leaves its host alone."""
+"""What the command sets in its own environment on Linux, where it is not set. A library leaves its host alone."""
 
 
 def recipes(arguments: Sequence[str]) -> None:
-    """list recipes: what each trains, on what, how long, the result to expect"""  # noqa: D400, D403
+    """list recipes: what each trains, on what, how long, the result to expect"""
     _parser("recipes", recipes).parse_args(arguments)
     from rheobase.training import sources
 
@@ -31,7 +32,7 @@ def recipes(arguments: Sequence[str]) -> None:
 
 
 def train(arguments: Sequence[str]) -> None:
-    """train a recipe (default: digits) in a new run folder"""  # noqa: D400, D403
+    """train a recipe (default: digits) in a new run folder"""
     from rheobase.training import sources
 
     name, recipe = sources.from_arguments(arguments)
@@ -41,7 +42,7 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def resume(arguments: Sequence[str]) -> None:
-    """continue a run exactly where it stopped"""  # noqa: D400, D403
+    """continue a run exactly where it stopped"""
     parser = _parser("resume", resume)
     parser.add_argument("run", metavar="RUN", help="run folder")
     options = parser.parse_args(arguments)
@@ -51,10 +52,12 @@ def resume(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """accuracy of a run's best model against time steps, without retraining"""  # noqa: D400, D403
+    """accuracy of a run's best model against time steps, without retraining"""
     parser = _parser("evaluate", evaluate)
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--steps", type=int, nargs="+", metavar="T", help="numbers of time steps (default: 1 to the trained)")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", metavar="T", help="numbers of time steps (default: 1 to the trained)"
+    )
     parser.add_argument(
         "--split",
         choices=("validation", "test", "train"),
@@ -64,8 +67,9 @@ def evaluate(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     from rheobase.training import evaluate as measure
 
+    found = measure(options.run, options.steps, options.split)
     print(f"steps  {options.split} accuracy")
-    for steps, accuracy in measure(options.run, options.steps, options.split).items():
+    for steps, accuracy in found.items():
         print(f"{steps:>5}  {accuracy:.2%}")
 
 
@@ -120,11 +124,13 @@ def _report(run: Run) -> None:
             table.add_row(layer["layer"], shape, f"{layer['rate']:.1%}", f"{layer['dead']:.1%}")
         console.print("\nneurons (one validation batch; dead: never fired)")
         console.print(table)
+    folder, recipe = (shlex.quote(str(path)) for path in (run.folder, run.folder / "recipe.json"))
     console.print(
         f"\ntest accuracy {run.summary['test_accuracy']:.2%}  (validation {run.summary['validation_accuracy']:.2%}, "
         f"epoch {run.summary['best_epoch']}; {run.summary['train_seconds']:.0f} s of training)\n"
         f"run folder    {run.folder}\n"
-        f"evaluate      rheobase evaluate {run.folder} --steps 1 2 4\n",
+        f"look further  rheobase evaluate {folder}\n"
+        f"again         rheobase train {recipe} --seed {run.summary['seed'] + 1}\n",
         markup=False,
     )
 

@@ -93,8 +93,11 @@ def parse(content: bytes, name: str) -> Tensor:
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(f"{name}: not an IDX file of bytes: it must begin with 00 00 08, got {content[:3].hex(' ')}")
     start = 4 + 4 * content[3]
-    shape = [int(size) for size in np.frombuffer(content[4 : min(start, len(content))][: 4 * content[3]], ">u4")]
-    wanted = start + math.prod(shape)
-    if len(shape) != content[3] or len(content) != wanted:
-        raise ValueError(f"{name}: IDX file of shape {shape} must have {wanted} bytes, got {len(content)}")
+    if len(content) < start:
+        raise ValueError(f"{name}: IDX file with {content[3]} axes must have {start} bytes or more, got {len(content)}")
+    shape = np.frombuffer(content[4:start], ">u4").tolist()
+    if len(content) != start + math.prod(shape):
+        raise ValueError(
+            f"{name}: IDX file of shape {shape} must have {start + math.prod(shape)} bytes, got {len(content)}"
+        )
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)

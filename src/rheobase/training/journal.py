@@ -46,7 +46,7 @@ class Journal:
         self.epoch_seconds = 0.0
         self.epoch_images = 0
         accuracy, loss = row["validation_accuracy"], row["validation_loss"]
-        if (accuracy, -loss) <= (self.best_accuracy, -self.best_loss):
+        if not (accuracy, -loss) > (self.best_accuracy, -self.best_loss):  # a loss of nan is never better
             return False
         self.best_epoch, self.best_accuracy, self.best_loss = self.epoch, accuracy, loss
         return True

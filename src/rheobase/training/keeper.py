@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rheobase.interop.weights import save, write_atomic
+from rheobase.training.console import say
 from rheobase.training.folder import RunFolder
 from rheobase.training.journal import Meter
 from rheobase.training.module import Batch, Training
@@ -93,6 +96,11 @@ class Keeper(Callback):
         self._tick(module)
         train_loss, train_accuracy = module.trained.values()
         validation_loss, validation_accuracy = module.validated.values()
+        if not math.isfinite(train_loss):
+            raise ValueError(
+                f"training diverged: the loss of epoch {journal.epoch + 1} is {train_loss}; "
+                f"lower optimizer.lr ({module.recipe.optimizer.lr:g}) or set trainer.clip_gradient"
+            )
         best = journal.record(
             {
                 "epoch": journal.epoch + 1,
@@ -119,6 +127,8 @@ class Keeper(Callback):
         assert isinstance(module, Training)
         if isinstance(exception, SIGTERMException) and module.journal.batch < module.batches.count:
             self._save(trainer, module)
+        if isinstance(exception, SIGTERMException | KeyboardInterrupt):
+            say(f"stopped after step {module.step}; go on with: rheobase resume {shlex.quote(str(self.folder.path))}")
 
     def _tick(self, module: Training) -> float:
         """Seconds since the last call, also added to the run's."""

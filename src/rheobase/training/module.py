@@ -105,6 +105,7 @@ class Training(lightning.LightningModule):
 
     def _place(self) -> None:
         """Put Lightning's loop and the loader where the journal is."""
-        done = self.trainer.fit_loop.epoch_progress.current
-        done.ready = done.started = done.processed = done.completed = self.journal.epoch
+        epoch = self.journal.epoch
+        counters = dict.fromkeys(("ready", "started", "processed", "completed"), epoch)
+        self.trainer.fit_loop.epoch_progress.current.load_state_dict(counters)
         self.batches.seek(self.journal.epoch, self.journal.batch)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from rheobase.data import Dataset
@@ -161,7 +162,10 @@ def _fit(recipe: Recipe, folder: RunFolder, data: Dataset, net: nn.Module) -> Ru
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        trainer.fit(training, ckpt_path=folder.last if folder.last.is_file() else None, weights_only=True)
+        try:
+            trainer.fit(training, ckpt_path=folder.last if folder.last.is_file() else None, weights_only=True)
+        except SIGTERMException:
+            raise SystemExit(143) from None  # as a shell reports it: Lightning's own would read as success
         return _finish(recipe, folder, data, training, trainer.strategy.root_device)
 
 

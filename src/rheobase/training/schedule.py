@@ -10,8 +10,8 @@ from rheobase.training.recipe import ScheduleOptions
 def learning_rate(options: ScheduleOptions, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
     """Learning rate of a step (0, 1, ...).
 
-    cosine: peak (1 + cos(pi p)) / 2 with p from 0 towards 1; constant: peak; both after a linear rise peak (step + 1) / w
-    over w = warmup steps. one_cycle: cosine from peak/25 up to peak at step w - 1, then down to peak/250000 at the last
+    cosine: peak (1 + cos(pi p)) / 2, p from 0 towards 1; constant: peak; both after a rise peak (step + 1) / w over w
+    warmup steps. one_cycle: cosine from peak/25 up to peak at step w - 1, then down to peak/250000 at the last
     step, as torch.optim.lr_scheduler.OneCycleLR.
     """
     total = epochs * steps_per_epoch

@@ -94,7 +94,7 @@ def build(schema: type[T], nested: Mapping[str, Any]) -> T:
 def _assemble(schema: type[T], flat: Mapping[str, Any], prefix: str) -> T:
     hints = typing.get_type_hints(schema)
     arguments: dict[str, Any] = {}
-    for field in dataclasses.fields(schema):  # type: ignore[arg-type]  (a dataclass)
+    for field in dataclasses.fields(typing.cast(Any, schema)):
         name, hint = prefix + field.name, hints[field.name]
         if dataclasses.is_dataclass(hint):
             arguments[field.name] = _assemble(typing.cast(type, hint), flat, name + ".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,7 +132,7 @@ def _pairs(arguments: Sequence[str]) -> dict[str, Any]:
     """{key: value} of a command line, for error messages."""
     words = [*arguments, ""]
     pairs: dict[str, Any] = {}
-    for word, following in zip(words, words[1:], strict=False):
+    for word, following in itertools.pairwise(words):
         name, equals, value = word.removeprefix("--").partition("=")
         pairs[name] = value if equals else following
     return pairs

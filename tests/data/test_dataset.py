@@ -1,0 +1,98 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rheobase.data
+from rheobase.data.dataset import Dataset, Split, systematic
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return rheobase.data.load("digits")
+
+
+def test_digits_splits_are_a_partition_of_the_file(digits):
+    path = Path(rheobase.data.__file__).with_name("digits.npz")
+    with np.load(path) as file:
+        everything = sorted(zip((image.tobytes() for image in file["images"]), file["labels"].tolist(), strict=True))
+    parts = (digits.train, digits.validation, digits.test)
+    assert [len(part) for part in parts] == [1197, 240, 360]
+    found = [
+        (image.numpy().tobytes(), int(label))
+        for part in parts
+        for image, label in zip(part.images, part.labels, strict=True)
+    ]
+    assert sorted(found) == everything
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_digits_splits_are_stratified(digits, part):
+    split = getattr(digits, part)
+    shares = sum(getattr(digits, name).labels.bincount() for name in ("train", "validation", "test")) / 1797
+    assert (split.labels.bincount() - shares * len(split)).abs().max() < 2
+
+
+def test_digits_splits_are_fixed(digits):
+    content = b"".join(part.images.numpy().tobytes() for part in (digits.train, digits.validation, digits.test))
+    assert hashlib.sha256(content).hexdigest() == "fb0a9b77875319b0f7f6c007f4a0d13685264c4b107bfd66b4b8f09879e8baf2"
+
+
+def test_statistics_are_those_of_the_training_pixels(digits):
+    pixels = digits.train.images.double()
+    torch.testing.assert_close(digits.mean, pixels.mean((0, 2, 3)).float())
+    torch.testing.assert_close(digits.std, pixels.std((0, 2, 3), correction=0).float())
+
+
+def test_statistics_are_per_channel():
+    images = torch.stack([torch.full((4, 5, 5), 3), torch.arange(100).view(4, 5, 5)], 1).to(torch.uint8)
+    split = Split(images, torch.zeros(4, dtype=torch.int64))
+    data = Dataset.of("two", 1, split, split, split)
+    torch.testing.assert_close(data.mean, torch.tensor([3.0, 49.5]))
+    assert data.std[0] > 0  # a constant channel can be divided by its deviation
+    assert data.channels == 2
+
+
+@pytest.mark.parametrize("count", [1, 7, 50, 99, 100])
+def test_systematic_sample_gives_each_class_its_share(count):
+    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[torch.randperm(100)]
+    chosen = systematic(labels, count)
+    assert len(chosen.unique()) == count
+    shares = labels.bincount(minlength=3) * count / 100
+    assert (labels[chosen].bincount(minlength=3) - shares).abs().max() <= 1
+
+
+@pytest.mark.parametrize("count", [0, 11])
+def test_systematic_sample_refuses_impossible_counts(count):
+    with pytest.raises(ValueError, match=f"between 1 and 10 .* got {count}"):
+        systematic(torch.zeros(10, dtype=torch.int64), count)
+
+
+def test_limited_takes_a_stratified_part_and_keeps_the_rest(digits):
+    small = digits.limited(100)
+    assert len(small.train) == 100
+    assert small.train.labels.bincount().min() >= 9
+    assert small.validation is digits.validation
+    assert small.test is digits.test
+    assert torch.equal(small.mean, digits.mean)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "match"),
+    [
+        (torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), "images must be uint8"),
+        (torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), r"\[N, C, H, W\]"),
+        (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), r"labels must be int64 \[3\]"),
+        (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3), "labels must be int64"),
+    ],
+)
+def test_split_checks_its_tensors(images, labels, match):
+    with pytest.raises(ValueError, match=match):
+        Split(images, labels)
+
+
+def test_unknown_data_set_is_named():
+    with pytest.raises(ValueError, match="digits, fashion-mnist, mnist, got 'cifar'"):
+        rheobase.data.load("cifar")

@@ -1,0 +1,148 @@
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+import rheobase
+from rheobase import cli
+
+TINY = [
+    "--model.name=plain_convnet",
+    "--model.depth=2",
+    "--model.width=4",
+    "--model.steps=2",
+    "--data.train_limit=64",
+    "--trainer.epochs=1",
+    "--trainer.threads=1",
+    "--trainer.accelerator=cpu",
+]
+
+
+def fails(capsys, *words):
+    """The one line of a mistake."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_train_resume_evaluate(tmp_path, capsys):
+    folder = tmp_path / "run"
+    cli.main(["train", *TINY, f"--run={folder}"])
+    output = capsys.readouterr().out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert f"test accuracy {summary['test_accuracy']:.2%}" in output
+    assert f"run folder    {folder}" in output
+    for layer in summary["layers"]:
+        [line] = [line for line in output.splitlines() if line.split()[:1] == [layer["layer"]]]
+        assert " x ".join(map(str, layer["shape"])) in line
+        assert f"{layer['rate']:.1%}" in line
+        assert line.rstrip().endswith(f"{layer['dead']:.1%}")
+    cli.main(["resume", str(folder)])
+    assert "is finished" in capsys.readouterr().out
+    cli.main(["evaluate", str(folder), "--steps", "1", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "steps  validation accuracy"
+    assert lines[2].split() == ["2", f"{summary['validation_accuracy']:.2%}"]
+    cli.main(["evaluate", str(folder), "--split", "test", "--steps", "2"])
+    assert "look number 1 at the test set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spiking", ["true", "false"])
+def test_the_commands_it_names_exist(tmp_path, capsys, monkeypatch, spiking):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["train", *TINY, "--run=a run", f"--model.spiking={spiking}"])
+    named = [
+        shlex.split(line.split(" rheobase ")[1])
+        for line in capsys.readouterr().out.splitlines()
+        if " rheobase " in line
+    ]
+    assert [words[0] for words in named] == ["evaluate", "train"]
+    for words in named:
+        cli.main(words)
+
+
+def test_recipes_lists_name_and_heading(capsys):
+    cli.main(["recipes"])
+    output = capsys.readouterr().out
+    assert "digits\n" in output
+    assert "rheobase train digits" in output
+    assert "mnist-convnet\n" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["train", "--model.stps", "3"], "unknown key 'model.stps': did you mean 'model.steps'"),
+        (["train", "--model.steps", "two"], "model.steps must be an integer, got 'two'"),
+        (["train", "digit"], "no recipe 'digit': did you mean 'digits'"),
+        (["train", "--model.name", "sew_resnet19"], "no model 'sew_resnet19'"),
+        (["train", "--data.name", "mnist", "--data.root", "/nowhere"], "wanted /nowhere/mnist/train-images"),
+        (["resume", "/nowhere"], "no run in /nowhere"),
+        (["evaluate", "/nowhere"], "no run in /nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, words, match):
+    error = fails(capsys, *words)
+    assert match in error
+    assert error.startswith("rheobase: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["trian"], ["resume"], ["evaluate", "x", "--steps", "a"], ["recipes", "x"]])
+def test_bad_usage(capsys, words):
+    assert "usage: rheobase" in fails(capsys, *words)
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path, capsys):
+    (tmp_path / "mine").write_text("x")
+    assert "must be empty or absent" in fails(capsys, "train", *TINY, f"--run={tmp_path}")
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch):
+    def broken(arguments):
+        int("x")  # raised by a line of this test, not of rheobase
+
+    monkeypatch.setitem(cli.COMMANDS, "recipes", broken)
+    with pytest.raises(ValueError, match="invalid literal"):
+        cli.main(["recipes"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["resume", "--help"], ["evaluate", "--help"]])
+def test_help(capsys, words):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 0
+    assert "rheobase" in capsys.readouterr().out
+
+
+def test_help_of_train_lists_every_key(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    output = capsys.readouterr().out
+    assert "--model.neuron.decay" in output
+    assert "share of the potential kept" in output
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"rheobase {rheobase.__version__}\n"
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed():
+    code = (
+        "import sys, rheobase\nfrom rheobase import cli\ncli.main(['recipes'])\n"
+        "print([name for name in ('lightning', 'jsonargparse', 'rich', 'tensorboard') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_is_the_command():
+    run = subprocess.run([sys.executable, "-m", "rheobase", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout == f"rheobase {rheobase.__version__}\n"

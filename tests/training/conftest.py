@@ -1,0 +1,57 @@
+import csv
+
+import pytest
+import torch
+
+# one thread: tests share the machine, and threads that wait for each other on busy cores are slow
+TINY = {
+    "model.name": "plain_convnet",
+    "model.depth": 2,
+    "model.width": 4,
+    "model.steps": 2,
+    "data.name": "digits",
+    "data.train_limit": 96,
+    "data.batch_size": 16,
+    "data.shift": 1,
+    "schedule.name": "one_cycle",
+    "optimizer.lr": 0.01,
+    "trainer.epochs": 3,
+    "trainer.threads": 1,
+    "trainer.accelerator": "cpu",
+    "trainer.checkpoint_every_steps": 2,
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """For what is not a run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_options():
+    """Overrides for a run of 3 epochs of 6 steps that takes a moment."""
+    return dict(TINY)
+
+
+@pytest.fixture
+def tiny(tmp_path, tiny_options):
+    """The same, with its own run folder."""
+    return {**tiny_options, "run": str(tmp_path / "run")}
+
+
+@pytest.fixture
+def rows():
+    """Reads metrics.csv without its timing columns."""
+
+    def read(folder):
+        with (folder / "metrics.csv").open() as file:
+            return [
+                {k: v for k, v in row.items() if k not in ("images_per_second", "seconds")}
+                for row in csv.DictReader(file)
+            ]
+
+    return read

@@ -1,0 +1,80 @@
+import dataclasses
+
+import pytest
+import torch
+
+import rheobase as rb
+from rheobase.training import Recipe, build, sources
+from rheobase.training.recipe import NeuronOptions, OptimizerOptions
+
+
+def test_weight_decay_is_on_weights_of_layers_only():
+    net = rb.models.create("sew_resnet18", classes=10, in_channels=1, width=4)
+    decayed, free = build.groups(net, 0.3)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    layers = {id(module.weight) for module in net.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)}
+    assert {id(parameter) for parameter in decayed["params"]} == layers
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_optimizer(name, kind):
+    net = rb.models.create("plain_convnet", classes=10, in_channels=1, depth=1)
+    optimizer = build.optimizer(net, OptimizerOptions(name=name, lr=0.5, momentum=0.8, weight_decay=0.1))
+    assert type(optimizer) is kind
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.5, 0.1)
+    assert 0.8 in (group.get("momentum"), group.get("betas", [None])[0])
+
+
+def test_neuron_has_the_recipes_numbers():
+    options = NeuronOptions(decay=0.25, threshold=2.0, reset="hard", surrogate="triangle", surrogate_parameter=0.5)
+    neuron = build.neuron(options)
+    assert type(neuron) is rb.LIF
+    assert (neuron.decay, neuron.threshold, neuron.reset) == (0.25, 2.0, "hard")
+    assert neuron.surrogate == rb.surrogate.Triangle(0.5)
+    assert build.neuron(NeuronOptions()).decay == 0.5
+    assert type(build.neuron(NeuronOptions(kind="if"))) is rb.IF
+    assert build.neuron(NeuronOptions(surrogate="sigmoid")).surrogate == rb.surrogate.Sigmoid()
+
+
+def tiny(**overrides):
+    return sources.load("digits", {"model.name": "plain_convnet", "model.depth": 2, "model.width": 4, **overrides})
+
+
+def test_weights_are_a_function_of_the_seed_and_leave_the_global_state():
+    data = build.dataset(tiny())
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = build.model(tiny(), data).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    again, other = build.model(tiny(), data).state_dict(), build.model(tiny(seed=1), data).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_twin_takes_no_neuron():
+    net = build.model(tiny(**{"model.spiking": False}), build.dataset(tiny()))
+    assert not any(isinstance(module, rb.Neuron) for module in net.modules())
+
+
+def test_an_option_that_the_family_lacks_is_refused():
+    with pytest.raises(ValueError, match="no option 'connect'"):
+        build.model(tiny(**{"model.connect": "and"}), build.dataset(tiny()))
+
+
+def test_train_limit():
+    recipe = tiny(**{"data.train_limit": 50})
+    assert len(build.dataset(recipe).train) == 50
+    too_many = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, train_limit=5000))
+    with pytest.raises(ValueError, match=r"data\.train_limit must be at most 1197 for digits, got 5000"):
+        build.dataset(too_many)
+
+
+def test_evaluation_sees_the_images_as_they_are():
+    recipe = Recipe()
+    data = build.dataset(recipe)
+    batches = build.evaluation_batches(recipe, data, data.test)
+    assert torch.equal(torch.cat([labels for _, labels in batches]), data.test.labels)

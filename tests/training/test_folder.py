@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from rheobase.training import Recipe
+from rheobase.training.folder import RunFolder
+
+
+def test_default_names_never_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [RunFolder.create(Recipe(seed=9), "digits").path for _ in range(3)]
+    assert len({*folders}) == 3
+    assert all(folder.parent.name == "runs" and folder.name.startswith("digits-") for folder in folders)
+
+
+def test_run_must_be_empty_or_absent(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "deep/absent"):
+        assert RunFolder.create(Recipe(run=str(tmp_path / name)), "x").recipe.is_file()
+        with pytest.raises(FileExistsError, match="must be empty or absent; continue a run with `rheobase resume"):
+            RunFolder.create(Recipe(run=str(tmp_path / name)), "x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="must be empty or absent"):
+        RunFolder.create(Recipe(run=str(tmp_path / "file")), "x")
+
+
+def test_the_recipe_in_the_folder_does_not_say_where_it_ran(tmp_path):
+    folder = RunFolder.create(Recipe(seed=2, run=str(tmp_path / "a")), "x")
+    assert folder.read_recipe() == Recipe(seed=2)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no run in .*: there is no .*recipe\.json"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_recipe_of_another_version_names_file_and_key(tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps({"model": {"wings": 2}}))
+    with pytest.raises(ValueError, match=r"recipe\.json: unknown key 'model\.wings'"):
+        RunFolder.open(tmp_path).read_recipe()
+
+
+def test_half_written_files_are_removed(tmp_path):
+    folder = RunFolder.create(Recipe(run=str(tmp_path / "a")), "x")
+    folder.last.parent.mkdir()
+    half = [folder.last.with_name(".last.ckpt.abc"), folder.path / ".metrics.csv.x1"]
+    for path in half:
+        path.write_text("x")
+    kept = folder.path / ".mine"
+    kept.write_text("x")
+    RunFolder.open(folder.path)
+    assert not any(path.exists() for path in half)
+    assert kept.exists()

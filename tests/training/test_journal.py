@@ -1,0 +1,65 @@
+import csv
+import io
+import math
+
+import pytest
+import torch
+
+from rheobase.training.journal import COLUMNS, Journal, Meter
+
+
+def row(epoch, accuracy, loss):
+    values = dict.fromkeys(COLUMNS, 0.5)
+    return {**values, "epoch": epoch, "validation_accuracy": accuracy, "validation_loss": loss}
+
+
+def test_best_is_by_accuracy_then_loss_then_the_earliest():
+    journal = Journal()
+    found = [
+        journal.record(row(i + 1, *pair))
+        for i, pair in enumerate([(0.5, 1), (0.4, 0.1), (0.5, 1), (0.5, 0.9), (0.6, 2)])
+    ]
+    assert found == [True, False, False, True, True]
+    assert (journal.best_epoch, journal.best_accuracy, journal.best_loss) == (5, 0.6, 2)
+    assert (journal.epoch, journal.batch) == (5, 0)
+
+
+def test_a_loss_that_is_not_a_number_is_a_best_only_without_a_rival():
+    journal = Journal()
+    assert journal.record(row(1, 0.1, math.nan))
+    assert journal.record(row(2, 0.2, 1.0))
+    assert not journal.record(row(3, 0.2, math.nan))
+
+
+def test_csv_has_one_row_an_epoch():
+    journal = Journal()
+    journal.record(row(1, 0.1 + 0.2, 1 / 3))
+    read = list(csv.DictReader(io.StringIO(journal.to_csv().decode())))
+    assert [tuple(line) for line in read] == [COLUMNS]
+    assert float(read[0]["validation_accuracy"]) == 0.1 + 0.2  # to the last bit
+
+
+def test_dict_round_trip():
+    journal = Journal(epoch=2, batch=3, seconds=1.5)
+    journal.rows.append(row(1, 0.5, 0.5))
+    assert Journal(**journal.to_dict()) == journal
+
+
+def test_meter_weighs_batches_by_their_size():
+    meter = Meter()
+    assert all(map(math.isnan, meter.values()))
+    meter.add(torch.tensor(1.0), torch.tensor(3), 3)
+    meter.add(torch.tensor(2.0), torch.tensor(0), 1)
+    assert meter.values() == (1.25, 0.75)
+    other = Meter()
+    other.restore(meter.sums())
+    assert other.values() == meter.values()
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-9, 12345.678])
+def test_meter_sums_survive_exactly(value):
+    meter = Meter()
+    meter.add(torch.tensor(value), torch.tensor(1), 7)
+    other = Meter()
+    other.restore(meter.sums())
+    assert other.sums() == meter.sums()

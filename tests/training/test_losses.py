@@ -1,0 +1,47 @@
+import math
+
+import pytest
+import torch
+
+from rheobase.training.losses import correct, loss
+from rheobase.training.recipe import LossOptions
+
+LOGITS = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]])  # T=2, B=1, two classes; mean [1, 0]
+LABELS = torch.tensor([0])
+
+
+def entropy(a, b):
+    """Cross entropy of logits [a, b] for class 0, by hand."""
+    return math.log(math.exp(a) + math.exp(b)) - a
+
+
+def test_cross_entropy_is_of_the_mean_over_time():
+    assert loss(LOGITS, LABELS, LossOptions()).item() == pytest.approx(entropy(1, 0))
+
+
+def test_label_smoothing():
+    found = loss(LOGITS, LABELS, LossOptions(label_smoothing=0.2)).item()
+    assert found == pytest.approx(0.9 * entropy(1, 0) + 0.1 * entropy(0, 1))
+
+
+def test_tet_is_the_mean_of_each_step_and_a_pull():
+    options = LossOptions(name="tet", tet_lambda=0.25, tet_target=3.0)
+    entropies = (entropy(2, 0) + entropy(0, 0)) / 2
+    pull = ((2 - 3) ** 2 + 3 * (0 - 3) ** 2) / 4
+    assert loss(LOGITS, LABELS, options).item() == pytest.approx(0.75 * entropies + 0.25 * pull)
+
+
+def test_tet_pairs_steps_and_labels():
+    logits, labels = torch.randn(3, 5, 4), torch.tensor([0, 1, 2, 3, 1])
+    wanted = sum(torch.nn.functional.cross_entropy(step, labels) for step in logits) / 3
+    torch.testing.assert_close(loss(logits, labels, LossOptions(name="tet", tet_lambda=0.0)), wanted)
+
+
+def test_correct_goes_by_the_mean_over_time():
+    logits = torch.tensor([[[3.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 2.0]]])
+    assert correct(logits, torch.tensor([0, 0])).item() == 1
+
+
+def test_low_precision_logits_are_averaged_in_float32():
+    logits = torch.tensor([[[256.0, 0.0]], [[1.0, 0.0]]], dtype=torch.bfloat16)
+    assert loss(logits, LABELS, LossOptions()).dtype == torch.float32

@@ -1,0 +1,145 @@
+import os
+import signal
+
+import pytest
+import torch
+
+import rheobase as rb
+from rheobase.training import keeper, module, resume, runs
+
+
+class Stop(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stop_at(monkeypatch, owner, name, when):
+    """Let `owner.name` raise Stop in the calls where when(self, ...) holds."""
+    original = getattr(owner, name)
+
+    def stopping(*arguments, **options):
+        if when(*arguments):
+            raise Stop
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, stopping)
+
+
+def interrupted(tiny, monkeypatch, *trap):
+    """A run that is stopped by the trap; the trap is gone afterwards."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, *trap)
+        try:
+            rb.train("digits", **tiny)
+        except Stop:
+            return
+    raise AssertionError("the trap was never reached")
+
+
+def same(run, reference, rows):
+    for key in ("weights_sha256", "test_accuracy", "validation_accuracy", "best_epoch", "layers"):
+        assert run.summary[key] == reference.summary[key], key
+    assert rows(run.folder) == rows(reference.folder)
+    best, wanted = (rb.load(r.folder / "checkpoints" / "best.safetensors").state_dict() for r in (run, reference))
+    assert all(torch.equal(best[name], wanted[name]) for name in wanted)
+
+
+def reference(tiny, tmp_path):
+    return rb.train("digits", **{**tiny, "run": str(tmp_path / "reference")})
+
+
+def test_from_every_step(tiny, tmp_path, rows, monkeypatch, capsys):
+    whole = reference(tiny, tmp_path)
+    for step in (0, 1, 2, 5, 6, 7, 11, 17):
+        options = {**tiny, "run": str(tmp_path / f"stopped-{step}")}
+        interrupted(
+            options, monkeypatch, module.Training, "training_step", lambda self, *_, step=step: self.step == step
+        )
+        capsys.readouterr()
+        run = resume(options["run"])
+        same(run, whole, rows)
+        said = capsys.readouterr().out
+        # checkpoints: after step 1, every second step from there, and after each epoch
+        saved = {0: 0, 1: 1, 2: 1, 5: 5, 6: 6, 7: 6, 11: 10, 17: 16}[step]
+        assert (f"continuing after step {saved} " in said) if saved else ("starting from the beginning" in said)
+
+
+def test_again_and_again(tiny, tmp_path, rows, monkeypatch):
+    whole = reference(tiny, tmp_path)
+    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 4)
+    for step in (8, 9, 15):
+        with monkeypatch.context() as patch:
+            stop_at(patch, module.Training, "training_step", lambda self, *_, step=step: self.step == step)
+            try:
+                resume(tiny["run"])
+            except Stop:
+                continue
+            raise AssertionError("the trap was never reached")
+    same(resume(tiny["run"]), whole, rows)
+
+
+def test_validation_is_neither_skipped_nor_run_twice(tiny, tmp_path, rows, monkeypatch):
+    whole = reference(tiny, tmp_path)
+    interrupted(tiny, monkeypatch, module.Training, "validation_step", lambda self, *_: self.journal.epoch == 1)
+    validated = []
+    begin = module.Training.on_validation_epoch_start
+    monkeypatch.setattr(
+        module.Training, "on_validation_epoch_start", lambda self: (validated.append(self.journal.epoch), begin(self))
+    )
+    same(resume(tiny["run"]), whole, rows)
+    assert validated == [1, 2]
+
+
+def test_between_the_checkpoint_of_an_epoch_and_its_files(tiny, tmp_path, rows, monkeypatch):
+    whole = reference(tiny, tmp_path)
+    # the last epoch's checkpoint is there, its row and best model are not
+    interrupted(tiny, monkeypatch, keeper, "write_atomic", lambda path, _: path.name == "metrics.csv" and len(_) > 300)
+    same(resume(tiny["run"]), whole, rows)
+
+
+def test_rows_after_the_checkpoint_are_dropped(tiny, tmp_path, rows, monkeypatch):
+    whole = reference(tiny, tmp_path)
+    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 8)
+    metrics = tmp_path / "run" / "metrics.csv"
+    metrics.write_text(metrics.read_text() + "2,12,0,0,0,0,0,0,0\n")
+    (tmp_path / "run" / "checkpoints" / "best.safetensors").write_bytes(b"of an epoch that never was")
+    same(resume(tiny["run"]), whole, rows)
+
+
+def test_during_the_final_test(tiny, tmp_path, rows, monkeypatch):
+    whole = reference(tiny, tmp_path)
+    interrupted(tiny, monkeypatch, runs, "accuracies", lambda *_: True)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    calls = []
+    measure = runs.accuracies
+    monkeypatch.setattr(runs, "accuracies", lambda *a, **k: (calls.append(a), measure(*a, **k))[1])
+    same(resume(tiny["run"]), whole, rows)
+    assert len(calls) == 1
+
+
+def test_time_is_summed_over_resumes(tiny, monkeypatch):
+    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 12)
+    state = torch.load(tiny["run"] + "/checkpoints/last.ckpt", weights_only=True)
+    before = state["rheobase"]["journal"]["seconds"]
+    assert before > 0
+    assert resume(tiny["run"]).summary["train_seconds"] > before
+
+
+def test_a_polite_end_loses_nothing(tiny, tmp_path, rows, monkeypatch, capsys):
+    whole = reference(tiny, tmp_path)
+    tiny["trainer.checkpoint_every_steps"] = None
+    step = module.Training.training_step
+
+    def terminate(self, batch, index):
+        if self.step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Training, "training_step", terminate)
+        with pytest.raises(SystemExit) as caught:
+            rb.train("digits", **tiny)
+    assert caught.value.code == 143
+    assert f"go on with: rheobase resume {tiny['run']}" in capsys.readouterr().out
+    state = torch.load(tiny["run"] + "/checkpoints/last.ckpt", weights_only=True)
+    assert (state["rheobase"]["journal"]["epoch"], state["rheobase"]["journal"]["batch"]) == (1, 3)
+    same(resume(tiny["run"]), whole, rows)

@@ -1,0 +1,98 @@
+import pytest
+
+from rheobase.training import Recipe, sources
+from rheobase.training.schema import keys
+
+
+def test_every_recipe_loads_and_has_a_heading():
+    listed = list(sources.listing())
+    assert {"digits", "mnist-convnet", "fashion-mnist-sew"} <= {recipe.name for recipe in listed}
+    for recipe in listed:
+        sources.load(recipe.name)
+        begins = [line.split(":")[0] for line in recipe.heading[1:]]
+        assert begins == ["Command", "Hardware", "Time", "Result"]
+
+
+def test_file_then_overrides_then_defaults(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("seed: 4\nmodel:\n  steps: 8\n  neuron:\n    decay: 0.25\noptimizer: {lr: 1e-2}\ndata:\n")
+    recipe = sources.load(path, {"model.steps": 2, "trainer": {"epochs": 7}})
+    assert (recipe.seed, recipe.model.steps, recipe.model.neuron.decay) == (4, 2, 0.25)
+    assert (recipe.optimizer.lr, recipe.trainer.epochs, recipe.data.batch_size) == (0.01, 7, 64)
+
+
+def test_a_resolved_recipe_can_be_trained_again(tmp_path):
+    recipe = sources.load("digits", {"seed": 5})
+    path = tmp_path / "recipe.json"
+    path.write_text(recipe.to_json())
+    assert sources.load(path) == recipe
+
+
+def test_an_empty_file_is_all_defaults(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert sources.load(tmp_path / "empty.yaml") == Recipe()
+
+
+def test_numbers_written_as_texts_and_texts_written_as_numbers():
+    recipe = sources.load("digits", {"optimizer.lr": "1e-3", "trainer.precision": 32, "run": 7})
+    assert (recipe.optimizer.lr, recipe.trainer.precision, recipe.run) == (0.001, "32", "7")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("model: {stps: 3}", "mine.yaml: unknown key 'model.stps': did you mean 'model.steps'"),
+        ("model: {steps: 2.5}", "mine.yaml: model.steps must be an integer, got 2.5"),
+        ("- 1", "mine.yaml: a recipe must be a mapping of keys, got list"),
+        ("a: [", "mine.yaml: not YAML"),
+    ],
+)
+def test_errors_name_the_file(tmp_path, text, match):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        sources.load(tmp_path / "mine.yaml")
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(FileNotFoundError, match="no recipe 'digit': did you mean 'digits'"):
+        sources.load("digit")
+
+
+def test_unknown_override_names_the_nearest():
+    with pytest.raises(ValueError, match="unknown key 'trainer.epoch': did you mean 'trainer.epochs'"):
+        sources.load("digits", {"trainer.epoch": 3})
+
+
+def test_every_key_can_be_given_on_the_command_line():
+    values = {"seed": "7", "run": "here", "model.steps": "3", "model.spiking": "false", "model.width": "null"}
+    words = [word for name, value in values.items() for word in (f"--{name}", value)]
+    name, recipe = sources.from_arguments(["mnist-convnet", *words, "--optimizer.lr=1e-1"])
+    assert name == "mnist-convnet"
+    assert (recipe.seed, recipe.run, recipe.model.steps, recipe.model.spiking) == (7, "here", 3, False)
+    assert (recipe.model.width, recipe.optimizer.lr, recipe.data.name) == (None, 0.1, "mnist")
+    options = {action.dest for action in sources._parser()._actions}
+    assert {leaf.name for leaf in keys(Recipe)} <= options
+
+
+def test_a_bare_command_line_is_the_default_recipe():
+    assert sources.from_arguments([]) == ("digits", sources.load("digits"))
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--model.stps", "3"], "unknown key 'model.stps': did you mean 'model.steps'"),
+        (["--see", "3"], "unknown key 'see': did you mean 'seed'"),  # no abbreviations
+        (["--model", "{steps: 3}"], "'model' is a group, not a key"),
+        (["--model.steps", "x"], "model.steps must be an integer, got 'x'"),
+        (["--model.width=x"], "model.width must be an integer or null, got 'x'"),
+        (["--trainer.precision", "64"], "trainer.precision must be one of 32, bf16, got '64'"),
+        (["--model.steps", "0"], "model.steps must be a number >= 1, got 0"),
+        (["--seed"], "--seed: expected one argument"),
+        (["digits", "mnist-convnet"], "unrecognized arguments: mnist-convnet"),
+    ],
+)
+def test_command_line_errors_are_one_line(words, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        sources.from_arguments(words)
+    assert "\n" not in str(caught.value)
