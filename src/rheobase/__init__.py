@@ -7,20 +7,40 @@
 Time is the first axis everywhere, `[T, B, ...]`; sequences go in and out; there is nothing to reset.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from rheobase import models, surrogate
-from rheobase.interop.weights import load, save
-from rheobase.kernels import engine
-from rheobase.layers import Fire, PerStep, readout
-from rheobase.neurons import IF, LIF, Integrator, Neuron
-from rheobase.norm import CurrentNorm
-from rheobase.streaming import run
-
 if TYPE_CHECKING:
+    from rheobase import models, surrogate
+    from rheobase.interop.weights import load, save
+    from rheobase.kernels import engine
+    from rheobase.layers import Fire, PerStep, readout
+    from rheobase.neurons import IF, LIF, Integrator, Neuron
+    from rheobase.norm import CurrentNorm
+    from rheobase.streaming import run
     from rheobase.training import train
 
 __version__ = "0.1.0"
+
+# Names are looked up at their first use: the command sets its environment before torch is loaded, and only who trains
+# pays for Lightning.
+_WHERE = {
+    "IF": "neurons",
+    "LIF": "neurons",
+    "CurrentNorm": "norm",
+    "Fire": "layers",
+    "Integrator": "neurons",
+    "Neuron": "neurons",
+    "PerStep": "layers",
+    "engine": "kernels",
+    "load": "interop.weights",
+    "models": "",
+    "readout": "layers",
+    "run": "streaming",
+    "save": "interop.weights",
+    "surrogate": "",
+    "train": "training",
+}
 
 __all__ = [
     "IF",
@@ -42,9 +62,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # training brings Lightning along: only who trains pays for it
-    if name == "train":
-        from rheobase.training import train
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"rheobase.{_WHERE[name] or name}")
+    value = getattr(module, name) if _WHERE[name] else module
+    globals()[name] = value
+    return value
 
-        return train
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

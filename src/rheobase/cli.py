@@ -101,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments[:1])
     try:
         COMMANDS[chosen.command](arguments[1:])
+    except BrokenPipeError:  # who read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError, TypeError) as error:
         if not _ours(error):
             raise
