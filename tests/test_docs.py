@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rheobase.training.sources import load
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SNIPPETS = [
@@ -34,6 +36,11 @@ def test_a_recipes_result_is_that_of_its_committed_runs(recipe: Path) -> None:
         return
     runs = sorted((ROOT / "results").glob(f"{recipe.stem}-*/summary.json"))
     assert runs, f"{recipe.name} tells a result, and results/ holds no run of it"
-    accuracies = [json.loads(run.read_text())["test_accuracy"] for run in runs]
+    summaries = [json.loads(run.read_text()) for run in runs]
+    for summary in summaries:
+        assert load(recipe, {"seed": summary["seed"]}).sha256 == summary["recipe_sha256"], (
+            "the run is of another recipe"
+        )
+    accuracies = [summary["test_accuracy"] for summary in summaries]
     told = float(re.match(r"([\d.]+) %", result[1])[1])
     assert told == pytest.approx(100 * sum(accuracies) / len(accuracies), abs=0.005)
