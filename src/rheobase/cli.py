@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rheobase.training import Run
 
 SETTINGS = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait do not spin: with a busy neighbour, spinning slows training many times
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads slow training many times when a neighbour is busy
     "MALLOC_MMAP_MAX_": "0",  # glibc keeps freed memory for the next batch:
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",  # fresh pages cost more than the arithmetic of a neuron
 }

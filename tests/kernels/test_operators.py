@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -96,3 +97,14 @@ with warnings.catch_warnings(record=True) as caught:
 assert [w.category for w in caught if "Numba" in str(w.message)] == [RuntimeWarning], [str(w.message) for w in caught]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_several_threads_may_call_at_once() -> None:
+    model = rb.models.create("plain_convnet", classes=2, in_channels=1, width=4)
+    images = torch.rand(4, 1, 12, 12)
+    model(images)
+    model.eval()
+    want = model(images)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: model(images), range(16)):
+            assert torch.equal(got, want)

@@ -6,6 +6,8 @@ between processes belongs between two operators, never inside one: `moments` bef
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -20,6 +22,7 @@ from rheobase.kernels.time import spread, static
 
 _NONE = np.empty(0, np.float32)
 _MOST = numba.get_num_threads()  # what Numba was started with
+_lock = threading.Lock()
 
 
 def _flat(state: Tensor | None, like: Tensor) -> Any:
@@ -45,9 +48,11 @@ def _affine(
     return (input_scale * scale).astype(np.float32), (input_scale * shift).astype(np.float32)
 
 
-def _threads() -> None:
-    """As many threads as torch uses."""
-    numba.set_num_threads(min(torch.get_num_threads(), _MOST))
+def _call(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Run a kernel on as many threads as torch uses; one at a time, as not all of Numba's thread pools bear two."""
+    with _lock:
+        numba.set_num_threads(min(torch.get_num_threads(), _MOST))
+        kernel(*arguments)
 
 
 @torch.library.custom_op("rheobase::fire", mutates_args=(), device_types="cpu")
@@ -72,8 +77,8 @@ def fire(
     if spikes.numel():
         decay, threshold, input_scale, *_ = constants.numpy()
         scale, shift = _affine(input_scale, weight, bias, mean, invstd)
-        _threads()
-        cpu.forward(
+        _call(
+            cpu.forward,
             rows(x),
             rows(spikes),
             _flat(state, x),
@@ -137,8 +142,8 @@ def fire_backward(
     decay, threshold, input_scale, parameter, height = constants.numpy()
     if x.numel():
         scale, shift = _affine(input_scale, weight, bias, mean, invstd)
-        _threads()
-        cpu.backward(
+        _call(
+            cpu.backward,
             rows(aligned(grad, x)),
             _flat(grad_final, x),
             rows(x),
@@ -192,8 +197,7 @@ def moments(currents: Tensor) -> Tensor:
     x = dense(currents)
     sums = np.zeros((cpu.PIECES, 2, x.shape[2]))
     if x.numel():
-        _threads()
-        cpu.moments(rows(x).reshape(-1), sums, *blocks(x, True))
+        _call(cpu.moments, rows(x).reshape(-1), sums, *blocks(x, True))
     return torch.from_numpy(sums.sum(0))
 
 
@@ -225,8 +229,7 @@ def norm_backward(
     k3 = -scale * average[0] - k2 * m
     if x.numel():
         k = [v.astype(np.float32) for v in (constants.numpy()[2] * scale, k2, k3)]
-        _threads()
-        cpu.norm_backward(rows(grad).reshape(-1), rows(x).reshape(-1), *k, *blocks(x, True))
+        _call(cpu.norm_backward, rows(grad).reshape(-1), rows(x).reshape(-1), *k, *blocks(x, True))
 
 
 @norm_backward.register_fake
