@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/rheobase train
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 lint: .venv/installed
 	$(BIN)/ruff check .

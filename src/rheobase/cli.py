@@ -73,11 +73,19 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(f"{steps:>5}  {accuracy:.2%}")
 
 
+def bench(arguments: Sequence[str]) -> None:
+    """side-by-side timings on this machine"""
+    from rheobase.bench import main as run
+
+    run(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "recipes": recipes,
     "train": train,
     "resume": resume,
     "evaluate": evaluate,
+    "bench": bench,
 }
 
 
@@ -85,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a mistake of the user ends with one line on stderr and status 2."""
     if arguments is None:
         arguments = sys.argv[1:]
-        if arguments[:1] and arguments[0] in ("train", "resume", "evaluate"):
+        if arguments[:1] and arguments[0] in ("train", "resume", "evaluate", "bench"):
             _settle()
     parser = argparse.ArgumentParser(
         prog="rheobase",
