@@ -1,7 +1,9 @@
 """The instrument: statistics by hand, JSON, every workload runs; and the engine stays faster than a plain loop."""
 
 import json
+import math
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,58 +11,125 @@ import torch
 
 import rheobase as rb
 from rheobase import bench
-from rheobase.bench.harness import Case, Row, Table, measure, peak
-from rheobase.bench.workloads import WORKLOADS, backward
+from rheobase.bench import network_workloads, rivals
+from rheobase.bench.harness import Case, Row, Table, measure
+from rheobase.bench.layer_workloads import backward
+from rheobase.bench.memory import peak
+from rheobase.bench.workloads import WORKLOADS
 
 
 def test_statistics_by_hand() -> None:
     table = Table("t", [Row("a", [2.0, 4.0, 9.0]), Row("b", [1.0, 4.0, 3.0]), Row("c", why_not="not here")])
     assert table.rows[0].median == 4
-    assert table.ratio(table.rows[1]) == 2  # of 2, 1, 3
-    first, second, third = table.to_dict()["rows"]
-    assert first["first_over_this"] == 1
-    assert second["median"] == 3
-    assert third == {"name": "c", "samples": [], "why_not": "not here", "peak_mib": None}
+    assert table.rows[0].quartiles == (3, 6.5)
+    assert table.ratio(table.rows[1]) == 2  # of 2, 1, 3; the ratio of medians would be 4/3
+    assert Row("one", [5.0]).quartiles == (5, 5)
+    about = table.to_dict()
+    assert about["reference"] == "a"
+    assert about["rows"][1] == {
+        "name": "b",
+        "min": 1,
+        "median": 3,
+        "quartiles": (2, 3.5),
+        "reference_over_this": 2,
+        "peak_mib": None,
+        "why_not": "",
+        "samples": [1, 4, 3],
+    }
+    assert about["rows"][2] == {"name": "c", "peak_mib": None, "why_not": "not here", "samples": []}
 
 
 def test_cases_take_turns() -> None:
     seen = []
     cases = [Case(name, lambda n=name: lambda: seen.append(n)) for name in "ab"]
-    table = measure("t", [*cases, Case("c", None, "cannot")], repeats=3, warmup=1)
-    assert "".join(seen) == "ab" + "ababab"
+    table = measure("t", [*cases, Case("c", None, "cannot")], repeats=3, warmup=2)
+    assert "".join(seen) == "abab" + "ababab"
     assert [len(row.samples) for row in table.rows] == [3, 3, 0]
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         measure("t", cases, repeats=0)
+    with pytest.raises(ValueError, match="'t': the first case is what others are compared with, and it cannot run"):
+        measure("t", [Case("c", None, "cannot"), *cases], repeats=1)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is known on Linux only")
-def test_peak_counts_what_comes_after_the_mark() -> None:
-    code = "before = bytearray(90 << 20)\n# measured\nafter = bytearray(50 << 20)\n"
-    assert 45 < peak(code) < 70
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is known on Linux only")
+def test_peak_counts_what_the_case_adds_to_the_small_one() -> None:
+    found = peak(partial(partial, bytearray, 60 << 20), partial(partial, bytearray, 150 << 20))
+    if found is None:
+        pytest.skip("this kernel does not let a process reset its peak")
+    assert 55 < found < 80
+    with pytest.raises(RuntimeError, match="MemoryError"):
+        peak(partial(partial, bytearray, 1 << 62), partial(partial, bytearray, 1))
 
 
-def test_every_workload_runs_and_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rival_must_be_the_same_neuron() -> None:
+    def missing() -> rivals.Layer:
+        raise ImportError("no such package")
+
+    neuron = rivals.Neuron(
+        "LIF",
+        rb.LIF,
+        {
+            "same": rb.LIF,
+            "leaks less": lambda: rb.LIF(decay=0.6),
+            "through its reset": lambda: rb.LIF(detach_reset=False),
+            "missing": missing,
+            "other": "it is another",
+        },
+    )
+    found = {name: (layer is not None, why_not) for name, layer, why_not in rivals.layers(neuron)}
+    assert found == {
+        "same": (True, ""),
+        "leaks less": (False, "its spikes differ from ours: it is not the same neuron"),
+        "through its reset": (False, "its input gradients differ from ours: it is not the same neuron"),
+        "missing": (False, "not installed: no such package"),
+        "other": (False, "it is another"),
+    }
+
+
+def test_every_workload_runs_and_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_workloads, "peak", lambda setup, warm: 7.0)  # processes of their own: seconds
     path = tmp_path / "bench.json"
     bench.main(["--quick", "--repeats", "1", "--json", str(path)])
     record = json.loads(path.read_text())
     assert {table["workload"] for table in record["tables"]} == set(WORKLOADS)
-    assert record["machine"]["cores"] >= 1
+    assert record["command"] == ["rheobase", "bench", "--quick", "--repeats", "1", "--json", str(path)]
+    assert record["machine"]["threads"] == torch.get_num_threads()
+    assert {"cpu", "cores", "memory_mib", "caches"} <= record["machine"].keys()
+    assert {"python", "torch", "numba", "rheobase", *rivals.PACKAGES} <= record["versions"].keys()
+    assert {"date", "commit", "uncommitted_changes", "settings", "load_before"} <= record.keys()
     for table in record["tables"]:
-        assert table["rows"][0]["name"] == "rheobase"
+        assert table["reference"] == table["rows"][0]["name"] == "rheobase"
         for row in table["rows"]:
-            assert row["why_not"] or len(row["samples"]) == 1
-    assert "torch loop" in capsys.readouterr().out
+            assert len(row["samples"]) == (0 if row["why_not"] else 1)
+    first_step = next(table for table in record["tables"] if table["workload"] == "step")
+    assert [row["peak_mib"] for row in first_step["rows"]] == [7, 7]
+    out = capsys.readouterr().out
+    assert "torch loop" in out
+    assert "SpikingJelly" in out
 
 
-def test_the_engine_is_at_least_three_times_as_fast_as_a_plain_loop() -> None:
-    """A ratio of best times in one run, far below what a quiet machine shows, so that a busy one passes too."""
-    shape = (10, 32, 16384)
+@pytest.mark.parametrize("option", [["--repeats", "0"], ["--threads", "none"], ["--workload", "lift"]])
+def test_wrong_options_are_named(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(option)
+    error = capsys.readouterr().err
+    assert option[0] in error
+    assert option[1] in error
+
+
+@pytest.mark.parametrize(("shape", "factor"), [((100, 32, 1024), 3), ((10, 32, 16384), 2)], ids=str)
+def test_the_engine_is_faster_than_a_plain_loop(shape: tuple[int, ...], factor: int) -> None:
+    """A ratio of best times. The bars are below what a busy machine shows (about 4 and 3); a miss gets more rounds."""
     x, grad = torch.randn(shape).requires_grad_(), torch.randn(shape)
-    call, best = backward(rb.LIF(), x, grad), {"numba": 9e9, "reference": 9e9}
-    for _ in range(4):
+    call, best = backward(rb.LIF(), x, grad), {"numba": math.inf, "reference": math.inf}
+    for number in range(80):
         for engine in best:
             with rb.engine(engine):
                 start = time.perf_counter()
                 call()
                 best[engine] = min(best[engine], time.perf_counter() - start)
-    assert best["reference"] > 3 * best["numba"], best
+        if number >= 5 and best["reference"] > factor * best["numba"]:
+            return
+    pytest.fail(f"at {shape} the engine is not {factor} times as fast as a plain loop; best seconds: {best}")

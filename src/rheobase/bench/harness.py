@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -17,7 +15,7 @@ class Case:
     """Something to time: `setup()` returns the call. `why_not` is the reason why it cannot run here."""
 
     name: str
-    setup: Callable[[], Callable[[], object]] | None
+    setup: Callable[[], Call] | None
     why_not: str = ""
 
 
@@ -35,28 +33,45 @@ class Row:
         """Median seconds."""
         return statistics.median(self.samples)
 
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """A quarter of the samples is below the first, a quarter above the second."""
+        if len(self.samples) < 2:
+            return self.median, self.median
+        low, _, high = statistics.quantiles(self.samples, n=4, method="inclusive")
+        return low, high
+
 
 @dataclass
 class Table:
-    """Cases of one workload; the first is what the others are compared with."""
+    """Cases of one workload; the first is the reference that the others are compared with."""
 
     title: str
     rows: list[Row]
 
+    @property
+    def reference(self) -> Row:
+        """What the others are compared with."""
+        return self.rows[0]
+
     def ratio(self, row: Row) -> float:
-        """Median over rounds of the first row's time over this row's: how many times slower the first is."""
-        return statistics.median(a / b for a, b in zip(self.rows[0].samples, row.samples, strict=True))
+        """Median over rounds of the reference's time over this row's: how many times slower the reference is."""
+        return statistics.median(a / b for a, b in zip(self.reference.samples, row.samples, strict=True))
 
     def to_dict(self) -> dict[str, object]:
-        """All samples, medians, quartiles and ratios."""
-        rows = []
+        """All samples and what follows from them."""
+        rows: list[dict[str, object]] = []
         for row in self.rows:
-            about = dataclasses.asdict(row)
+            about: dict[str, object] = {"name": row.name}
             if row.samples:
-                quartiles = statistics.quantiles(row.samples, n=4) if len(row.samples) > 1 else [row.median] * 3
-                about |= {"median": row.median, "quartiles": quartiles, "first_over_this": self.ratio(row)}
-            rows.append(about)
-        return {"title": self.title, "rows": rows}
+                about |= {
+                    "min": min(row.samples),
+                    "median": row.median,
+                    "quartiles": row.quartiles,
+                    "reference_over_this": self.ratio(row),
+                }
+            rows.append(about | {"peak_mib": row.peak_mib, "why_not": row.why_not, "samples": row.samples})
+        return {"title": self.title, "reference": self.reference.name, "rows": rows}
 
 
 def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2) -> Table:
@@ -64,19 +79,21 @@ def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2) ->
 
     Args:
         title: of the table.
-        cases: the first is the reference; it must run.
+        cases: the first is the reference; where it cannot run, none may.
         repeats: rounds.
-        warmup: calls of each case that are not counted.
+        warmup: rounds before them that are not counted.
 
     Raises:
-        ValueError: fewer than one repeat.
+        ValueError: fewer than one repeat, or a reference that cannot run while others do.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
+    if not cases or (cases[0].setup is None and any(case.setup for case in cases)):
+        raise ValueError(f"{title!r}: the first case is what others are compared with, and it cannot run")
     rows = [Row(case.name, why_not=case.why_not) for case in cases]
     calls = [(row, case.setup()) for row, case in zip(rows, cases, strict=True) if case.setup is not None]
-    for _, call in calls:
-        for _ in range(warmup):
+    for _ in range(warmup):  # in turn, as below: a case meets the memory that the others left
+        for _, call in calls:
             call()
     for _ in range(repeats):
         for row, call in calls:
@@ -84,18 +101,3 @@ def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2) ->
             call()
             row.samples.append(time.perf_counter() - start)
     return Table(title, rows)
-
-
-def peak(code: str) -> float | None:
-    """MiB that `code` adds to the peak of a fresh process: what stands before its line `# measured` is not counted.
-
-    The peak is the kernel's (VmHWM), so it is known on Linux only; elsewhere None.
-    """
-    if not Path("/proc/self/status").is_file():
-        return None
-    before, _, after = code.partition("# measured\n")
-    read = "import re;_s=lambda k: int(re.search(k+r':\\s+(\\d+)', open('/proc/self/status').read())[1])"
-    program = f"{read}\n{before}\nopen('/proc/self/clear_refs','w').write('5')\n_b=_s('VmRSS')\n{after}\n"
-    program += "print((_s('VmHWM')-_b)/1024)"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return float(found.stdout.split()[-1])

@@ -1,12 +1,14 @@
-"""Other libraries' LIF layers in their fastest mode on the CPU, doing the mathematics of `rb.LIF(decay=0.5)`.
+"""Other libraries' LIF layers on the CPU, each beside the neuron of ours that does the same mathematics.
 
-u[t] = v[t-1] / 2 + I[t], threshold 1, soft reset, detached, ATan(2). Each is checked against ours before it is timed.
+Before a rival is timed its spikes and input gradients are compared with ours. The currents are random, so that no
+potential is exactly at the threshold, where some fire and some do not.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,20 +18,53 @@ import rheobase as rb
 
 Layer = Callable[[Tensor], Tensor]
 
+PACKAGES = ("spikingjelly", "snntorch", "norse")
 
-def lif_rivals() -> Iterator[tuple[str, Layer | None, str]]:
-    """Name, layer, and why there is none."""
-    for name, build in (("SpikingJelly, multi-step", _spikingjelly), ("snnTorch Leaky", _snntorch)):
+
+@dataclass(frozen=True)
+class Neuron:
+    """A neuron of ours and the rivals that claim to be the same; a string in a layer's place says why one is not."""
+
+    title: str
+    ours: Callable[[], rb.LIF]
+    rivals: dict[str, Callable[[], Layer] | str]
+
+
+def layers(neuron: Neuron) -> Iterator[tuple[str, Layer | None, str]]:
+    """Name, layer, and why there is none, of each rival."""
+    for name, build in neuron.rivals.items():
+        if isinstance(build, str):
+            yield name, None, build
+            continue
         try:
             layer = build()
         except ImportError as error:
             yield name, None, f"not installed: {error}"
             continue
-        difference = _difference(layer)
+        difference = _difference(neuron.ours(), layer)
         yield (name, layer, "") if not difference else (name, None, difference)
 
 
-def _spikingjelly() -> Layer:
+def _difference(ours: rb.LIF, layer: Layer) -> str:
+    """What a layer does differently from ours, or nothing."""
+    generator = torch.Generator().manual_seed(0)
+    values, grad = torch.randn(2, 8, 3, 50, generator=generator)
+    found = []
+    for module in (ours, layer):
+        x = (2 * values).requires_grad_()
+        spikes = module(x)
+        spikes.backward(grad)
+        assert x.grad is not None
+        found.append((spikes.detach(), x.grad))
+    (spikes, gradient), (its_spikes, its_gradient) = found
+    if not torch.equal(spikes, its_spikes):
+        return "its spikes differ from ours: it is not the same neuron"
+    if not torch.allclose(gradient, its_gradient, atol=1e-5):
+        return "its input gradients differ from ours: it is not the same neuron"
+    return ""
+
+
+def _spikingjelly(v_reset: float | None, detach_reset: bool) -> Layer:
     neuron: Any = importlib.import_module("spikingjelly.activation_based.neuron")
     shapes: Any = importlib.import_module("spikingjelly.activation_based.surrogate")
     functional: Any = importlib.import_module("spikingjelly.activation_based.functional")
@@ -37,9 +72,9 @@ def _spikingjelly() -> Layer:
         tau=2.0,
         decay_input=False,
         v_threshold=1.0,
-        v_reset=None,
+        v_reset=v_reset,
         surrogate_function=shapes.ATan(2.0),
-        detach_reset=True,
+        detach_reset=detach_reset,
         step_mode="m",
     )
 
@@ -54,11 +89,10 @@ def _spikingjelly() -> Layer:
 def _snntorch() -> Layer:
     snntorch: Any = importlib.import_module("snntorch")
     shapes: Any = importlib.import_module("snntorch.surrogate")
-    # its reset follows a step later, as a subtraction of the last step's spike: u[t] = u[t-1]/2 + I[t] - s[t-1]/2
-    leaky = snntorch.Leaky(0.5, 1.0, spike_grad=shapes.atan(alpha=2.0), reset_mechanism="subtract")
+    leaky = snntorch.Leaky(0.5, spike_grad=shapes.atan(2.0), reset_mechanism="zero", reset_delay=False)
 
     def layer(currents: Tensor) -> Tensor:
-        membrane, spikes = leaky.init_leaky(), []
+        membrane, spikes = leaky.reset_mem(), []
         for current in currents.unbind(0):
             spike, membrane = leaky(current, membrane)
             spikes.append(spike)
@@ -67,21 +101,41 @@ def _snntorch() -> Layer:
     return layer
 
 
-def _difference(layer: Layer) -> str:
-    """What a layer does differently from ours, or nothing."""
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randint(-64, 129, (6, 3, 50), generator=generator) / 64
-    grad = torch.randn(6, 3, 50, generator=generator)
-    found = []
-    for module in (rb.LIF(), layer):
-        x = values.clone().requires_grad_()
-        spikes = module(x)
-        spikes.backward(grad)
-        found.append((spikes, x.grad))
-    if not torch.equal(found[0][0], found[1][0]):
-        return "its spikes differ from ours: it is not the same neuron"
-    assert found[0][1] is not None
-    assert found[1][1] is not None
-    if not torch.allclose(found[0][1], found[1][1], atol=1e-5):
-        return "its input gradients differ from ours: it is not the same neuron"
-    return ""
+def _norse() -> Layer:
+    norse: Any = importlib.import_module("norse.torch")
+    half, one = torch.tensor(0.5), torch.tensor(1.0)
+    cell = norse.LIFBoxCell(norse.LIFBoxParameters(tau_mem_inv=half, alpha=one), dt=1.0)
+    lift = norse.Lift(cell)
+
+    def layer(currents: Tensor) -> Tensor:
+        spikes: Tensor = lift(currents)[0]
+        return spikes
+
+    return layer
+
+
+NEURONS = (
+    Neuron(
+        "LIF, soft reset",
+        rb.LIF,
+        {
+            "SpikingJelly LIFNode, multi-step": lambda: _spikingjelly(None, True),
+            "snnTorch Leaky": "its subtraction follows a step later, another neuron; see hard reset",
+            "Norse LIFBox": "it has no ATan surrogate; see hard reset, SuperSpike",
+        },
+    ),
+    Neuron(
+        "LIF, hard reset with gradient",
+        lambda: rb.LIF(reset="hard", detach_reset=False),
+        {
+            "SpikingJelly LIFNode, multi-step": lambda: _spikingjelly(0.0, False),
+            "snnTorch Leaky": _snntorch,
+        },
+    ),
+    Neuron(
+        "LIF, hard reset with gradient, SuperSpike, input halved",
+        lambda: rb.LIF(reset="hard", detach_reset=False, surrogate=rb.surrogate.SuperSpike(alpha=1.0), input_scale=0.5),
+        {"Norse LIFBox": _norse},
+    ),
+)
+"""The first is our default, timed against everything; the others are for rivals that do not offer that one."""

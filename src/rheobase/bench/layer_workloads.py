@@ -1,0 +1,99 @@
+"""Single layers, forward and backward: LIF, and norm with LIF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+import rheobase as rb
+from rheobase.bench.harness import Call, Case, Table, measure
+from rheobase.bench.rivals import NEURONS, Layer, layers
+
+
+def backward(layer: Layer, x: Tensor, grad: Tensor) -> Call:
+    """Forward and backward of a layer, down to the gradient of its input."""
+
+    def call() -> None:
+        x.grad = None
+        layer(x).backward(grad)
+
+    return call
+
+
+def _loop(compiled: bool) -> Layer:
+    """The definition, step by step in plain torch with autograd."""
+    lif = rb.LIF()
+
+    def layer(currents: Tensor) -> Tensor:
+        with rb.engine("reference"):
+            spikes: Tensor = lif(currents)
+            return spikes
+
+    return torch.compile(layer) if compiled else layer
+
+
+def _copies(x: Tensor) -> Call:
+    """Copy the least bytes.
+
+    Forward reads the currents and writes the spikes; backward reads the spikes' gradient and the currents, and writes
+    the currents' gradient: five passes over memory, which are two copies and a half.
+    """
+    a = x.detach()
+    b = torch.empty_like(a)
+    half = len(a) // 2
+
+    def call() -> None:
+        b.copy_(a)
+        b.copy_(a)
+        b[:half].copy_(a[:half])
+
+    return call
+
+
+def lif(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """One LIF layer, against a plain loop, the least bytes, and other libraries' layers."""
+    for shape in [(10, 32, 1024)] if quick else [(10, 32, 65536), (100, 64, 512)]:
+        x, grad = torch.randn(shape).requires_grad_(), torch.randn(shape)
+        for number, neuron in enumerate(NEURONS):
+            cases = [Case("rheobase", partial(backward, neuron.ours(), x, grad))]
+            if number == 0:
+                cases.append(Case("torch loop", partial(backward, _loop(False), x, grad)))
+                if compiled:
+                    cases.append(Case("torch.compile of the loop", partial(backward, _loop(True), x, grad)))
+                cases.append(Case("copy of the least bytes", partial(_copies, x)))
+            for name, layer, why_not in layers(neuron):
+                cases.append(Case(name, partial(backward, layer, x, grad) if layer else None, why_not))
+            size = " x ".join(map(str, shape))
+            yield measure(f"{neuron.title}, forward and backward, T x B x N = {size}", cases, repeats)
+
+
+class _NormLIF(nn.Module):
+    """What a spiking ResNet puts after a convolution, on `[T*B, C, H, W]`."""
+
+    def __init__(self, channels: int, steps: int) -> None:
+        super().__init__()
+        self.fire = rb.Fire(rb.CurrentNorm(channels), rb.LIF())
+        self.steps = steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes: Tensor = self.fire(x.unflatten(0, (self.steps, -1)))
+        return spikes.flatten(0, 1)
+
+
+def norm(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """CurrentNorm and LIF at the shapes of a CIFAR ResNet-18, channels last, against BatchNorm2d and ReLU."""
+    steps, batch = 4, 16
+    for channels, size in [(16, 8)] if quick else [(64, 32), (128, 16), (256, 8), (512, 4)]:
+        x = torch.randn(steps * batch, channels, size, size).contiguous(memory_format=torch.channels_last)
+        x.requires_grad_()
+        grad = torch.randn_like(x)
+        twin = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        cases = [
+            Case("rheobase", partial(backward, _NormLIF(channels, steps), x, grad)),
+            Case("BatchNorm2d and ReLU", partial(backward, twin, x, grad)),
+        ]
+        title = f"CurrentNorm and LIF, forward and backward, T={steps}, B={batch}, {channels} x {size} x {size}"
+        yield measure(title, cases, repeats)

@@ -1,0 +1,68 @@
+"""Peak memory of a case, in a process of its own: `python -m rheobase.bench.memory` is that process."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rheobase.bench.harness import Call
+
+_PROCESS = Path("/proc/self")
+
+
+def peak(setup: Callable[[], Call], warm: Callable[[], Call]) -> float | None:
+    """MiB that setting a case up and two calls of it add to a process that already did the small case `warm`.
+
+    `warm` brings code and compiled kernels in, which do not count. The peak is the kernel's (VmHWM, less VmRSS before),
+    so it is known on Linux only; elsewhere None.
+
+    Args:
+        setup: of the case; a partial of a function of a module, since it goes to another process.
+        warm: likewise.
+
+    Raises:
+        RuntimeError: the case failed there.
+    """
+    if not (_PROCESS / "clear_refs").exists():
+        return None
+    message = pickle.dumps((torch.get_num_threads(), setup, warm))
+    command = [sys.executable, "-m", __name__]
+    found = subprocess.run(command, input=message, capture_output=True)
+    if found.returncode:
+        last = found.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise RuntimeError(f"peak memory of {setup}: its process ended with status {found.returncode}: {last}")
+    answer: float | None = json.loads(found.stdout.splitlines()[-1])
+    return answer
+
+
+def _status(key: str) -> int:
+    found = re.search(rf"^{key}:\s+(\d+) kB", (_PROCESS / "status").read_text(), flags=re.M)
+    if found is None:
+        raise RuntimeError(f"{_PROCESS / 'status'} has no {key}")
+    return int(found[1])
+
+
+def _measure() -> float | None:
+    threads, setup, warm = pickle.load(sys.stdin.buffer)  # from `peak`, our parent
+    torch.set_num_threads(threads)
+    warm()()
+    try:
+        (_PROCESS / "clear_refs").write_text("5")  # the peak so far does not count
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    call = setup()
+    call()
+    call()
+    return (_status("VmHWM") - before) / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure()))

@@ -1,0 +1,105 @@
+"""Whole networks against the ANN twin: training steps, inference, and the cost as work grows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import rheobase as rb
+from rheobase.bench.harness import Call, Case, Table, measure
+from rheobase.bench.memory import peak
+
+TWIN = "ANN twin on T x B images"
+
+
+def no_bfloat16() -> str:
+    """Why bfloat16 is not worth timing on this processor, or nothing."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "no /proc/cpuinfo to tell whether the processor has bfloat16"
+    return "" if "avx512_bf16" in flags or "amx_bf16" in flags else "the processor has no bfloat16 instructions"
+
+
+def _images(count: int) -> Tensor:
+    return torch.rand(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+
+
+def training_step(
+    name: str, spiking: bool, steps: int, batch: int, width: int = 64, precision: str = "float32"
+) -> Call:
+    """Forward, cross entropy, backward and SGD; the twin gets steps x batch images."""
+    model = rb.models.create(name, classes=100, steps=steps, spiking=spiking, width=width)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    images = _images(batch if spiking else steps * batch)
+    labels = torch.randint(0, 100, (len(images),))
+
+    def call() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(images)
+        F.cross_entropy(rb.readout(logits.float()), labels).backward()
+        optimizer.step()
+
+    return call
+
+
+def step(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """A training step of the three residual families against the twin, in time and peak memory."""
+    width, batch = (8, 2) if quick else (64, 16)
+    families = ("sew_resnet18", "ms_resnet18", "spiking_resnet18")
+    for name, steps, precision in itertools.product(families, (4,) if quick else (4, 10), ("float32", "bfloat16")):
+        if quick and precision == "bfloat16" and name != families[0]:
+            continue
+        title = f"{name}, width {width}, training step, T={steps}, B={batch}, {precision}"
+        obstacle = no_bfloat16() if precision == "bfloat16" else ""
+        if obstacle:
+            yield measure(title, [Case(row, None, obstacle) for row in ("rheobase", TWIN)], repeats)
+            continue
+        setups = [partial(training_step, name, spiking, steps, batch, width, precision) for spiking in (True, False)]
+        table = measure(title, [Case("rheobase", setups[0]), Case(TWIN, setups[1])], repeats)
+        if not quick or (name, precision) == (families[0], "float32"):  # a process each: seconds
+            for row, setup, spiking in zip(table.rows, setups, (True, False), strict=True):
+                row.peak_mib = peak(setup, partial(training_step, name, spiking, 2, 2, 4, precision))
+        yield table
+
+
+def _inference(spiking: bool, count: int, width: int) -> Call:
+    model = rb.models.create("sew_resnet18", classes=100, steps=4, spiking=spiking, width=width).eval()
+    images = _images(count)
+
+    def call() -> None:
+        with torch.no_grad():
+            model(images)
+
+    return call
+
+
+def inference(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """Evaluation without gradients, T=4, against the twin on one batch and on T times as many images."""
+    width = 8 if quick else 64
+    for batch in (1,) if quick else (1, 16):
+        cases = [
+            Case("rheobase", partial(_inference, True, batch, width)),
+            Case("ANN twin on B images", partial(_inference, False, batch, width)),
+            Case(TWIN, partial(_inference, False, 4 * batch, width)),
+        ]
+        yield measure(f"sew_resnet18, width {width}, inference, T=4, B={batch}", cases, repeats)
+
+
+def scaling(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """A training step of sew_resnet18 as T or B grows; per image-step, it costs `reference / this` times the twin's."""
+    width = 8 if quick else 64
+    sizes = [(2, 2), (4, 2)] if quick else [(2, 4), (4, 4), (10, 4), (20, 4), (50, 4), (4, 16), (4, 64)]
+    for steps, batch in sizes:
+        cases = [
+            Case("rheobase", partial(training_step, "sew_resnet18", True, steps, batch, width)),
+            Case(TWIN, partial(training_step, "sew_resnet18", False, steps, batch, width)),
+        ]
+        yield measure(f"sew_resnet18, width {width}, training step, T={steps}, B={batch}", cases, repeats)
