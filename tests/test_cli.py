@@ -61,7 +61,7 @@ def test_the_commands_it_names_exist(tmp_path, capsys, monkeypatch, spiking):
         for line in capsys.readouterr().out.splitlines()
         if " rheobase " in line
     ]
-    assert [words[0] for words in named] == ["evaluate", "train"]
+    assert [words[0] for words in named] == ["evaluate", "resume", "train"]
     for words in named:
         cli.main(words)
 

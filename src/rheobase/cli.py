@@ -141,7 +141,7 @@ def _report(run: Run) -> None:
         f"epoch {run.summary['best_epoch']}; {run.summary['train_seconds']:.0f} s of training)\n"
         f"run folder    {run.folder}\n"
         f"look further  rheobase evaluate {folder}\n"
-        f"resume        rheobase resume {folder}   (had it been stopped: it goes on exactly where it was)\n"
+        f"resume        rheobase resume {folder}\n"
         f"again         rheobase train {recipe} --seed {run.summary['seed'] + 1}\n",
         markup=False,
     )
