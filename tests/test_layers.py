@@ -95,3 +95,13 @@ def test_readout() -> None:
     assert rb.readout(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]])).tolist() == [[2, 4]]
     with pytest.raises(ValueError, match=r"\[T, B, classes\], got \[2, 3\]"):
         rb.readout(torch.zeros(2, 3))
+
+
+def test_global_hooks_see_norm_and_neuron() -> None:
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module).__name__))
+    try:
+        rb.Fire(rb.CurrentNorm(3), rb.LIF())(torch.randn(4, 2, 3, 5, 5))
+    finally:
+        handle.remove()
+    assert seen == ["CurrentNorm", "LIF", "Fire"]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 
 import pytest
 import torch
@@ -192,3 +193,59 @@ def test_the_smooth_part_of_the_definition_passes_gradcheck() -> None:
 
 def test_an_empty_batch_is_fine() -> None:
     assert rb.LIF()(torch.rand(3, 0, 5)).shape == (3, 0, 5)
+
+
+class Primed(LIF):
+    """Starts just below its threshold."""
+
+    def initial_state(self, current: Tensor) -> Tensor:
+        return torch.full_like(current, 1.8)
+
+
+class Doubled(LIF):
+    """With a forward of its own."""
+
+    def forward(self, currents: Tensor) -> Tensor:
+        return 2 * super().forward(currents)
+
+
+def test_a_subclass_with_other_methods_is_taken_as_it_is() -> None:
+    assert listed(Primed()(column(0.2, 0.2))) == [1, 0]
+    x = torch.randn(4, 2, 3, 5, 5)
+    fire = rb.Fire(rb.CurrentNorm(3), Doubled())
+    assert set(fire(x).unique().tolist()) == {0, 2}
+
+
+def test_the_shape_of_the_surrogate_travels_with_the_state_dict() -> None:
+    lif = rb.LIF()
+    lif.load_state_dict(rb.LIF(surrogate=rb.surrogate.Sigmoid(5.0)).state_dict())
+    assert lif.surrogate == rb.surrogate.Sigmoid(5.0)
+
+
+def test_reset_is_checked_when_assigned() -> None:
+    lif = rb.LIF()
+    lif.reset = "hard"
+    with pytest.raises(ValueError, match="reset must be 'soft' or 'hard', got 'none'"):
+        lif.reset = "none"
+    assert lif.reset == "hard"
+
+
+def test_engines_are_chosen_for_each_thread() -> None:
+    x, inside, go_on = torch.rand(2, 2, dtype=torch.float64), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with rb.engine("numba"):
+            inside.set()
+            go_on.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait(10)
+    rb.LIF()(x)  # the numba engine would refuse float64
+    go_on.set()
+    thread.join()
+    chosen = rb.engine("reference")
+    with chosen, chosen:
+        pass
+    with rb.engine("numba"), pytest.raises(RuntimeError):
+        rb.LIF()(x)

@@ -48,8 +48,18 @@ def test_memory_is_flat_in_time() -> None:
     assert sizes[0] == sizes[1]
 
 
+def test_no_graph_is_kept() -> None:
+    logits, state = rb.run(model(), torch.rand(3, 2, 1, 8, 8))
+    assert not logits.requires_grad
+    assert not any(v.requires_grad for v in state.values())
+
+
 def test_refusals() -> None:
     net = model()
+    with pytest.raises(ValueError, match="ANN twin"):
+        rb.run(
+            rb.models.create("plain_convnet", classes=2, in_channels=1, spiking=False).eval(), torch.rand(2, 1, 8, 8)
+        )
     with pytest.raises(ValueError, match="training mode"):
         rb.run(net.train(), torch.rand(2, 2, 1, 8, 8))
     with pytest.raises(ValueError, match="state is of another model: 'elsewhere'"):

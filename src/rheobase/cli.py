@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError, TypeError) as error:
-        if not _ours(error):
+        if not isinstance(error, OSError) and not _ours(error):
             raise
         _fail(str(error))
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from rheobase import kernels
 from rheobase.kernels.time import once, static
@@ -46,7 +47,11 @@ class PerStep(nn.Module):
 
 def _hooked(module: nn.Module) -> bool:
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        _has_any_global_hook()
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
     )
 
 
@@ -76,7 +81,8 @@ class Fire(nn.Module):
             and not _hooked(neuron)
             and kernels.can_fuse(currents, neuron.kind)
         ):
-            return neuron(currents, norm.statistics(currents))
+            spikes: Tensor = neuron.fire(currents, norm.statistics(currents))
+            return spikes
         return self.neuron(self.norm(currents))
 
 

@@ -7,6 +7,7 @@ passes it by hand: `spikes, state = neuron.run(currents, state)`.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -29,18 +30,22 @@ class _Stream(NamedTuple):
     taken: dict[nn.Module, State]
 
 
-_stream: _Stream | None = None  # only while `streaming`: there is no state between calls
+class _Local(threading.local):
+    stream: _Stream | None = None  # set only while `streaming`, for the thread that does: no state between calls
+
+
+_local = _Local()
 
 
 @contextmanager
 def streaming(states: dict[nn.Module, State]) -> Iterator[dict[nn.Module, State]]:
     """Within it, the neurons in `states` start from there (None: rest); the dict yielded takes their new states."""
-    global _stream
-    before, _stream = _stream, _Stream(states, {})
+    stream = _Stream(states, {})
+    before, _local.stream = _local.stream, stream
     try:
-        yield _stream.taken
+        yield stream.taken
     finally:
-        _stream = before
+        _local.stream = before
 
 
 class Neuron(nn.Module):
@@ -71,17 +76,19 @@ class Neuron(nn.Module):
 
     @property
     def _streamed(self) -> bool:
-        return _stream is not None and self in _stream.given
+        stream = _local.stream
+        return stream is not None and self in stream.given
 
     def _through(self, run: Callable[[Tensor, State], tuple[Tensor, State]], currents: Tensor) -> Tensor:
         """Outputs of `run` from rest or, while `streaming`, from and to the stream's state."""
-        if _stream is None or self not in _stream.given:
+        stream = _local.stream
+        if stream is None or self not in stream.given:
             return run(currents, None)[0]
-        if self in _stream.taken:
+        if self in stream.taken:
             raise RuntimeError(
                 f"{type(self).__name__} is called twice in one pass: to stream, give each place its own neuron"
             )
-        outputs, _stream.taken[self] = run(currents, _stream.given[self])
+        outputs, stream.taken[self] = run(currents, stream.given[self])
         return outputs
 
     def check(self, currents: Tensor) -> None:
@@ -108,6 +115,9 @@ def _number(owner: str, name: str, value: float, low: float, high: float, ends: 
     return float(value)
 
 
+_DYNAMICS = ("step", "run", "forward", "initial_state")
+
+
 class LIF(Neuron):
     """Leaky integrate-and-fire neuron.
 
@@ -123,8 +133,8 @@ class LIF(Neuron):
         surrogate: a shape of `rheobase.surrogate`.
         input_scale: factor on the current, > 0.
 
-    `decay`, `threshold`, `input_scale` and `surrogate` may be assigned at any time. Their numbers are stored in
-    float32 in the buffer `constants`, so they travel with the state_dict.
+    `decay`, `threshold`, `input_scale`, `reset` and `surrogate` may be assigned at any time. The numbers, and that of
+    the surrogate's shape, are float32 in the buffer `constants`, so they travel with the state_dict.
 
     Raises:
         ValueError, TypeError: an argument outside its range; the error names it.
@@ -142,11 +152,9 @@ class LIF(Neuron):
         input_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if reset not in ("soft", "hard"):
-            raise ValueError(f"{type(self).__name__}: reset must be 'soft' or 'hard', got {reset!r}")
         self.reset = reset
         self.detach_reset = bool(detach_reset)
-        self.register_buffer("constants", torch.zeros(5))
+        self.register_buffer("constants", torch.zeros(6))
         self.decay = decay
         self.threshold = threshold
         self.input_scale = input_scale
@@ -155,6 +163,17 @@ class LIF(Neuron):
     def _get(self, index: int) -> float:
         # the shortest decimal that is this float32: 0.9 comes back as 0.9
         return float(str(np.float32(self.constants[index].item())))
+
+    @property
+    def reset(self) -> str:
+        """What a spike does to the potential: "soft" or "hard"."""
+        return self._reset
+
+    @reset.setter
+    def reset(self, value: str) -> None:
+        if value not in ("soft", "hard"):
+            raise ValueError(f"{type(self).__name__}: reset must be 'soft' or 'hard', got {value!r}")
+        self._reset = value
 
     @property
     def decay(self) -> float:
@@ -193,8 +212,13 @@ class LIF(Neuron):
         if not isinstance(value, Surrogate):
             raise TypeError(f"{type(self).__name__}: surrogate must be one of rheobase.surrogate, got {value!r}")
         self._kind = value.kind
+        self.constants[5] = value.kind
         self.constants[3] = value.parameter
         self.constants[4] = value.height
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*arguments, **options)
+        self._kind = int(self.constants[5])
 
     def _apply(self, fn: Any, recurse: bool = True) -> LIF:
         # model.half() and the like must not round the constants: they follow the device, not the dtype
@@ -206,8 +230,8 @@ class LIF(Neuron):
 
     @property
     def native(self) -> bool:
-        """Whether it does what the engines implement: false for a subclass with a `step` or `run` of its own."""
-        return type(self).step is LIF.step and type(self).run is LIF.run
+        """Whether it does what the engines implement: false for a subclass with methods of its own."""
+        return all(getattr(type(self), name) is getattr(LIF, name) for name in _DYNAMICS)
 
     @property
     def kind(self) -> int:
@@ -222,10 +246,12 @@ class LIF(Neuron):
         """Spikes `[T, B, ...]` and the potentials after the last step, `[B, ...]`, from `state` (default: rest)."""
         return self._fire(currents, state) if self.native else super().run(currents, state)
 
-    def forward(self, currents: Tensor, norm: kernels.Norm | None = None) -> Tensor:
-        """Spikes `[T, B, ...]`, from rest. With a norm (see `Fire`) the currents go through it first."""
-        if not self.native:
-            return super().forward(currents)
+    def forward(self, currents: Tensor) -> Tensor:
+        """Spikes `[T, B, ...]`, from rest."""
+        return self.fire(currents) if self.native else super().forward(currents)
+
+    def fire(self, currents: Tensor, norm: kernels.Norm | None = None) -> Tensor:
+        """`forward` of a native neuron; with a norm (see `Fire`) the currents go through it first."""
         return self._through(partial(self._fire, norm=norm, keep_state=self._streamed), currents)
 
     def _fire(

@@ -11,10 +11,12 @@ from rheobase.models import Net
 from rheobase.neurons import Neuron, streaming
 
 
+@torch.no_grad()
 def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
     """Logits `[T, B, ...]` and the neurons' states after the last step, from `state` (default: rest).
 
-    Pieces streamed one after the other, with the state handed on, give the logits of one call on the whole.
+    Pieces streamed one after the other, with the state handed on, give the logits of one call on the whole. It is for
+    evaluation: no gradients are kept.
 
     Args:
         model: a model in evaluation mode.
@@ -22,8 +24,11 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
         state: {module path: state} as an earlier call returned it.
 
     Raises:
-        ValueError: the model is in training mode (norms would need the whole sequence), or `state` is of another model.
+        ValueError: the model is in training mode (norms would need the whole sequence) or an ANN twin, or `state` is
+            of another model.
     """
+    if isinstance(model, Net) and not model.spiking:
+        raise ValueError("run: the model is an ANN twin, which has no time to stream: call it")
     if model.training:
         raise ValueError("run: the model is in training mode, where norms need the whole sequence: model.eval() first")
     neurons = {path: module for path, module in model.named_modules() if isinstance(module, Neuron)}

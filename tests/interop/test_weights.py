@@ -17,10 +17,12 @@ def test_round_trip(tmp_path: Path) -> None:
     model(torch.rand(4, 1, 8, 8))  # moves the running statistics
     tuned = [m for m in model.modules() if isinstance(m, rb.LIF)][3]
     tuned.surrogate, tuned.threshold = rb.surrogate.SuperSpike(1.3).scaled(0.7), 0.9
+    tuned.reset, model.steps = "soft", 7
     rb.save(model, tmp_path / "m.safetensors")
     again = rb.load(tmp_path / "m.safetensors")
     assert again.arguments.keys() == model.arguments.keys()
     assert repr(again) == repr(model)
+    assert again.steps == 7
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(again.eval()(images), model.eval()(images))
     rb.save(again, tmp_path / "n.safetensors")

@@ -84,7 +84,10 @@ def test_if(reset: str) -> None:
     assert_same(*(results(neuron, engine, grid(6, 3, 11), None) for engine in ("numba", "reference")), 2e-5)
 
 
-@pytest.mark.parametrize("view", ["channels_last", "transposed", "every second", "static", "batch of one"])
+@pytest.mark.parametrize(
+    "view",
+    ["channels_last", "transposed", "every second", "static", "static, sliced", "static, one image", "batch of one"],
+)
 def test_layouts(view: str) -> None:
     x = grid(4, 3, 6, 5, 7)
     x = {
@@ -92,10 +95,12 @@ def test_layouts(view: str) -> None:
         "transposed": lambda: x.transpose(0, 1).contiguous().transpose(0, 1),
         "every second": lambda: grid(4, 3, 6, 5, 14)[..., ::2],
         "static": lambda: x[:1].expand(4, -1, -1, -1, -1),
+        "static, sliced": lambda: grid(3, 6, 5, 14)[..., ::2].expand(4, -1, -1, -1, -1),
+        "static, one image": lambda: x[:1, :1].expand(4, 3, -1, -1, -1),
         "batch of one": lambda: channels_last(x[:, :1]),
     }[view]()
     numba, definition = (results(rb.LIF(), engine, x, grid(*x.shape[1:], seed=1)) for engine in ("numba", "reference"))
-    if view == "static":  # only the sum over time is defined
+    if view.startswith("static"):  # only the sum over time is defined
         for found in (numba, definition):
             found["currents.grad"] = found["currents.grad"].sum(0)
     assert_same(numba, definition, 2e-5)
@@ -171,17 +176,15 @@ def test_fused_norm_keeps_the_variance_of_currents_with_a_large_mean() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    import numba
-
     fire = rb.Fire(rb.CurrentNorm(16), rb.LIF())
     x = channels_last(torch.randn(4, 8, 16, 15, 15, generator=torch.Generator().manual_seed(2)))
-    before, found = numba.get_num_threads(), []
+    before, found = torch.get_num_threads(), []
     try:
         for threads in (1, before):
-            numba.set_num_threads(threads)
+            torch.set_num_threads(threads)
             found.append(fire_results(fire, x, fused=True))
     finally:
-        numba.set_num_threads(before)
+        torch.set_num_threads(before)
     for name in found[0]:
         assert torch.equal(found[0][name], found[1][name]), name
 

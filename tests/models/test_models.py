@@ -129,3 +129,10 @@ def test_images_are_checked() -> None:
 def test_registering_a_name_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="exists already"):
         rb.models.register("plain_mlp", lambda **_: None)
+
+
+def test_a_bfloat16_model_runs() -> None:
+    model = small("sew_resnet18").bfloat16()
+    logits = model(torch.rand(2, 2, 16, 16).bfloat16())
+    assert logits.dtype == torch.bfloat16
+    logits.float().sum().backward()

@@ -49,5 +49,7 @@ def test_half_written_files_are_removed(tmp_path):
     kept = folder.path / ".mine"
     kept.write_text("x")
     RunFolder.open(folder.path)
+    assert all(path.exists() for path in half), "another process may be writing them"
+    RunFolder.open(folder.path).clean()
     assert not any(path.exists() for path in half)
     assert kept.exists()

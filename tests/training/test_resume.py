@@ -1,11 +1,12 @@
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
 import rheobase as rb
-from rheobase.training import keeper, module, resume, runs
+from rheobase.training import evaluate, keeper, module, resume, runs
 
 
 class Stop(Exception):
@@ -143,3 +144,46 @@ def test_a_polite_end_loses_nothing(tiny, tmp_path, rows, monkeypatch, capsys):
     state = torch.load(tiny["run"] + "/checkpoints/last.ckpt", weights_only=True)
     assert (state["rheobase"]["journal"]["epoch"], state["rheobase"]["journal"]["batch"]) == (1, 3)
     same(resume(tiny["run"]), whole, rows)
+
+
+def test_a_changed_recipe_is_refused(tiny, tmp_path, monkeypatch):
+    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 4)
+    path = Path(tiny["run"]) / "recipe.json"
+    path.write_text(path.read_text().replace('"lr": 0.01', '"lr": 0.5'))
+    with pytest.raises(ValueError, match="recipe.json is not the recipe that this run began with"):
+        resume(tiny["run"])
+
+
+def test_another_number_of_threads_is_told(tiny, tmp_path, monkeypatch, capsys):
+    options = {**tiny, "trainer.threads": None}
+    interrupted(options, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 4)
+    torch.set_num_threads(2)
+    try:
+        resume(options["run"])
+    finally:
+        torch.set_num_threads(1)
+    assert "began with 1 threads and goes on with 2" in capsys.readouterr().out
+
+
+def test_the_test_set_is_not_looked_at_before_the_end(tiny, tmp_path, monkeypatch):
+    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 10)
+    with pytest.raises(ValueError, match="is not finished: the test set is for the end of a run"):
+        evaluate(tiny["run"], split="test")
+
+
+def test_weights_that_are_not_finite_stop_the_run(tiny, tmp_path, monkeypatch):
+    step = module.Training.training_step
+
+    def poisoned(self, batch, index):
+        with torch.no_grad():
+            next(self.net.parameters()).fill_(float("nan"))
+        return step(self, batch, index)
+
+    monkeypatch.setattr(module.Training, "training_step", poisoned)
+    with pytest.raises(ValueError, match="training diverged: .*not finite"):
+        rb.train("digits", **tiny)
+
+
+def test_a_remainder_of_one_sample_is_left_out(tiny, tmp_path):
+    options = {**tiny, "model.name": "plain_mlp", "model.image_size": 8, "data.train_limit": 33, "trainer.epochs": 1}
+    assert rb.train("digits", **options).summary["best_epoch"] == 1

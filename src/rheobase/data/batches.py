@@ -87,8 +87,9 @@ class Batches:
         self.world_size = world_size
         self._scale = (1 / std.double()).float().view(-1, 1, 1)
         self._offset = (-mean.double() / std.double()).float().view(-1, 1, 1)
-        # a last batch that cannot give every process a sample is left out
-        self.count = -(-len(split) // batch_size) - (0 < len(split) % batch_size < world_size)
+        # a last batch that cannot give every process a sample (and a norm in training two) is left out
+        least = world_size if seed is None else max(2, world_size)
+        self.count = -(-len(split) // batch_size) - (len(split) > batch_size and 0 < len(split) % batch_size < least)
         self.epoch = 0
         self.next = 0
 

@@ -32,11 +32,14 @@ def save(model: nn.Module, path: str | Path) -> None:
             f"save: {type(model).__name__} is not of rheobase.models.create, so load could not rebuild it: "
             "use safetensors.torch.save_model(model, path) and build it yourself"
         )
-    recipe = {key: _describe(value) if isinstance(value, Neuron) else value for key, value in model.arguments.items()}
-    surrogates = {
-        name: type(module.surrogate).__name__ for name, module in model.named_modules() if isinstance(module, LIF)
+    arguments = {**model.arguments, "steps": model.steps}
+    recipe = {key: _describe(value) if isinstance(value, Neuron) else value for key, value in arguments.items()}
+    neurons = {
+        name: {"reset": module.reset, "detach_reset": module.detach_reset}
+        for name, module in model.named_modules()
+        if isinstance(module, LIF)
     }
-    header = {"rheobase": json.dumps({"format": FORMAT, "model": recipe, "surrogates": surrogates})}
+    header = {"rheobase": json.dumps({"format": FORMAT, "model": recipe, "neurons": neurons})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomic(Path(path), to_bytes(tensors, header))
 
@@ -66,10 +69,10 @@ def load(path: str | Path) -> Net:
     if recipe.get("neuron"):
         recipe["neuron"] = _neuron(recipe["neuron"])
     model = models.create(recipe.pop("name"), **recipe)
-    shapes = {kind.__name__: kind for kind in KINDS.values()}
     modules = dict(model.named_modules())
-    for name, shape in about["surrogates"].items():
-        modules[name].surrogate = shapes[shape]()  # its numbers come with the state
+    for name, own in about["neurons"].items():  # where single neurons were changed after create
+        for key, value in own.items():
+            setattr(modules[name], key, value)
     model.load_state_dict(tensors)
     return model
 
@@ -83,7 +86,9 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

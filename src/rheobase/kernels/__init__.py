@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,13 +16,17 @@ from rheobase.kernels import reference
 EngineName = Literal["auto", "reference", "numba"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Settings:
     name: EngineName = "auto"
     fused: bool = True
 
 
-_settings = _Settings()
+class _Local(threading.local):
+    settings = _Settings()  # of this thread
+
+
+_local = _Local()
 
 
 class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"): ...)
@@ -41,15 +46,16 @@ class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"):
             raise ValueError(f"engine: name must be one of {get_args(EngineName)}, got {name!r}")
         self._chosen = _Settings(name, fused)
 
+        self._before: list[_Settings] = []
+
     def __enter__(self) -> None:
-        global _settings
-        self._before, _settings = _settings, self._chosen
+        self._before.append(_local.settings)
+        _local.settings = self._chosen
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _settings
-        _settings = self._before
+        _local.settings = self._before.pop()
 
 
 class Norm(NamedTuple):
@@ -91,17 +97,18 @@ def _obstacle(currents: Tensor, kind: int) -> str | None:
 
 
 def _numba(currents: Tensor, kind: int) -> bool:
-    if _settings.name == "reference":
+    name = _local.settings.name
+    if name == "reference":
         return False
     obstacle = _obstacle(currents, kind)
-    if obstacle is not None and _settings.name == "numba":
+    if obstacle is not None and name == "numba":
         raise RuntimeError(f"the numba engine was asked for, but {obstacle}")
     return obstacle is None
 
 
 def can_fuse(currents: Tensor, kind: int) -> bool:
     """Whether `fire` may be called with a norm."""
-    return _settings.fused and currents.dim() >= 3 and _numba(currents, kind)
+    return _local.settings.fused and currents.dim() >= 3 and _numba(currents, kind)
 
 
 def moments(currents: Tensor) -> Tensor:

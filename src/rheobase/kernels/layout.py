@@ -17,11 +17,9 @@ def dense(x: Tensor) -> Tensor:
     size = 1
     for stride, length in sorted((x.stride(d), x.shape[d]) for d in range(1, x.dim()) if x.shape[d] != 1):
         if stride != size:
-            return x.contiguous()
+            return x[0].contiguous().expand(x.shape) if static(x) else x.contiguous()
         size *= length
-    if x.shape[0] > 1 and x.stride(0) not in (0, size):
-        return x.contiguous()
-    return x
+    return x if x.shape[0] == 1 or x.stride(0) in (0, size) else x.contiguous()
 
 
 def empty_like(x: Tensor, steps: int | None = None, dtype: torch.dtype | None = None) -> Tensor:

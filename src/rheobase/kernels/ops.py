@@ -21,7 +21,9 @@ from rheobase.kernels.layout import aligned, blocks, dense, empty_like, rows
 from rheobase.kernels.time import spread, static
 
 _NONE = np.empty(0, np.float32)
+_before = torch.get_num_threads()
 _MOST = numba.get_num_threads()  # what Numba was started with
+torch.set_num_threads(_before)  # starting Numba's threads changed it
 _lock = threading.Lock()
 
 
@@ -34,7 +36,7 @@ def _flat(state: Tensor | None, like: Tensor) -> Any:
 
 def _row(values: Tensor) -> Array:
     """One value a channel, in double precision."""
-    return values.detach().numpy().astype(np.float64)
+    return values.detach().double().numpy()
 
 
 def _affine(
@@ -139,7 +141,7 @@ def fire_backward(
     gx = empty_like(x, 1 if static(x) else None)
     g_state = empty_like(x, 1, torch.float32) if state is not None else x.new_empty(0, dtype=torch.float32)
     sums = np.zeros((cpu.PIECES, 2, 0 if weight is None else x.shape[2]))
-    decay, threshold, input_scale, parameter, height = constants.numpy()
+    decay, threshold, input_scale, parameter, height, _ = constants.numpy()
     if x.numel():
         scale, shift = _affine(input_scale, weight, bias, mean, invstd)
         _call(

@@ -41,7 +41,7 @@ def lif_step(
     Args:
         current: I[t], `[B, ...]`.
         state: v[t-1], same shape.
-        constants: decay, threshold, input scale, and the surrogate's parameter and height.
+        constants: decay, threshold, input scale, and the surrogate's parameter, height and kind.
         kind: number of the surrogate's shape.
         soft: soft or hard reset.
         detach: whether the reset is a constant in the backward pass.
@@ -49,7 +49,7 @@ def lif_step(
     Returns:
         s[t] and v[t].
     """
-    decay, threshold, input_scale, parameter, height = constants.unbind()
+    decay, threshold, input_scale, parameter, height, _ = constants.unbind()
     u = decay * state + input_scale * current
     s: Tensor = Spike.apply(u - threshold, kind, parameter, height)
     r = s.detach() if detach else s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Callable
@@ -85,7 +86,7 @@ def create(
         "steps": steps,
         "spiking": spiking,
         "rule": rule,
-        **options,
+        **copy.deepcopy(options),
     }
     # images live in channels-last memory: convolutions, norms and neurons all walk it without copies
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

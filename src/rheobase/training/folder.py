@@ -49,7 +49,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing folder; what a killed process left half written is removed.
+        """An existing folder.
 
         Raises:
             FileNotFoundError: not a run folder.
@@ -57,10 +57,13 @@ class RunFolder:
         folder = cls(Path(path))
         if not folder.recipe.is_file():
             raise FileNotFoundError(f"no run in {path}: there is no {folder.recipe}")
-        for file in (folder.recipe, folder.metrics, folder.last, folder.best, folder.summary, folder.evaluations):
+        return folder
+
+    def clean(self) -> None:
+        """Remove what a killed process left half written; not while another one trains here."""
+        for file in (self.recipe, self.metrics, self.last, self.best, self.summary, self.evaluations):
             for half in file.parent.glob(f".{file.name}.*"):
                 half.unlink(missing_ok=True)
-        return folder
 
     def read_recipe(self) -> Recipe:
         """The recipe of the run.

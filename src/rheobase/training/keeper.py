@@ -57,6 +57,11 @@ class Keeper(Callback):
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Bring the folder to the state of the checkpoint, even where nothing is left to train."""
         assert isinstance(module, Training)
+        if module.threads != torch.get_num_threads():
+            say(
+                f"the run began with {module.threads} threads and goes on with {torch.get_num_threads()}, so it will "
+                "not be bit for bit what it would have been; trainer.threads fixes their number"
+            )
         write_atomic(self.folder.metrics, module.journal.to_csv())
         if module.best is not None:
             current = {name: tensor.clone() for name, tensor in module.net.state_dict().items()}
@@ -96,9 +101,10 @@ class Keeper(Callback):
         self._tick(module)
         train_loss, train_accuracy = module.trained.values()
         validation_loss, validation_accuracy = module.validated.values()
-        if not math.isfinite(train_loss):
+        # a NaN potential never fires, so NaN weights can hide behind a finite loss
+        if not math.isfinite(train_loss) or not all(p.isfinite().all() for p in module.net.parameters()):
             raise ValueError(
-                f"training diverged: the loss of epoch {journal.epoch + 1} is {train_loss}; "
+                f"training diverged: the loss of epoch {journal.epoch + 1} is {train_loss}, or weights are not finite; "
                 f"lower optimizer.lr ({module.recipe.optimizer.lr:g}) or set trainer.clip_gradient"
             )
         best = journal.record(

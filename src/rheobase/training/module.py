@@ -34,6 +34,7 @@ class Training(lightning.LightningModule):
         self.trained = Meter()
         self.validated = Meter()
         self.best: dict[str, Tensor] | None = None
+        self.threads = torch.get_num_threads()  # those that the run began with
 
     @property
     def step(self) -> int:
@@ -93,11 +94,16 @@ class Training(lightning.LightningModule):
             "journal": self.journal.to_dict(),
             "trained": self.trained.sums(),
             "best": self.best,
+            "recipe_sha256": self.recipe.sha256,
+            "threads": self.threads,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what is ours."""
         ours = checkpoint["rheobase"]
+        if ours["recipe_sha256"] != self.recipe.sha256:
+            raise ValueError("recipe.json is not the recipe that this run began with: it was changed since")
+        self.threads = ours["threads"]
         self.journal = Journal(**ours["journal"])
         self.trained.restore(ours["trained"])
         self.best = ours["best"]

@@ -82,7 +82,7 @@ class ScheduleOptions:
     """How the learning rate moves, step by step."""
 
     name: Literal["cosine", "one_cycle", "constant"] = key(
-        "cosine", "cosine falls to 0; one_cycle is torch's OneCycleLR"
+        "cosine", "cosine falls to 0; one_cycle is the rate of torch's OneCycleLR"
     )
     warmup_epochs: float | None = key(None, "epochs of rise (default: one_cycle 30 % of all epochs, else 0)", low=0)
 

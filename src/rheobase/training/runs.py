@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import statistics
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,7 @@ def resume(folder: str | Path) -> Run:
         FileNotFoundError: no run there.
     """
     place = RunFolder.open(folder)
+    place.clean()
     recipe, summary = place.read_recipe(), place.read_summary()
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
@@ -104,6 +106,8 @@ def evaluate(
         raise FileNotFoundError(f"{place.path} has no best model yet: no epoch has ended")
     if split not in ("train", "validation", "test"):
         raise ValueError(f"split must be train, validation or test, got {split!r}")
+    if split == "test" and place.read_summary() is None:
+        raise ValueError(f"{place.path} is not finished: the test set is for the end of a run, choose on validation")
     data, model = build.dataset(recipe), load_model(place.best)
     if steps is None:
         steps = range(1, (recipe.model.steps if recipe.model.spiking else 1) + 1)
@@ -182,7 +186,7 @@ def _finish(recipe: Recipe, folder: RunFolder, data: Dataset, training: Training
         "validation_accuracy": journal.best_accuracy,
         "best_epoch": journal.best_epoch,
         "train_seconds": round(journal.seconds, 3),
-        "images_per_second": round(len(data.train) * journal.epoch / journal.seconds, 1),
+        "images_per_second": statistics.median(row["images_per_second"] for row in journal.rows),
         "seed": recipe.seed,
         "weights_sha256": weights_sha256(training.net.state_dict()),
         "recipe_sha256": recipe.sha256,
