@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads slow training many times when a neighbour is busy
+    "GOMP_SPINCOUNT": "3000",  # but a wait of some microseconds, between two operators, is not worth a sleep
     "MALLOC_MMAP_MAX_": "0",  # glibc keeps freed memory for the next batch:
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",  # fresh pages cost more than the arithmetic of a neuron
 }
