@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import rheobase as rb
+from rheobase.bench import rival_models
 from rheobase.bench.harness import Call, Case, Table, measure
 from rheobase.bench.memory import peak
 
@@ -50,23 +51,52 @@ def training_step(
     return call
 
 
+def _cases(name: str, steps: int, batch: int, width: int, precision: str = "float32") -> list[Case]:
+    """Ours, the twin, and SpikingJelly in its best mode and as its documentation runs it."""
+    obstacle = no_bfloat16() if precision == "bfloat16" else ""
+    ours = [partial(training_step, name, spiking, steps, batch, width, precision) for spiking in (True, False)]
+    cases = [
+        Case(row, None if obstacle else setup, obstacle) for row, setup in zip(("rheobase", TWIN), ours, strict=True)
+    ]
+    obstacle = obstacle or rival_models.obstacle(name, width)
+    for row, mode in (
+        (f"SpikingJelly, channels-last, {precision}", (precision, True)),
+        ("SpikingJelly as documented: contiguous, float32", ("float32", False)),
+    ):
+        theirs = partial(rival_models.training_step, name, steps, batch, *mode)
+        cases.append(Case(row, None if obstacle else theirs, obstacle))
+    return cases
+
+
+def _add_peaks(table: Table, cases: list[Case]) -> None:
+    """Each case's peak memory, in a process of its own."""
+    small = partial(training_step, "sew_resnet18", True, 2, 2, 4)
+    for row, case in zip(table.rows, cases, strict=True):
+        if case.setup is not None:
+            row.peak_mib = peak(case.setup, rival_models.warm if "SpikingJelly" in case.name else small)
+
+
 def step(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
-    """A training step of the three residual families against the twin, in time and peak memory."""
+    """A training step of the three residual families against twin and rival, in time and peak memory."""
     width, batch = (8, 2) if quick else (64, 16)
     families = ("sew_resnet18", "ms_resnet18", "spiking_resnet18")
     for name, steps, precision in itertools.product(families, (4,) if quick else (4, 10), ("float32", "bfloat16")):
         if quick and precision == "bfloat16" and name != families[0]:
             continue
-        title = f"{name}, width {width}, training step, T={steps}, B={batch}, {precision}"
-        obstacle = no_bfloat16() if precision == "bfloat16" else ""
-        if obstacle:
-            yield measure(title, [Case(row, None, obstacle) for row in ("rheobase", TWIN)], repeats)
-            continue
-        setups = [partial(training_step, name, spiking, steps, batch, width, precision) for spiking in (True, False)]
-        table = measure(title, [Case("rheobase", setups[0]), Case(TWIN, setups[1])], repeats)
+        cases = _cases(name, steps, batch, width, precision)
+        table = measure(f"{name}, width {width}, training step, T={steps}, B={batch}, {precision}", cases, repeats)
         if not quick or (name, precision) == (families[0], "float32"):  # a process each: seconds
-            for row, setup, spiking in zip(table.rows, setups, (True, False), strict=True):
-                row.peak_mib = peak(setup, partial(training_step, name, spiking, 2, 2, 4, precision))
+            _add_peaks(table, cases)
+        yield table
+
+
+def memory(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """Peak memory of a training step of sew_resnet18 as T grows (W10), backpropagation through time."""
+    width, batch = (8, 2) if quick else (64, 4)
+    for steps in (2,) if quick else (4, 8, 16, 32, 64):
+        cases = _cases("sew_resnet18", steps, batch, width)
+        table = measure(f"sew_resnet18, width {width}, training step, T={steps}, B={batch}", cases, min(repeats, 3), 1)
+        _add_peaks(table, cases)
         yield table
 
 

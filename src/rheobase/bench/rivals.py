@@ -64,19 +64,24 @@ def _difference(ours: rb.LIF, layer: Layer) -> str:
     return ""
 
 
+def lif_arguments(v_reset: float | None = None, detach_reset: bool = True) -> dict[str, Any]:
+    """What makes SpikingJelly's LIFNode our `LIF()`, or with `v_reset=0.0` the one with a hard reset."""
+    shapes: Any = importlib.import_module("spikingjelly.activation_based.surrogate")
+    return {
+        "tau": 2.0,
+        "decay_input": False,
+        "v_threshold": 1.0,
+        "v_reset": v_reset,
+        "surrogate_function": shapes.ATan(2.0),
+        "detach_reset": detach_reset,
+        "step_mode": "m",
+    }
+
+
 def _spikingjelly(v_reset: float | None, detach_reset: bool) -> Layer:
     neuron: Any = importlib.import_module("spikingjelly.activation_based.neuron")
-    shapes: Any = importlib.import_module("spikingjelly.activation_based.surrogate")
     functional: Any = importlib.import_module("spikingjelly.activation_based.functional")
-    lif = neuron.LIFNode(
-        tau=2.0,
-        decay_input=False,
-        v_threshold=1.0,
-        v_reset=v_reset,
-        surrogate_function=shapes.ATan(2.0),
-        detach_reset=detach_reset,
-        step_mode="m",
-    )
+    lif = neuron.LIFNode(**lif_arguments(v_reset, detach_reset))
 
     def layer(currents: Tensor) -> Tensor:
         functional.reset_net(lif)

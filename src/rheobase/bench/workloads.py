@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator
 
 from rheobase.bench.harness import Table
 from rheobase.bench.layer_workloads import lif, norm
-from rheobase.bench.network_workloads import inference, scaling, step
+from rheobase.bench.library_workloads import library
+from rheobase.bench.network_workloads import inference, memory, scaling, step
 
 WORKLOADS: dict[str, Callable[[int, bool, bool], Iterator[Table]]] = {
     "lif": lif,
     "norm": norm,
     "step": step,
+    "library": library,
     "inference": inference,
+    "memory": memory,
     "scaling": scaling,
 }
 """Each is called with the number of repeats, whether to be quick, and whether to time torch.compile too."""

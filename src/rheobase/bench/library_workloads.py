@@ -1,0 +1,62 @@
+"""The public library benchmark, corrected (W1), and the LIF layer as T grows (W2).
+
+W1 is `open-neuromorphic/snn-library-benchmarks`: a linear layer and one LIF, batch 16, 500 steps; the loss is the sum
+of the spikes. Corrected: every library runs all steps with time first, the linear layer is applied to all steps at
+once, and the weights make the neurons fire (as published some never did).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheobase.bench.harness import Call, Case, Table, measure
+from rheobase.bench.layer_workloads import backward
+from rheobase.bench.rivals import NEURONS, Layer, Neuron, layers
+
+
+def library(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """W1 and W2, for each neuron that a rival has."""
+    steps, batch = (20, 4) if quick else (500, 16)
+    for size in (32,) if quick else (512, 1024, 4096):
+        x = torch.randn(steps, batch, size)
+        for neuron in NEURONS:
+            rounds = min(repeats, 5) if size > 1024 else repeats
+            yield _linear_and_lif(neuron, x, rounds)
+    size = 256 if quick else 1 << 16
+    for steps in (8,) if quick else (8, 32, 128):
+        x, grad = torch.randn(steps, 1, size).requires_grad_(), torch.randn(steps, 1, size)
+        for neuron in NEURONS:
+            cases = [Case("rheobase", partial(backward, neuron.ours(), x, grad))]
+            for name, layer, why_not in layers(neuron):
+                cases.append(Case(name, partial(backward, layer, x, grad) if layer else None, why_not))
+            yield measure(f"W2: {neuron.title}, forward and backward, T={steps}, N={size}", cases, repeats)
+
+
+def _linear_and_lif(neuron: Neuron, x: Tensor, repeats: int) -> Table:
+    size = x.shape[2]
+    # currents of standard deviation 0.8 in units of the neuron's own input scale
+    weight = nn.Parameter(torch.randn(size, size) * (0.8 / neuron.ours().input_scale / size**0.5))
+    with torch.no_grad():
+        rate = float(neuron.ours()(F.linear(x, weight)).mean())
+    cases = [Case("rheobase", partial(_call, neuron.ours(), x, weight))]
+    cases.append(Case("linear layer alone", partial(_call, lambda currents: currents, x, weight)))
+    for name, layer, why_not in layers(neuron):
+        cases.append(Case(name, partial(_call, layer, x, weight) if layer else None, why_not))
+    steps, batch, _ = x.shape
+    title = f"W1: linear and {neuron.title}, n={size}, T={steps}, B={batch}, firing rate {rate:.1%}"
+    return measure(title, cases, repeats)
+
+
+def _call(layer: Layer, x: Tensor, weight: nn.Parameter) -> Call:
+    """Forward, sum, and backward down to the weights."""
+
+    def call() -> None:
+        weight.grad = None
+        layer(F.linear(x, weight)).sum().backward()
+
+    return call
