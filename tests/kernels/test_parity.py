@@ -119,6 +119,10 @@ def test_bfloat16() -> None:
     assert got["final"].dtype == torch.float32
     assert torch.equal(got["spikes"].float(), want["spikes"])
     torch.testing.assert_close(got["currents.grad"].float(), want["currents.grad"], rtol=1 / 128, atol=1e-2)
+    definition = results(lif, "reference", x, None)
+    assert definition["final"].dtype == torch.float32
+    assert torch.equal(got["spikes"], definition["spikes"])
+    torch.testing.assert_close(got["currents.grad"], definition["currents.grad"], rtol=1 / 128, atol=1e-2)
 
 
 def fire_results(

@@ -134,12 +134,16 @@ def fire(
     With a norm (only where `can_fuse`) the currents go through it first.
     """
     if not _numba(currents, kind):
+        dtype = currents.dtype
+        if dtype in (torch.bfloat16, torch.float16):  # states are float32 in every engine
+            currents = currents.float()
         state = torch.zeros_like(currents[0]) if state is None else state
 
         def step(current: Tensor, v: Tensor) -> tuple[Tensor, Any]:
             return reference.lif_step(current, v, constants, kind, soft, detach)
 
-        return reference.unroll(step, currents, state)
+        spikes, final = reference.unroll(step, currents, state)
+        return spikes.to(dtype), final
     from rheobase.kernels import ops
 
     weight, bias, mean, invstd, batch = norm or (None, None, None, None, False)
