@@ -134,7 +134,8 @@ class Keeper(Callback):
         if isinstance(exception, SIGTERMException) and module.journal.batch < module.batches.count:
             self._save(trainer, module)
         if isinstance(exception, SIGTERMException | KeyboardInterrupt):
-            say(f"stopped after step {module.step}; go on with: rheobase resume {shlex.quote(str(self.folder.path))}")
+            folder = shlex.quote(str(self.folder.path))
+            say(f"stopped; saved after step {self._saved_step}; go on with: rheobase resume {folder}")
 
     def _tick(self, module: Training) -> float:
         """Seconds since the last call, also added to the run's."""
