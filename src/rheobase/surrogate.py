@@ -165,3 +165,7 @@ class Gaussian(Surrogate):
     def formula(x: Tensor, parameter: Tensor | float) -> Tensor:
         """exp(-x^2 / (2 sigma^2)) / (sigma sqrt(2 pi))."""
         return torch.exp(-0.5 * (x / parameter).square()) / (parameter * math.sqrt(2 * math.pi))
+
+
+BUILT_IN = len(KINDS)
+"""Shapes with smaller numbers than this are the ones above, which engines know; others are users' own."""

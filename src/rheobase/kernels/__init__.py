@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rheobase.kernels import reference
+from rheobase.surrogate import BUILT_IN
 
 EngineName = Literal["auto", "reference", "numba"]
 
@@ -91,7 +92,7 @@ def _obstacle(currents: Tensor, kind: int) -> str | None:
         return f"it runs on the CPU, and the currents are on {currents.device}"
     if currents.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes float32 and bfloat16, and the currents are {currents.dtype}"
-    if kind > 5:
+    if kind >= BUILT_IN:
         return "it knows only the surrogates of rheobase.surrogate"
     return _numba_missing()
 
