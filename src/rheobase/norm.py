@@ -81,13 +81,11 @@ class CurrentNorm(nn.Module):
         if not self.training:
             invstd = (self.running_var.double() + self.eps).rsqrt()
             return kernels.Norm(self.weight, self.bias, self.running_mean, invstd, False)
-        n = self._samples(currents)
         with torch.no_grad():
-            mean, square = (kernels.moments(currents) / n).unbind()
-            var = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((var * (n / (n - 1))).to(self.running_var.dtype), self.momentum)
-        return kernels.Norm(self.weight, self.bias, mean, (var + self.eps).rsqrt(), True)
+            mean, invstd = kernels.statistics(
+                currents, self._samples(currents), self.running_mean, self.running_var, self.momentum, self.eps
+            )
+        return kernels.Norm(self.weight, self.bias, mean, invstd, True)
 
     def extra_repr(self) -> str:
         """The arguments."""

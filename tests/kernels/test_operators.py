@@ -32,7 +32,8 @@ def test_opcheck_of_the_others() -> None:
     x, row = torch.randn(4, 2, 3, 5, 5), torch.ones(3)
     torch.library.opcheck(ops.moments, (x,))
     constants, sums = rb.LIF().constants, torch.ones(2, 3, dtype=torch.float64)
-    torch.library.opcheck(ops.norm_backward, (torch.randn_like(x), x, constants, row, row, row, sums, 200))
+    torch.library.opcheck(ops.settle, (sums, 200, torch.zeros(3), torch.ones(3), 0.1, 1e-5))
+    torch.library.opcheck(ops.norm_backward, (torch.randn_like(x), x, row, row, row, sums, 200))
     arguments = (x, None, x, None, constants, row, row, row, row, True, 1, True, True)
     torch.library.opcheck(ops.fire_backward, arguments)
 

@@ -112,11 +112,16 @@ def can_fuse(currents: Tensor, kind: int) -> bool:
     return _local.settings.fused and currents.dim() >= 3 and _numba(currents, kind)
 
 
-def moments(currents: Tensor) -> Tensor:
-    """Sums of x and of x^2 over all axes but the channels' (the third), `[2, C]`, float64."""
+def statistics(
+    currents: Tensor, count: int, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(var + eps) of a channel's `count` values, `[C]`, float64; the running ones move towards them.
+
+    Channels are the third axis. Where `can_fuse`.
+    """
     from rheobase.kernels import ops
 
-    return ops.moments(currents)
+    return ops.settle(ops.moments(currents), count, running_mean, running_var, momentum, eps)
 
 
 def fire(

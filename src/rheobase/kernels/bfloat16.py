@@ -1,4 +1,7 @@
-"""Rows of float32, or of bfloat16 as its bits (int16): arithmetic is float32 in both cases."""
+"""Numbers as they lie in memory, float32 or the bits of a bfloat16 (int16): arithmetic is float32 in both cases.
+
+(Not with Numba's `inline="always"`: it loses the store of a value that was chosen by a condition.)
+"""
 
 from __future__ import annotations
 
@@ -7,61 +10,39 @@ from typing import Any
 import numba
 from numba.extending import overload
 
-from rheobase.kernels.jit import Array, exact, f32, i16, u32
+from rheobase.kernels.jit import OPTIONS, Array, f32, i16, u32
 
 
-def load(row: Array, scratch: Array) -> Array:
-    """The row as float32: itself, or its bfloat16 bits widened into `scratch`."""
+def wide(value: Any) -> Any:
+    """The number, as float32."""
     raise TypeError
 
 
-def target(row: Array, scratch: Array) -> Array:
-    """Where to compute what goes into the row: in it, or in `scratch` when it holds bfloat16 bits."""
+def put(row: Array, i: int, value: Any) -> None:
+    """row[i] = value, rounded to nearest, ties to even; a NaN stays one."""
     raise TypeError
 
 
-def store(values: Array, row: Array) -> None:
-    """Bring what was computed in `target(row, ...)` into the row: nothing to do, or round to bfloat16."""
-    raise TypeError
+@overload(wide, jit_options=OPTIONS, strict=False)
+def _wide(value: Any) -> Any:
+    if value == numba.float32:
+        return lambda value: value
+    return lambda value: u32(u32(value) << u32(16)).view(f32)
 
 
-@exact
-def _widen(row: Array, scratch: Array) -> None:
-    for i in range(row.size):
-        scratch[i] = u32(u32(row[i]) << u32(16)).view(f32)
+@overload(put, jit_options=OPTIONS, strict=False)
+def _put(row: Any, i: Any, value: Any) -> Any:
+    if row.dtype == numba.float32:
 
+        def plain(row: Any, i: Any, value: Any) -> None:
+            row[i] = value
 
-@exact
-def _narrow(values: Array, row: Array) -> None:
-    """Round to nearest, ties to even; a NaN stays one."""
-    for i in range(row.size):
-        bits = f32(values[i]).view(u32)
+        return plain
+
+    def rounded(row: Any, i: Any, value: Any) -> None:
+        bits = f32(value).view(u32)
         odd = u32(u32(bits >> u32(16)) & u32(1))
-        rounded = u32(u32(bits + u32(0x7FFF)) + odd)
-        row[i] = i16(u32((rounded if values[i] == values[i] else u32(0x7FC00000)) >> u32(16)))
+        up = u32(u32(bits + u32(0x7FFF)) + odd)
+        row[i] = i16(u32((up if value == value else u32(0x7FC00000)) >> u32(16)))
 
-
-@overload(load, inline="always", strict=False)
-def _load(row: Any, scratch: Any) -> Any:
-    if row.dtype == numba.float32:
-        return lambda row, scratch: row
-
-    def widened(row: Any, scratch: Any) -> Any:
-        _widen(row, scratch)
-        return scratch[: row.size]
-
-    return widened
-
-
-@overload(target, inline="always", strict=False)
-def _target(row: Any, scratch: Any) -> Any:
-    if row.dtype == numba.float32:
-        return lambda row, scratch: row
-    return lambda row, scratch: scratch[: row.size]
-
-
-@overload(store, inline="always", strict=False)
-def _store(values: Any, row: Any) -> Any:
-    if row.dtype == numba.float32:
-        return lambda values, row: None
-    return lambda values, row: _narrow(values, row)
+    return rounded

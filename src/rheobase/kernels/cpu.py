@@ -1,367 +1,264 @@
 """The Numba engine: neurons over a whole sequence, with a norm's affine map before them, on the CPU.
 
-Memory is the limit. So time is walked inside a block of neurons that stays in cache, the rows of the next block are
-fetched ahead, and the backward pass computes the potentials anew instead of reading them.
+Memory is the limit. So time is walked inside a block of neurons that stays in cache (`blocks.py`), the rows of the
+next block are fetched ahead, and the backward pass computes the potentials anew instead of reading them.
 
-A tensor is seen as rows `[T, N]` in storage order. A channel's factor is read from a row of the block's length.
-`inner` neighbours share a channel (1 in channels-last storage); where whole patterns of channels fit into a block, one
-row serves all blocks (`plane` = 0); else a block stays within a plane of `plane` = `inner` neighbours and the row is
-filled anew.
-
-Sums run over fixed pieces in fixed order: results do not depend on the number of threads. A kernel is a short parallel
-loop around the function of one piece, as the time to compile grows with what stands inside a parallel function.
+Sums run over fixed pieces of the work, each in fixed order: results do not depend on the number of threads, nor on
+which of them takes which piece. A kernel is compiled for what changes its inner loops, at the first such call.
 """
 
 # ruff: noqa: N803, N806  (T, N and C are the axes, as everywhere)
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
+from numba import carray
 
-from rheobase.kernels.bfloat16 import load, store, target
-from rheobase.kernels.jit import Array, exact, f32, f64, fast, i32, parallel
-from rheobase.kernels.prefetch import prefetch
-from rheobase.kernels.rows import (
-    accumulate,
-    add,
-    assign,
-    charge,
-    combine,
-    copy,
-    descend,
-    descend_full,
-    fire,
-    multiply,
-    squares,
-    surrogate,
-)
-
-PIECES = 32  # the work is cut into so many pieces, whatever the number of threads
-BLOCK = 512  # neurons walked together, about
-CACHED = 1 << 15  # potentials (T x block) a thread keeps in cache, about
+from rheobase.kernels.blocks import block, collect, count, fill
+from rheobase.kernels.intrinsics import pointer, prefetch, row, take
+from rheobase.kernels.jit import Array, Kernel, exact, f32, f64
+from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, squares
 
 
 @exact
-def _count(N: int, w: int, plane: int) -> int:
-    """How many blocks there are."""
-    if plane == 0:
-        return (N + w - 1) // w
-    return N // plane * ((plane + w - 1) // w)
-
-
-@exact
-def _block(b: int, N: int, w: int, plane: int) -> tuple[int, int, int]:
-    """Where block b begins and ends, and its plane (0 when the pattern of channels repeats)."""
-    if plane == 0:
-        return b * w, min(N, (b + 1) * w), 0
-    per = (plane + w - 1) // w
-    p = b // per
-    lo = p * plane + (b - p * per) * w
-    return lo, min(lo + w, (p + 1) * plane), p
-
-
-@exact
-def _fill(row: Array, values: Array, inner: int, plane: int, p: int) -> None:
-    """The factor of each neuron of a block, from one value a channel, or one in all."""
-    C = values.size
-    if C == 1:
-        assign(row, values[0])
-    elif plane:
-        assign(row, values[p % C])
-    elif inner == 1:
-        for lo in range(0, row.size, C):
-            copy(values, row[lo : lo + C])
+def _affine(job: Any, scale: Array, shift: Array) -> None:
+    """Scale and shift of the current: the input scale, after the norm's map if there is one."""
+    if job.weight:
+        weight, bias = carray(pointer(job.weight), job.C, f32), carray(pointer(job.bias), job.C, f32)
+        mean, invstd = carray(pointer(job.mean), job.C, f64), carray(pointer(job.invstd), job.C, f64)
+        for c in range(job.C):
+            k = weight[c] * invstd[c]
+            scale[c] = job.input_scale * k
+            shift[c] = job.input_scale * (bias[c] - mean[c] * k)
     else:
-        for lo in range(0, row.size, inner):
-            assign(row[lo : lo + inner], values[lo // inner % C])
+        assign(scale, job.input_scale)
+        assign(shift, 0)
 
 
-@fast
-def _collect(sums: Array, lanes: Array, inner: int, plane: int, p: int) -> None:
-    """Add the lanes of a block to the sums of their channels."""
-    C = sums.size
-    if plane == 0 and inner == 1:
-        for lo in range(0, lanes.size, C):
-            part = lanes[lo : lo + C]
-            for c in range(part.size):
-                sums[c] += f64(part[c])
+@exact
+def _read(address: int, start: int, v: Array) -> None:
+    """V = a part of a state, or zeros where there is no state."""
+    if address:
+        copy(carray(pointer(address + 4 * start), v.size, f32), v)
     else:
-        step = lanes.size if plane else inner
-        for lo in range(0, lanes.size, step):
-            total = f64(0)
-            for i in range(lo, min(lo + step, lanes.size)):
-                total += f64(lanes[i])
-            sums[p % C if plane else lo // inner % C] += total
+        assign(v, 0)
 
 
-@fast
-def _forward(
-    piece: int,
-    pieces: int,
-    x: Array,
-    s: Array,
-    state: Array,
-    final: Array,
-    scale: Array,
-    shift: Array,
-    decay: Any,
-    threshold: Any,
-    soft: Any,
-    w: int,
-    inner: int,
-    plane: int,
-) -> None:
-    T, N = s.shape
-    moving = i32(x.shape[0] > 1)
-    blocks = _count(N, w, plane)
-    first = piece * blocks // pieces
-    v, scratch, wide = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
-    a, b = np.empty(w, f32), np.empty(w, f32)
-    for k in range(first, (piece + 1) * blocks // pieces):
-        lo, hi, p = _block(k, N, w, plane)
-        if plane or k == first:
-            _fill(a, scale, inner, plane, p)
-            _fill(b, shift, inner, plane, p)
-        if state.size:
-            copy(state[lo:hi], v[: hi - lo])
-        else:
-            assign(v, f32(0))
-        ahead, beyond = min(N, hi), min(N, hi + w)
-        for t in range(T):
-            prefetch(x[t * moving, ahead:beyond])
-            prefetch(s[t, ahead:beyond])
-            spikes = target(s[t, lo:hi], scratch)
-            fire(load(x[t * moving, lo:hi], wide), a, b, v, spikes, decay, threshold, soft)
-            store(spikes, s[t, lo:hi])
-        if final.size:
-            copy(v, final[lo:hi])
+@exact
+def _write(v: Array, address: int, start: int) -> None:
+    if address:
+        copy(v, carray(pointer(address + 4 * start), v.size, f32))
 
 
-@parallel
-def forward(
-    x: Array,
-    s: Array,
-    state: Array,
-    final: Array,
-    scale: Array,
-    shift: Array,
-    decay: Any,
-    threshold: Any,
-    soft: Any,
-    w: int,
-    inner: int,
-    plane: int,
-) -> None:
-    """Spikes `s [T, N]` and final state `[N]` of currents `x [T or 1, N]`.
+@cache
+def forward(element: type) -> Kernel:
+    """Spikes `[T, N]` and, if wanted, the final state `[N]` of currents `x [T or 1, N]`."""
 
-    An empty `state` is rest, an empty `final` is not wanted; so in all kernels.
-    """
-    pieces = min(PIECES, _count(s.shape[1], w, plane))
-    for piece in numba.prange(pieces):
-        _forward(piece, pieces, x, s, state, final, scale, shift, decay, threshold, soft, w, inner, plane)
+    def body(address: Any) -> None:
+        job = carray(address, 1)[0]
+        T, N, w, inner, plane = job.T, job.N, job.width, job.inner, job.plane
+        step = N if job.moving else 0  # from a current to the next
+        x = carray(pointer(job.x), step * (T - 1) + N, element)
+        spikes = carray(pointer(job.spikes), T * N, element)
+        decay, threshold, soft = job.decay, job.threshold, job.soft
+        scale, shift = np.empty(job.C, f32), np.empty(job.C, f32)
+        _affine(job, scale, shift)
+        scales, shifts, potentials = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
+        if plane == 0:
+            fill(scales, scale, inner, 0, 0)
+            fill(shifts, shift, inner, 0, 0)
+        blocks = count(N, w, plane)
+        while True:
+            piece = take(address)
+            if piece >= job.pieces:
+                return
+            for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+                lo, n, p = block(k, N, w, plane)
+                if plane:
+                    fill(scales, scale, inner, plane, p)
+                    fill(shifts, shift, inner, plane, p)
+                v = row(potentials, 0, n)
+                _read(job.state, lo, v)
+                ahead = min(w, N - lo - n)
+                for t in range(T):
+                    prefetch(x, t * step + lo + n, ahead)
+                    prefetch(spikes, t * N + lo + n, ahead)
+                    fire(
+                        row(x, t * step + lo, n), scales, shifts, v, row(spikes, t * N + lo, n),
+                        decay, threshold, soft,
+                    )  # fmt: skip
+                _write(v, job.final, lo)
 
-
-@fast
-def _backward(
-    piece: int,
-    pieces: int,
-    g: Array,
-    g_final: Array,
-    x: Array,
-    gx: Array,
-    state: Array,
-    g_state: Array,
-    scale: Array,
-    shift: Array,
-    mean: Array,
-    sums: Array,
-    decay: Any,
-    threshold: Any,
-    soft: Any,
-    kind: int,
-    parameter: Any,
-    height: Any,
-    detach: bool,
-    scaled: bool,
-    w: int,
-    inner: int,
-    plane: int,
-) -> None:
-    T, N = g.shape
-    moving = i32(x.shape[0] > 1)
-    blocks = _count(N, w, plane)
-    cut = threshold if soft == f32(0) else f32(np.inf)
-    first = piece * blocks // pieces
-    us = np.empty((T, w), f32)
-    v, scratch, wide, total = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
-    a, b, m = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
-    sum_q, sum_qx = np.zeros(w, f32), np.zeros(w, f32)
-    for k in range(first, (piece + 1) * blocks // pieces):
-        lo, hi, p = _block(k, N, w, plane)
-        n = hi - lo
-        if plane or k == first:
-            _fill(a, scale, inner, plane, p)
-            _fill(b, shift, inner, plane, p)
-            if sums.size:
-                _fill(m, mean, inner, plane, p)
-        if state.size:
-            copy(state[lo:hi], v[:n])
-        else:
-            assign(v, f32(0))
-        for t in range(T):
-            prefetch(g[T - 1 - t, lo:hi])
-            charge(load(x[t * moving, lo:hi], wide), a, b, v, us[t, :n], decay, threshold, soft)
-        if g_final.size:
-            copy(g_final[lo:hi], v[:n])
-        else:
-            assign(v, f32(0))
-        if not moving:
-            assign(total, f32(0))
-        ahead, beyond = min(N, hi), min(N, hi + w)
-        for t in range(T - 1, -1, -1):
-            prefetch(x[(T - 1 - t) * moving, ahead:beyond])
-            prefetch(gx[t * moving, ahead:beyond])
-            u = us[t, :n]
-            q = target(gx[t, lo:hi], scratch) if moving else scratch[:n]
-            surrogate(u, q, kind, threshold, parameter, height)
-            if detach:
-                descend(load(g[t, lo:hi], wide), u, q, v, decay, cut)
-            else:
-                descend_full(load(g[t, lo:hi], wide), u, q, v, decay, cut, threshold, soft)
-            if sums.size:
-                accumulate(q, load(x[t * moving, lo:hi], wide), m, sum_q, sum_qx)
-            if scaled:
-                multiply(q, a)
-            if moving:
-                store(q, gx[t, lo:hi])
-            else:
-                add(total[:n], q)
-        if not moving:
-            q = target(gx[0, lo:hi], scratch)
-            copy(total, q)
-            store(q, gx[0, lo:hi])
-        if g_state.size:
-            copy(v, g_state[lo:hi])
-        if plane and sums.size:
-            _collect(sums[piece, 0], sum_q[:n], inner, plane, p)
-            _collect(sums[piece, 1], sum_qx[:n], inner, plane, p)
-            assign(sum_q, f32(0))
-            assign(sum_qx, f32(0))
-    if plane == 0 and sums.size:
-        _collect(sums[piece, 0], sum_q, inner, plane, 0)
-        _collect(sums[piece, 1], sum_qx, inner, plane, 0)
+    return Kernel(body, element.__name__)
 
 
-@parallel
-def backward(
-    g: Array,
-    g_final: Array,
-    x: Array,
-    gx: Array,
-    state: Array,
-    g_state: Array,
-    scale: Array,
-    shift: Array,
-    mean: Array,
-    sums: Array,
-    decay: Any,
-    threshold: Any,
-    soft: Any,
-    kind: int,
-    parameter: Any,
-    height: Any,
-    detach: bool,
-    scaled: bool,
-    w: int,
-    inner: int,
-    plane: int,
-) -> None:
+@cache
+def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> Kernel:
     """Gradients of `forward`: of the currents into `gx [T or 1, N]`, of the state into `g_state [N]`.
 
-    `scaled`: gx is the gradient of x, else that of the affine map's output y = scale x + shift.
-    `sums [pieces, 2, C]`, at zero, takes the sums of grad y and of grad y (x - mean).
+    With `sums`, `sums [pieces, 2, C]`, at zero, takes those of grad u and of grad u (x - mean).
     """
-    pieces = min(PIECES, _count(g.shape[1], w, plane))
-    for piece in numba.prange(pieces):
-        _backward(
-            piece,
-            pieces,
-            g,
-            g_final,
-            x,
-            gx,
-            state,
-            g_state,
-            scale,
-            shift,
-            mean,
-            sums,
-            decay,
-            threshold,
-            soft,
-            kind,
-            parameter,
-            height,
-            detach,
-            scaled,
-            w,
-            inner,
-            plane,
-        )
+
+    def body(address: Any) -> None:
+        job = carray(address, 1)[0]
+        T, N, C, w, inner, plane = job.T, job.N, job.C, job.width, job.inner, job.plane
+        step = N if job.moving else 0  # from a current to the next
+        x = carray(pointer(job.x), step * (T - 1) + N, element)
+        gx = carray(pointer(job.gx), step * (T - 1) + N, element)
+        g = carray(pointer(job.g), T * N, element)
+        decay, threshold, a, height = job.decay, job.threshold, job.parameter, job.height
+        scale, shift, mean = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
+        _affine(job, scale, shift)
+        if sums:
+            copy(carray(pointer(job.mean), C, f64), mean)
+        scales, shifts, means = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
+        sum_q, sum_qx = np.zeros(w, f32), np.zeros(w, f32)
+        us, current, gradients, over_time = np.empty(T * w, f32), np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
+        if plane == 0:
+            fill(scales, scale, inner, 0, 0)
+            fill(shifts, shift, inner, 0, 0)
+            fill(means, mean, inner, 0, 0)
+        blocks = count(N, w, plane)
+        found = carray(pointer(job.sums), job.pieces * 2 * C, f64)
+        while True:
+            piece = take(address)
+            if piece >= job.pieces:
+                return
+            found_q, found_qx = row(found, 2 * C * piece, C), row(found, 2 * C * piece + C, C)
+            for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+                lo, n, p = block(k, N, w, plane)
+                if plane:
+                    fill(scales, scale, inner, plane, p)
+                    fill(shifts, shift, inner, plane, p)
+                    fill(means, mean, inner, plane, p)
+                v, total = row(current, 0, n), row(over_time, 0, n)
+                _read(job.state, lo, v)
+                for t in range(T):
+                    prefetch(g, (T - 1 - t) * N + lo, n)
+                    charge(
+                        row(x, t * step + lo, n), scales, shifts, v, row(us, t * w, n), decay, threshold, job.soft
+                    )  # fmt: skip
+                _read(job.g_final, lo, v)
+                assign(total, 0)
+                ahead = min(w, N - lo - n)
+                for t in range(T - 1, -1, -1):
+                    prefetch(x, (T - 1 - t) * step + lo + n, ahead)
+                    prefetch(gx, t * step + lo + n, ahead)
+                    xs, gs, u = row(x, t * step + lo, n), row(g, t * N + lo, n), row(us, t * w, n)
+                    if step:
+                        descend(
+                            gs, u, xs, v, row(gx, t * N + lo, n), scales, means, sum_q, sum_qx,
+                            decay, threshold, a, height, kind, soft, detach, sums,
+                        )  # fmt: skip
+                    else:
+                        descend(
+                            gs, u, xs, v, gradients, scales, means, sum_q, sum_qx,
+                            decay, threshold, a, height, kind, soft, detach, sums,
+                        )  # fmt: skip
+                        add(total, gradients)
+                if not step:
+                    copy(total, row(gx, lo, n))
+                _write(v, job.g_state, lo)
+                if sums and plane:
+                    collect(found_q, row(sum_q, 0, n), inner, plane, p)
+                    collect(found_qx, row(sum_qx, 0, n), inner, plane, p)
+            if sums and plane == 0:
+                collect(found_q, sum_q, inner, 0, 0)
+                collect(found_qx, sum_qx, inner, 0, 0)
+
+    return Kernel(body, element.__name__, kind, soft, detach, sums)
 
 
-@fast
-def _moments(piece: int, pieces: int, x: Array, sums: Array, w: int, inner: int, plane: int) -> None:
-    N = x.size
-    blocks = _count(N, w, plane)
-    wide, a, b = np.empty(w, f32), np.zeros(w, f64), np.zeros(w, f64)
-    for k in range(piece * blocks // pieces, (piece + 1) * blocks // pieces):
-        lo, hi, p = _block(k, N, w, plane)
-        squares(load(x[lo:hi], wide), a, b)
-        if plane:
-            _collect(sums[piece, 0], a[: hi - lo], inner, plane, p)
-            _collect(sums[piece, 1], b[: hi - lo], inner, plane, p)
-            assign(a, 0.0)
-            assign(b, 0.0)
-    if plane == 0:
-        _collect(sums[piece, 0], a, inner, plane, 0)
-        _collect(sums[piece, 1], b, inner, plane, 0)
+@cache
+def moments(element: type) -> Kernel:
+    """Sums of x and of x^2 over x `[1, N]` into `sums [pieces, 2, C]`, at zero."""
+
+    def body(address: Any) -> None:
+        job = carray(address, 1)[0]
+        N, C, w, inner, plane = job.N, job.C, job.width, job.inner, job.plane
+        x = carray(pointer(job.x), N, element)
+        sums = carray(pointer(job.sums), job.pieces * 2 * C, f64)
+        a, b = np.zeros(w, f64), np.zeros(w, f64)
+        blocks = count(N, w, plane)
+        while True:
+            piece = take(address)
+            if piece >= job.pieces:
+                return
+            sum_x, sum_xx = row(sums, 2 * C * piece, C), row(sums, 2 * C * piece + C, C)
+            for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+                lo, n, p = block(k, N, w, plane)
+                squares(row(x, lo, n), a, b)
+                if plane:
+                    collect(sum_x, row(a, 0, n), inner, plane, p)
+                    collect(sum_xx, row(b, 0, n), inner, plane, p)
+            if plane == 0:
+                collect(sum_x, a, inner, 0, 0)
+                collect(sum_xx, b, inner, 0, 0)
+
+    return Kernel(body, element.__name__)
 
 
-@parallel
-def moments(x: Array, sums: Array, w: int, inner: int, plane: int) -> None:
-    """Sums of x and of x^2 over x `[N]` into `sums [pieces, 2, C]`, at zero."""
-    pieces = min(PIECES, _count(x.size, w, plane))
-    for piece in numba.prange(pieces):
-        _moments(piece, pieces, x, sums, w, inner, plane)
+@cache
+def settle() -> Kernel:
+    """What a norm needs of the sums `[2, C]` over `count` values a channel.
+
+    mean and invstd = 1 / sqrt(var + eps), and the running mean and variance move towards the batch's by `momentum`.
+    """
+
+    def body(address: Any) -> None:
+        job = carray(address, 1)[0]
+        C, n = job.C, job.count
+        sums = carray(pointer(job.sums), 2 * C, f64)
+        mean, invstd = carray(pointer(job.mean), C, f64), carray(pointer(job.invstd), C, f64)
+        running_mean = carray(pointer(job.running_mean), C, f32)
+        running_var = carray(pointer(job.running_var), C, f32)
+        for c in range(C):
+            mean[c] = sums[c] / n
+            var = max(f64(0), sums[C + c] / n - mean[c] * mean[c])
+            invstd[c] = 1 / np.sqrt(var + job.eps)
+            running_mean[c] += job.momentum * (mean[c] - running_mean[c])
+            running_var[c] += job.momentum * (var * n / (n - 1) - running_var[c])
+
+    return Kernel(body)
 
 
-@fast
-def _norm_backward(
-    piece: int, pieces: int, gx: Array, x: Array, k1: Array, k2: Array, k3: Array, w: int, inner: int, plane: int
-) -> None:
-    N = x.size
-    blocks = _count(N, w, plane)
-    first = piece * blocks // pieces
-    wide, scratch = np.empty(w, f32), np.empty(w, f32)
-    a, b, c = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
-    for k in range(first, (piece + 1) * blocks // pieces):
-        lo, hi, p = _block(k, N, w, plane)
-        if plane or k == first:
-            _fill(a, k1, inner, plane, p)
-            _fill(b, k2, inner, plane, p)
-            _fill(c, k3, inner, plane, p)
-        q = load(gx[lo:hi], scratch)
-        combine(q, load(x[lo:hi], wide), a, b, c)
-        store(q, gx[lo:hi])
+@cache
+def norm_backward(element: type) -> Kernel:
+    """gx `[1, N]` becomes gx + k x + b, channel by channel: the last step of a norm's gradient.
 
+    With averages over the `count` values of a channel, `sums [2, C]` being those of `backward`:
+    k = -weight invstd^3 avg(g (x - mean));  b = -weight invstd avg(g) - k mean.
+    """
 
-@parallel
-def norm_backward(gx: Array, x: Array, k1: Array, k2: Array, k3: Array, w: int, inner: int, plane: int) -> None:
-    """gx `[N]` becomes k1 gx + k2 x + k3, channel by channel: the last step of a norm's gradient."""
-    pieces = min(PIECES, _count(x.size, w, plane))
-    for piece in numba.prange(pieces):
-        _norm_backward(piece, pieces, gx, x, k1, k2, k3, w, inner, plane)
+    def body(address: Any) -> None:
+        job = carray(address, 1)[0]
+        N, C, w, inner, plane = job.N, job.C, job.width, job.inner, job.plane
+        x, gx = carray(pointer(job.x), N, element), carray(pointer(job.gx), N, element)
+        weight, sums = carray(pointer(job.weight), C, f32), carray(pointer(job.sums), 2 * C, f64)
+        mean, invstd = carray(pointer(job.mean), C, f64), carray(pointer(job.invstd), C, f64)
+        factor, offset = np.empty(C, f32), np.empty(C, f32)
+        for c in range(C):
+            scale = weight[c] * invstd[c]
+            k = -scale * invstd[c] * invstd[c] * sums[C + c] / job.count
+            factor[c] = k
+            offset[c] = -scale * sums[c] / job.count - k * mean[c]
+        factors, offsets = np.empty(w, f32), np.empty(w, f32)
+        if plane == 0:
+            fill(factors, factor, inner, 0, 0)
+            fill(offsets, offset, inner, 0, 0)
+        blocks = count(N, w, plane)
+        while True:
+            piece = take(address)
+            if piece >= job.pieces:
+                return
+            for number in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+                lo, n, p = block(number, N, w, plane)
+                if plane:
+                    fill(factors, factor, inner, plane, p)
+                    fill(offsets, offset, inner, plane, p)
+                combine(row(gx, lo, n), row(x, lo, n), factors, offsets)
+
+    return Kernel(body, element.__name__)

@@ -1,18 +1,86 @@
-"""How kernels are compiled."""
+"""How kernels are compiled, and what they are called with."""
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
+from collections.abc import Callable
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
+from numba import types
+from numba.core.compiler import Compiler
 
 Array = np.ndarray[Any, Any]
 
-f32, f64, i16, i32, u32 = np.float32, np.float64, np.int16, np.int32, np.uint32
+f32, f64, i16, i32, i64, u32 = np.float32, np.float64, np.int16, np.int32, np.int64, np.uint32
 
-# a checked division would not be vectorised, hence numpy's error model; the cache is on disk
-_options: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-exact = numba.njit(fastmath={"nsz"}, **_options)  # as written: no contraction, no reassociation
-fast = numba.njit(fastmath={"nsz", "arcp", "contract", "reassoc"}, **_options)
-parallel = numba.njit(parallel=True, **_options)
+
+class _Apart(Compiler):
+    """Arrays that are arguments of one function do not overlap: loops need no check of addresses."""
+
+    def define_pipelines(self) -> Any:
+        """Numba's own, with a flag that has no option."""
+        self.state.flags.noalias = True
+        return super().define_pipelines()
+
+
+# A checked division would not be vectorised, hence numpy's error model. Inlined, as constant arguments then fold.
+OPTIONS: dict[str, Any] = {
+    "error_model": "numpy",
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "pipeline_class": _Apart,
+}
+exact = numba.njit(fastmath={"nsz"}, **OPTIONS)  # as written: no contraction, no reassociation
+fast = numba.njit(fastmath={"nsz", "arcp", "contract", "reassoc"}, **OPTIONS)
+
+
+class Job(ctypes.Structure):
+    """What a kernel works on. Arrays are addresses, 0 where there is none; N is the size of one step."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("next", "pieces", "T", "N", "C", "moving", "width", "inner", "plane")),
+        *((name, ctypes.c_int64) for name in ("x", "spikes", "state", "final", "weight", "bias", "mean", "invstd")),
+        *((name, ctypes.c_int64) for name in ("g", "g_final", "gx", "g_state", "sums", "running_mean", "running_var")),
+        *((name, ctypes.c_double) for name in ("count", "momentum", "eps")),
+        *((name, ctypes.c_float) for name in ("decay", "threshold", "input_scale", "parameter", "height", "soft")),
+    )
+
+
+@cache
+def _origin() -> str:
+    """A hash of what machine code is made from besides a kernel's own choices: these sources, and the processor.
+
+    Numba looks only at the file of the function itself.
+    """
+    found = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(file.read_bytes())
+    found.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}".encode())
+    return found.hexdigest()[:16]
+
+
+class Kernel:
+    """A function of the pointer to a Job, compiled at its first use and kept on disk.
+
+    Every thread that calls it takes pieces of the job until none is left. The name tells it apart from every other
+    kernel: it has a file of its own, so that several processes may compile at once.
+    """
+
+    def __init__(self, body: Callable[[Any], None], *choices: object) -> None:
+        self._body = body
+        body.__qualname__ = "_".join([body.__qualname__.split(".")[0], *map(str, choices), _origin()])
+
+    @cached_property
+    def address(self) -> int:
+        """Of the machine code."""
+        signature = types.void(types.CPointer(numba.from_dtype(np.dtype(Job))))
+        self._compiled = numba.cfunc(signature, cache=True, error_model="numpy")(self._body)
+        address: int = self._compiled.address
+        return address

@@ -1,21 +1,27 @@
-"""How a tensor `[T, B, C, ...]` lies in storage, and its view as rows `[T, N]` that a kernel walks."""
+"""How a tensor `[T, B, C, ...]` lies in storage, and how a kernel walks it."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rheobase.kernels.cpu import BLOCK, CACHED
-from rheobase.kernels.jit import Array
 from rheobase.kernels.time import static
+
+PIECES = 128  # the most that work is cut into
+LEAST = 1 << 15  # elements that are worth a piece
+BLOCK = 512  # neurons walked together, about
+CACHED = 1 << 13  # floats that a thread keeps in its first cache, about: T potentials a neuron, and some rows
 
 
 def dense(x: Tensor) -> Tensor:
     """x itself if each step is dense in storage and the steps follow each other (or are the same), else a copy."""
+    if x.is_contiguous():
+        return x
     size = 1
-    for stride, length in sorted((x.stride(d), x.shape[d]) for d in range(1, x.dim()) if x.shape[d] != 1):
+    for stride, length in sorted((s, n) for s, n in zip(x.stride()[1:], x.shape[1:], strict=True) if n != 1):
         if stride != size:
             return x[0].contiguous().expand(x.shape) if static(x) else x.contiguous()
         size *= length
@@ -37,30 +43,47 @@ def aligned(x: Tensor, like: Tensor) -> Tensor:
     return empty_like(like, x.shape[0], x.dtype).copy_(x)
 
 
-def rows(x: Tensor) -> Array:
-    """The storage of a dense x as `[T, N]`, `[1, N]` when static; bfloat16 as its bits."""
-    steps = 1 if static(x) else x.shape[0]
-    size = x[0].numel()
-    flat = x.as_strided((steps, size), (size, 1))
-    return (flat.view(torch.int16) if x.dtype == torch.bfloat16 else flat).numpy()
+class Walk(NamedTuple):
+    """The fields of a `Job` that tell how it walks a tensor: see `blocks.py`."""
+
+    pieces: int = 1
+    T: int = 1
+    N: int = 0
+    C: int = 1
+    moving: bool = False
+    width: int = 0
+    inner: int = 0
+    plane: int = 0
 
 
-class Blocks(NamedTuple):
-    """How a kernel cuts the neurons of a step: see `cpu.py`."""
+def walk(x: Tensor, channels: bool, steps: bool = True) -> Walk:
+    """For a dense x `[T, B, C, ...]`; without `channels` every neuron has the same factors.
 
-    width: int
-    inner: int
-    plane: int
+    Without `steps`, what x holds in memory counts as one step.
+    """
+    return _walk(tuple(x.shape), x.stride(), channels, steps)
 
 
-def blocks(x: Tensor, channels: bool) -> Blocks:
-    """For a dense x `[T, B, C, ...]`; without `channels` every neuron has the same factors."""
-    width = max(64, min(BLOCK, CACHED // max(1, x.shape[0]) // 64 * 64))
-    count = x.shape[2] if channels else 1
-    if count == 1:
-        return Blocks(width, 1, 0)
-    inner = x.stride(2)
-    period = inner * count
+@lru_cache(maxsize=4096)
+def _walk(shape: tuple[int, ...], strides: tuple[int, ...], channels: bool, steps: bool) -> Walk:
+    T, N = shape[0], 1
+    for length in shape[1:]:
+        N *= length
+    moving = T == 1 or strides[0] != 0
+    if not steps:
+        T, N = 1, N * T if moving else N
+    C = shape[2] if channels else 1
+    width, inner, plane = _cut(T, C, strides[2] if C > 1 else 1)
+    pieces = min(PIECES, max(1, T * N // LEAST))
+    return Walk(pieces, T, N, C, moving and T > 1, width, inner, plane)
+
+
+def _cut(T: int, C: int, inner: int) -> tuple[int, int, int]:
+    """Width of a block, neighbours that share a channel, and plane."""
+    width = max(64, min(BLOCK, CACHED // (T + 8) // 64 * 64))
+    if C == 1:
+        return width, 1, 0
+    period = inner * C
     if inner == 1 or period <= 8 * BLOCK:
-        return Blocks(max(1, width // period) * period, inner, 0)
-    return Blocks(min(width, inner), inner, inner)
+        return max(1, width // period) * period, inner, 0
+    return min(width, inner), inner, inner

@@ -1,64 +1,89 @@
 """The Numba kernels as PyTorch operators: autograd, `torch.compile` and `torch.export` see through them.
 
 `rheobase::fire` is a neuron over a sequence, with or without a batch norm of its currents before it. What a norm does
-between processes belongs between two operators, never inside one: `moments` before, `norm_backward` after.
+between processes belongs between two operators, never inside one: `moments`, `settle` and `fire` in the forward pass,
+`fire_backward` and `norm_backward` in the backward pass.
+
+They are defined with `torch.library.Library`: `torch.library.custom_op` takes five times as long for a call.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from typing import Any
 
-import numba
-import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rheobase.kernels import cpu
-from rheobase.kernels.jit import Array
-from rheobase.kernels.layout import aligned, blocks, dense, empty_like, rows
+from rheobase.kernels.jit import Job, f32, i16
+from rheobase.kernels.layout import Walk, aligned, dense, empty_like, walk
+from rheobase.kernels.threads import run
 from rheobase.kernels.time import spread, static
 
-_NONE = np.empty(0, np.float32)
-_before = torch.get_num_threads()
-_MOST = numba.get_num_threads()  # what Numba was started with
-torch.set_num_threads(_before)  # starting Numba's threads changed it
-_lock = threading.Lock()
+_NORM = "Tensor? weight, Tensor? bias, Tensor? mean, Tensor? invstd"
+_OPTIONS = "bool batch_statistics, int kind, bool soft, bool detach"
+_SCHEMAS = (
+    f"fire(Tensor currents, Tensor? state, Tensor constants, {_NORM}, {_OPTIONS}, bool keep_state) -> (Tensor, Tensor)",
+    f"fire_backward(Tensor grad, Tensor? grad_final, Tensor currents, Tensor? state, Tensor constants, {_NORM}, "
+    f"{_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    "moments(Tensor currents) -> Tensor",
+    "settle(Tensor sums, int count, Tensor(a!) running_mean, Tensor(b!) running_var, float momentum, float eps) "
+    "-> (Tensor, Tensor)",
+    "norm_backward(Tensor(a!) grad, Tensor currents, Tensor weight, Tensor mean, Tensor invstd, Tensor sums, "
+    "int count) -> ()",
+)
+_library = torch.library.Library("rheobase", "DEF")
+for _schema in _SCHEMAS:
+    _library.define(_schema)
+fire = torch.ops.rheobase.fire.default
+fire_backward = torch.ops.rheobase.fire_backward.default
+moments = torch.ops.rheobase.moments.default
+settle = torch.ops.rheobase.settle.default
+norm_backward = torch.ops.rheobase.norm_backward.default
+
+_ELEMENTS = {torch.float32: f32, torch.bfloat16: i16}
 
 
-def _flat(state: Tensor | None, like: Tensor) -> Any:
-    """A state `[B, ...]` as a row in the storage order of `like`."""
-    if state is None:
-        return _NONE
-    return rows(aligned(state.to(torch.float32).unsqueeze(0), like))[0]
+def _job(how: Walk, tensors: dict[str, Tensor | None], **numbers: float) -> Job:
+    """A job on these tensors, which it keeps alive."""
+    job = Job(0, *how, **numbers)
+    job.tensors = tensors
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            setattr(job, name, tensor.data_ptr())
+    return job
 
 
-def _row(values: Tensor) -> Array:
-    """One value a channel, in double precision."""
-    return values.detach().double().numpy()
+def _numbers(constants: Tensor, soft: bool) -> dict[str, float]:
+    names = ("decay", "threshold", "input_scale", "parameter", "height")
+    return {**dict(zip(names, constants.tolist(), strict=False)), "soft": float(soft)}
 
 
-def _affine(
-    input_scale: float, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, invstd: Tensor | None
-) -> tuple[Array, Array]:
-    """Scale and shift of the current: the input scale, after the norm's map if there is one."""
-    if weight is None or bias is None or mean is None or invstd is None:
-        return np.full(1, input_scale, np.float32), np.zeros(1, np.float32)
-    scale = _row(weight) * _row(invstd)
-    shift = _row(bias) - _row(mean) * scale
-    return (input_scale * scale).astype(np.float32), (input_scale * shift).astype(np.float32)
+def _row(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if values is None else values.to(dtype).contiguous()
 
 
-def _call(kernel: Callable[..., None], *arguments: Any) -> None:
-    """Run a kernel on as many threads as torch uses; one at a time, as not all of Numba's thread pools bear two."""
-    with _lock:
-        numba.set_num_threads(min(torch.get_num_threads(), _MOST))
-        kernel(*arguments)
+def _norm(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, invstd: Tensor | None) -> dict[str, Any]:
+    return {
+        "weight": _row(weight, torch.float32),
+        "bias": _row(bias, torch.float32),
+        "mean": _row(mean, torch.float64),
+        "invstd": _row(invstd, torch.float64),
+    }
 
 
-@torch.library.custom_op("rheobase::fire", mutates_args=(), device_types="cpu")
-def fire(
+def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
+    """A state `[B, ...]` in float32 and in the storage order of `like`."""
+    return None if state is None else aligned(state.to(torch.float32).unsqueeze(0), like)
+
+
+def _outputs(x: Tensor, keep_state: bool) -> tuple[Tensor, Tensor]:
+    final = empty_like(x, 1, torch.float32)[0] if keep_state else x.new_empty(0, dtype=torch.float32)
+    return empty_like(x), final
+
+
+def _fire(
     currents: Tensor,
     state: Tensor | None,
     constants: Tensor,
@@ -74,50 +99,25 @@ def fire(
 ) -> tuple[Tensor, Tensor]:
     """Spikes `[T, B, ...]` and, if `keep_state`, the final state `[B, ...]` (else an empty tensor)."""
     x = dense(currents)
-    spikes = empty_like(x)
-    final = empty_like(x, 1, torch.float32) if keep_state else x.new_empty(0, dtype=torch.float32)
+    spikes, final = _outputs(x, keep_state)
     if spikes.numel():
-        decay, threshold, input_scale, *_ = constants.numpy()
-        scale, shift = _affine(input_scale, weight, bias, mean, invstd)
-        _call(
-            cpu.forward,
-            rows(x),
-            rows(spikes),
-            _flat(state, x),
-            rows(final)[0] if keep_state else _NONE,
-            scale,
-            shift,
-            decay,
-            threshold,
-            np.float32(soft),
-            *blocks(x, weight is not None),
-        )
-    return spikes, final.squeeze(0) if keep_state else final
+        tensors = {"x": x, "spikes": spikes, "state": _flat(state, x), "final": final if keep_state else None}
+        tensors |= _norm(weight, bias, mean, invstd)
+        how = walk(x, weight is not None)
+        run(cpu.forward(_ELEMENTS[x.dtype]), _job(how, tensors, **_numbers(constants, soft)))
+    return spikes, final
 
 
-@fire.register_fake
-def _(
-    currents: Tensor,
-    state: Tensor | None,
-    constants: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    invstd: Tensor | None,
-    batch_statistics: bool,
-    kind: int,
-    soft: bool,
-    detach: bool,
-    keep_state: bool,
-) -> tuple[Tensor, Tensor]:
-    x = dense(currents)
-    if not keep_state:
-        return empty_like(x), x.new_empty(0, dtype=torch.float32)
-    return empty_like(x), empty_like(x, 1, torch.float32).squeeze(0)
+def _fire_fake(currents: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return _outputs(dense(currents), keep_state=others[-1])
 
 
-@torch.library.custom_op("rheobase::fire_backward", mutates_args=(), device_types="cpu")
-def fire_backward(
+def _gradients(x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    g_state = x.new_empty(0, dtype=torch.float32) if state is None else empty_like(x, 1, torch.float32)[0]
+    return empty_like(x, 1 if static(x) else None), g_state
+
+
+def _fire_backward(
     grad: Tensor,
     grad_final: Tensor | None,
     currents: Tensor,
@@ -134,90 +134,76 @@ def fire_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `fire`: of the currents (one step, the sum over time, if they are static), state and `[2, C]` sums.
 
-    With batch statistics, the first is the gradient of the normalised currents; `norm_backward` finishes it.
-    The sums are those of that gradient, and of it times (currents - mean).
+    With y the norm's output, the sums are those of grad y and of grad y (currents - mean). The first is that of the
+    currents as if mean and invstd were constants; with batch statistics `norm_backward` finishes it.
     """
     x = dense(currents)
-    gx = empty_like(x, 1 if static(x) else None)
-    g_state = empty_like(x, 1, torch.float32) if state is not None else x.new_empty(0, dtype=torch.float32)
-    sums = np.zeros((cpu.PIECES, 2, 0 if weight is None else x.shape[2]))
-    decay, threshold, input_scale, parameter, height, _ = constants.numpy()
-    if x.numel():
-        scale, shift = _affine(input_scale, weight, bias, mean, invstd)
-        _call(
-            cpu.backward,
-            rows(aligned(grad, x)),
-            _flat(grad_final, x),
-            rows(x),
-            rows(gx),
-            _flat(state, x),
-            rows(g_state)[0] if state is not None else _NONE,
-            scale,
-            shift,
-            _NONE if mean is None else _row(mean).astype(np.float32),
-            sums,
-            decay,
-            threshold,
-            np.float32(soft),
-            kind,
-            parameter,
-            height,
-            detach,
-            not batch_statistics and not (weight is None and input_scale == 1),
-            *blocks(x, weight is not None),
-        )
-    total = torch.from_numpy(input_scale * sums.sum(0)) if weight is not None else x.new_empty(0, dtype=torch.float64)
-    return gx, g_state.squeeze(0) if state is not None else g_state, total
+    gx, g_state = _gradients(x, state)
+    normed = weight is not None
+    if not x.numel():
+        return gx.zero_(), g_state.zero_(), x.new_zeros((2, x.shape[2] if normed else 0), dtype=torch.float64)
+    how = walk(x, normed)
+    numbers = _numbers(constants, soft)
+    sums = x.new_zeros((how.pieces if normed else 0, 2, how.C), dtype=torch.float64)
+    tensors = {
+        "x": x,
+        "g": aligned(grad, x),
+        "gx": gx,
+        "state": _flat(state, x),
+        "g_state": None if state is None else g_state,
+        "g_final": _flat(grad_final, x),
+        "sums": sums,
+    }
+    tensors |= _norm(weight, bias, mean, invstd)
+    kernel = cpu.backward(_ELEMENTS[x.dtype], kind, soft, detach, normed)
+    run(kernel, _job(how, tensors, **numbers))
+    return gx, g_state, sums.sum(0).mul_(numbers["input_scale"]) if normed else sums.reshape(2, 0)
 
 
-@fire_backward.register_fake
-def _(
-    grad: Tensor,
-    grad_final: Tensor | None,
-    currents: Tensor,
-    state: Tensor | None,
-    constants: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    invstd: Tensor | None,
-    batch_statistics: bool,
-    kind: int,
-    soft: bool,
-    detach: bool,
+def _fire_backward_fake(
+    grad: Tensor, grad_final: Tensor | None, currents: Tensor, state: Tensor | None, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x = dense(currents)
-    gx = empty_like(x, 1 if static(x) else None)
-    g_state = empty_like(x, 1, torch.float32).squeeze(0) if state is not None else x.new_empty(0, dtype=torch.float32)
-    sums = (2, x.shape[2]) if weight is not None else (0,)
-    return gx, g_state, x.new_empty(sums, dtype=torch.float64)
+    gx, g_state = _gradients(dense(currents), state)
+    channels = 0 if others[1] is None else currents.shape[2]
+    return gx, g_state, currents.new_empty((2, channels), dtype=torch.float64)
 
 
-@torch.library.custom_op("rheobase::moments", mutates_args=(), device_types="cpu")
-def moments(currents: Tensor) -> Tensor:
+def _moments(currents: Tensor) -> Tensor:
     """Sums over all but the channel axis of x and x^2, `[2, C]`, float64; static currents count once."""
     x = dense(currents)
-    sums = np.zeros((cpu.PIECES, 2, x.shape[2]))
+    how = walk(x, True, steps=False)
+    sums = x.new_zeros((how.pieces, 2, how.C), dtype=torch.float64)
     if x.numel():
-        _call(cpu.moments, rows(x).reshape(-1), sums, *blocks(x, True))
-    return torch.from_numpy(sums.sum(0))
+        run(cpu.moments(_ELEMENTS[x.dtype]), _job(how, {"x": x, "sums": sums}))
+    return sums.sum(0)
 
 
-@moments.register_fake
-def _(currents: Tensor) -> Tensor:
+def _moments_fake(currents: Tensor) -> Tensor:
     return currents.new_empty((2, currents.shape[2]), dtype=torch.float64)
 
 
-@torch.library.custom_op("rheobase::norm_backward", mutates_args=("grad",), device_types="cpu")
-def norm_backward(
-    grad: Tensor,
-    currents: Tensor,
-    constants: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    invstd: Tensor,
-    sums: Tensor,
-    count: int,
+def _settle(
+    sums: Tensor, count: int, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(var + eps) from the moments of `count` values a channel; moves the running statistics."""
+    mean, invstd = torch.empty_like(sums).unbind()
+    rows = [values.to(torch.float32).contiguous() for values in (running_mean, running_var)]
+    tensors = {"sums": sums, "mean": mean, "invstd": invstd, "running_mean": rows[0], "running_var": rows[1]}
+    run(cpu.settle(), _job(Walk(C=sums.shape[1]), tensors, count=count, momentum=momentum, eps=eps))
+    for values, row in zip((running_mean, running_var), rows, strict=True):
+        if row is values:
+            torch.autograd.graph.increment_version(values)
+        else:
+            values.copy_(row)
+    return mean.clone(), invstd.clone()
+
+
+def _settle_fake(sums: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return sums.new_empty(sums.shape[1]), sums.new_empty(sums.shape[1])
+
+
+def _norm_backward(
+    grad: Tensor, currents: Tensor, weight: Tensor, mean: Tensor, invstd: Tensor, sums: Tensor, count: int
 ) -> None:
     """Turn `grad`, as `fire_backward` returned it, into the gradient through the statistics, in place.
 
@@ -225,57 +211,47 @@ def norm_backward(
     dL/dx = weight invstd (g - avg(g) - (x - mean) invstd^2 avg(g (x - mean)))    (Ioffe and Szegedy 2015)
     """
     x = dense(currents)
-    inv, m, average = _row(invstd), _row(mean), sums.numpy() / count
-    scale = _row(weight) * inv
-    k2 = -scale * inv * inv * average[1]
-    k3 = -scale * average[0] - k2 * m
     if x.numel():
-        k = [v.astype(np.float32) for v in (constants.numpy()[2] * scale, k2, k3)]
-        _call(cpu.norm_backward, rows(grad).reshape(-1), rows(x).reshape(-1), *k, *blocks(x, True))
+        tensors = {"x": x, "gx": grad, "sums": sums} | _norm(weight, None, mean, invstd)
+        run(cpu.norm_backward(_ELEMENTS[x.dtype]), _job(walk(x, True, steps=False), tensors, count=count))
+    torch.autograd.graph.increment_version(grad)
 
 
-@norm_backward.register_fake
-def _(
-    grad: Tensor,
-    currents: Tensor,
-    constants: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    invstd: Tensor,
-    sums: Tensor,
-    count: int,
-) -> None:
-    return None
+class _Fire(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return fire(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:7])
+        ctx.options = inputs[7:11]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_final: Tensor) -> tuple[Any, ...]:
+        currents, state, constants, *norm = ctx.saved_tensors
+        weight, bias, mean, invstd = norm
+        last = grad_final if grad_final.numel() else None
+        gx, g_state, sums = fire_backward(grad, last, currents, state, constants, *norm, *ctx.options)
+        g_weight = g_bias = None
+        if weight is not None:
+            g_bias, g_weight = sums[0].to(bias.dtype), (sums[1] * invstd).to(weight.dtype)
+            if ctx.options[0]:
+                norm_backward(gx, currents, weight, mean, invstd, sums, gx.numel() // gx.shape[2])
+        if static(currents):
+            gx = spread(gx[0], currents.shape[0])
+        return gx, (g_state.to(state.dtype) if state is not None else None), None, g_weight, g_bias, *[None] * 7
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:7])
-    ctx.options = inputs[7:11]
-
-
-def _backward(ctx: Any, grad: Tensor, grad_final: Tensor) -> tuple[Any, ...]:
-    currents, state, constants, weight, bias, mean, invstd = ctx.saved_tensors
-    batch_statistics = ctx.options[0]
-    gx, g_state, sums = fire_backward(
-        grad,
-        grad_final if grad_final.numel() else None,
-        currents,
-        state,
-        constants,
-        weight,
-        bias,
-        mean,
-        invstd,
-        *ctx.options,
-    )
-    g_weight = g_bias = None
-    if weight is not None:
-        g_bias, g_weight = sums[0].to(bias.dtype), (sums[1] * invstd).to(weight.dtype)
-        if batch_statistics:
-            norm_backward(gx, currents, constants, weight, mean, invstd, sums, gx.numel() // gx.shape[2])
-    if static(currents):
-        gx = spread(gx[0], currents.shape[0])
-    return gx, (g_state.to(state.dtype) if state is not None else None), None, g_weight, g_bias, *[None] * 7
-
-
-fire.register_autograd(_backward, setup_context=_setup)
+for _name, _function, _fake in (
+    ("fire", _fire, _fire_fake),
+    ("fire_backward", _fire_backward, _fire_backward_fake),
+    ("moments", _moments, _moments_fake),
+    ("settle", _settle, _settle_fake),
+    ("norm_backward", _norm_backward, lambda *inputs: None),
+):
+    _library.impl(_name, _function, "CPU")
+    torch.library.register_fake(f"rheobase::{_name}", _fake, lib=_library)
+_library.impl("fire", _Fire.apply, "Autograd")

@@ -1,4 +1,4 @@
-"""The arithmetic of the kernels: each function is one flat loop over at most five arrays, which LLVM vectorises.
+"""The arithmetic of the kernels: each function is one flat loop over rows in cache, which LLVM vectorises.
 
 Potentials are computed without fused multiply-add, so that spikes equal those of `reference.py` bit for bit.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rheobase.kernels.bfloat16 import put, wide
 from rheobase.kernels.jit import Array, exact, f32, f64, fast, i32, u32
 
 SUPERSPIKE, ATAN, SIGMOID, TRIANGLE, RECTANGLE, GAUSSIAN = range(6)  # as in surrogate.KINDS
@@ -19,7 +20,7 @@ SUPERSPIKE, ATAN, SIGMOID, TRIANGLE, RECTANGLE, GAUSSIAN = range(6)  # as in sur
 def charge(x: Array, scale: Array, shift: Array, v: Array, u: Array, decay: Any, threshold: Any, soft: Any) -> None:
     """u = decay v + (scale x + shift); v = u after its reset."""
     for i in range(x.size):
-        p = decay * v[i] + (x[i] * scale[i] + shift[i])
+        p = decay * v[i] + (wide(x[i]) * scale[i] + shift[i])
         u[i] = p
         v[i] = soft * (p - threshold) if p >= threshold else p
 
@@ -28,8 +29,8 @@ def charge(x: Array, scale: Array, shift: Array, v: Array, u: Array, decay: Any,
 def fire(x: Array, scale: Array, shift: Array, v: Array, s: Array, decay: Any, threshold: Any, soft: Any) -> None:
     """The same, keeping the spikes instead of u."""
     for i in range(x.size):
-        p = decay * v[i] + (x[i] * scale[i] + shift[i])
-        s[i] = f32(1) if p >= threshold else f32(0)
+        p = decay * v[i] + (wide(x[i]) * scale[i] + shift[i])
+        put(s, i, f32(1) if p >= threshold else f32(0))
         v[i] = soft * (p - threshold) if p >= threshold else p
 
 
@@ -49,58 +50,63 @@ def _exp(x: Any) -> Any:
 
 
 @fast
-def surrogate(u: Array, h: Array, kind: int, threshold: Any, a: Any, height: Any) -> None:
-    """h = height h(u - threshold; a), for each shape of surrogate.py."""
-    n = u.size
+def derivative(x: Any, kind: int, a: Any, height: Any) -> Any:
+    """height h(x; a), for each shape of surrogate.py; called with a constant kind, of which the rest folds away."""
     if kind == SUPERSPIKE:
-        for i in range(n):
-            d = f32(1) + a * abs(u[i] - threshold)
-            h[i] = height / (d * d)
-    elif kind == ATAN:
-        height *= f32(0.5) * a
-        a *= f32(0.5 * math.pi)
-        for i in range(n):
-            d = a * (u[i] - threshold)
-            h[i] = height / (f32(1) + d * d)
-    elif kind == SIGMOID:
-        height *= a
-        for i in range(n):
-            e = _exp(-a * abs(u[i] - threshold))
-            d = f32(1) + e
-            h[i] = height * e / (d * d)
-    elif kind == TRIANGLE:
-        a = f32(1) / a
-        for i in range(n):
-            h[i] = height * max(f32(0), f32(1) - a * abs(u[i] - threshold))
-    elif kind == RECTANGLE:
-        height /= a
-        for i in range(n):
-            h[i] = height if f32(2) * abs(u[i] - threshold) < a else f32(0)
-    elif kind == GAUSSIAN:
-        height /= a * f32(math.sqrt(2 * math.pi))
-        a = f32(1) / a
-        for i in range(n):
-            d = a * (u[i] - threshold)
-            h[i] = height * _exp(f32(-0.5) * d * d)
+        d = f32(1) + a * abs(x)
+        return height / (d * d)
+    if kind == ATAN:
+        d = f32(0.5 * math.pi) * a * x
+        return f32(0.5) * a * height / (f32(1) + d * d)
+    if kind == SIGMOID:
+        e = _exp(-a * abs(x))
+        d = f32(1) + e
+        return height * a * e / (d * d)
+    if kind == TRIANGLE:
+        return height * max(f32(0), f32(1) - abs(x) / a)
+    if kind == RECTANGLE:
+        return height / a if f32(2) * abs(x) < a else f32(0)
+    d = x / a  # Gaussian
+    return height / (a * f32(math.sqrt(2 * math.pi))) * _exp(f32(-0.5) * d * d)
 
 
 @fast
-def descend(g: Array, u: Array, h: Array, gv: Array, decay: Any, cut: Any) -> None:
-    """h becomes the gradient of u, gv that of the state before; reset detached. Hard: nothing passes a spike."""
-    for i in range(g.size):
-        q = g[i] * h[i] + (f32(0) if u[i] >= cut else gv[i])
-        h[i] = q
-        gv[i] = decay * q
+def descend(
+    g: Array,
+    u: Array,
+    x: Array,
+    gv: Array,
+    gx: Array,
+    scale: Array,
+    mean: Array,
+    sum_q: Array,
+    sum_qx: Array,
+    decay: Any,
+    threshold: Any,
+    a: Any,
+    height: Any,
+    kind: int,
+    soft: bool,
+    detach: bool,
+    sums: bool,
+) -> None:
+    """One step down in time: q, the gradient of u; gv becomes that of the state before, gx is scale q.
 
-
-@fast
-def descend_full(g: Array, u: Array, h: Array, gv: Array, decay: Any, cut: Any, threshold: Any, soft: Any) -> None:
-    """The same with the gradient through the reset: -threshold h (soft) or -u h (hard)."""
+    q = g h(u - threshold) + gv dv/du, where v is u after its reset. With the reset detached, dv/du is 1, or after a
+    hard reset 0 where it fired; else -threshold h (soft) or -u h (hard) comes to it.
+    With `sums`: sum_q += q, sum_qx += q (x - mean).
+    """
     for i in range(g.size):
-        r = soft * threshold + (f32(1) - soft) * u[i]
-        q = g[i] * h[i] + ((f32(0) if u[i] >= cut else gv[i]) - gv[i] * r * h[i])
-        h[i] = q
+        h = derivative(u[i] - threshold, kind, a, height)
+        down = gv[i] if soft or u[i] < threshold else f32(0)
+        if not detach:
+            down -= gv[i] * h * (threshold if soft else u[i])
+        q = wide(g[i]) * h + down
         gv[i] = decay * q
+        put(gx, i, q * scale[i])
+        if sums:
+            sum_q[i] += q
+            sum_qx[i] += q * (wide(x[i]) - mean[i])
 
 
 @exact
@@ -114,42 +120,36 @@ def assign(row: Array, value: Any) -> None:
 def copy(source: Array, row: Array) -> None:
     """Row = source."""
     for i in range(row.size):
-        row[i] = source[i]
+        put(row, i, source[i])
 
 
 @fast
-def multiply(q: Array, scale: Array) -> None:
-    """Q *= scale."""
+def add(sums: Array, q: Array) -> None:
+    """Sums += q."""
     for i in range(q.size):
-        q[i] *= scale[i]
+        sums[i] += q[i]
 
 
 @fast
-def add(total: Array, q: Array) -> None:
-    """Total += q."""
+def total(q: Array) -> Any:
+    """Sum of q, in float64."""
+    found = f64(0)
     for i in range(q.size):
-        total[i] += q[i]
-
-
-@fast
-def accumulate(q: Array, x: Array, mean: Array, a: Array, b: Array) -> None:
-    """a += q; b += q (x - mean)."""
-    for i in range(q.size):
-        a[i] += q[i]
-        b[i] += q[i] * (x[i] - mean[i])
+        found += f64(q[i])
+    return found
 
 
 @fast
 def squares(x: Array, a: Array, b: Array) -> None:
     """a += x; b += x^2, in float64, so that a large mean does not eat the variance."""
     for i in range(x.size):
-        y = f64(x[i])
+        y = f64(wide(x[i]))
         a[i] += y
         b[i] += y * y
 
 
 @fast
-def combine(q: Array, x: Array, k1: Array, k2: Array, k3: Array) -> None:
-    """q = k1 q + k2 x + k3."""
+def combine(q: Array, x: Array, k: Array, b: Array) -> None:
+    """Q += k x + b."""
     for i in range(q.size):
-        q[i] = k1[i] * q[i] + (k2[i] * x[i] + k3[i])
+        put(q, i, wide(q[i]) + (k[i] * wide(x[i]) + b[i]))
