@@ -139,7 +139,7 @@ def fire(
 
     With a norm (only where `can_fuse`) the currents go through it first.
     """
-    if not _numba(currents, kind):
+    if norm is None and not _numba(currents, kind):
         dtype = currents.dtype
         if dtype in (torch.bfloat16, torch.float16):  # states are float32 in every engine
             currents = currents.float()

@@ -60,11 +60,13 @@ def _numbers(constants: Tensor, soft: bool) -> dict[str, float]:
     return {**dict(zip(names, constants.tolist(), strict=False)), "soft": float(soft)}
 
 
-def _row(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if values is None else values.to(dtype).contiguous()
+def _row(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values if values.dtype is dtype and values.is_contiguous() else values.to(dtype).contiguous()
 
 
 def _norm(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, invstd: Tensor | None) -> dict[str, Any]:
+    if weight is None or bias is None or mean is None or invstd is None:
+        return {}
     return {
         "weight": _row(weight, torch.float32),
         "bias": _row(bias, torch.float32),
@@ -186,8 +188,8 @@ def _settle(
     sums: Tensor, count: int, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Mean and 1 / sqrt(var + eps) from the moments of `count` values a channel; moves the running statistics."""
-    mean, invstd = torch.empty_like(sums).unbind()
-    rows = [values.to(torch.float32).contiguous() for values in (running_mean, running_var)]
+    mean, invstd = _settle_fake(sums)
+    rows = [_row(values, torch.float32) for values in (running_mean, running_var)]
     tensors = {"sums": sums, "mean": mean, "invstd": invstd, "running_mean": rows[0], "running_var": rows[1]}
     run(cpu.settle(), _job(Walk(C=sums.shape[1]), tensors, count=count, momentum=momentum, eps=eps))
     for values, row in zip((running_mean, running_var), rows, strict=True):
@@ -195,7 +197,7 @@ def _settle(
             torch.autograd.graph.increment_version(values)
         else:
             values.copy_(row)
-    return mean.clone(), invstd.clone()
+    return mean, invstd
 
 
 def _settle_fake(sums: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
@@ -212,21 +214,18 @@ def _norm_backward(
     """
     x = dense(currents)
     if x.numel():
-        tensors = {"x": x, "gx": grad, "sums": sums} | _norm(weight, None, mean, invstd)
+        tensors = {"x": x, "gx": grad, "sums": sums} | _norm(weight, weight, mean, invstd)
         run(cpu.norm_backward(_ELEMENTS[x.dtype]), _job(walk(x, True, steps=False), tensors, count=count))
     torch.autograd.graph.increment_version(grad)
 
 
 class _Fire(torch.autograd.Function):
     @staticmethod
-    def forward(*inputs: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return fire(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def forward(ctx: Any, *inputs: Any) -> Any:
         ctx.save_for_backward(*inputs[:7])
         ctx.options = inputs[7:11]
+        with torch._C._AutoDispatchBelowAutograd():
+            return fire(*inputs)
 
     @staticmethod
     @once_differentiable
