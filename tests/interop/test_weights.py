@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import save_file
 
 import rheobase as rb
-from rheobase.interop.weights import write_atomic
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -55,17 +54,3 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="how to rebuild Mine"):
         rb.save(model, tmp_path / "m")
     assert not (tmp_path / "m").exists()
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_atomic(path, b"old")
-
-    def full(handle: int) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]

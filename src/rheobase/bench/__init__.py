@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     from rheobase.bench.record import heading
     from rheobase.bench.show import show
     from rheobase.bench.workloads import WORKLOADS
-    from rheobase.interop.weights import write_atomic
+    from rheobase.files import write_atomic
 
     options = _options(arguments, list(WORKLOADS))
     if options.threads:

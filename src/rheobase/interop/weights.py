@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from rheobase import models
+from rheobase.files import write_atomic
 from rheobase.models import Net
 from rheobase.neurons import IF, LIF, Neuron
 from rheobase.surrogate import KINDS, Surrogate
@@ -75,24 +74,6 @@ def load(path: str | Path) -> Net:
             setattr(modules[name], key, value)
     model.load_state_dict(tensors)
     return model
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment it is the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _describe(neuron: Neuron) -> dict[str, Any]:

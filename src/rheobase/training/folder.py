@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rheobase.interop.weights import write_atomic
+from rheobase.files import write_atomic
 from rheobase.training.recipe import Recipe
 
 

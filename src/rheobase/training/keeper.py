@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from rheobase.interop.weights import save, write_atomic
+from rheobase.files import write_atomic
+from rheobase.interop.weights import save
 from rheobase.training.console import say
 from rheobase.training.folder import RunFolder
 from rheobase.training.journal import Meter
