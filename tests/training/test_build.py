@@ -1,4 +1,5 @@
 import dataclasses
+import typing
 
 import pytest
 import torch
@@ -37,6 +38,15 @@ def test_neuron_has_the_recipes_numbers():
     assert build.neuron(NeuronOptions()).decay == 0.5
     assert type(build.neuron(NeuronOptions(kind="if"))) is rb.IF
     assert build.neuron(NeuronOptions(surrogate="sigmoid")).surrogate == rb.surrogate.Sigmoid()
+
+
+def test_every_built_in_surrogate_has_its_name_in_the_schema():
+    names = typing.get_args(typing.get_type_hints(NeuronOptions)["surrogate"])
+    assert sorted(build.SURROGATES) == sorted(names)
+    for name in names:
+        shape = build.neuron(NeuronOptions(surrogate=name)).surrogate
+        assert type(shape).__name__.lower() == name
+        assert type(shape).kind < rb.surrogate.BUILT_IN
 
 
 def tiny(**overrides):

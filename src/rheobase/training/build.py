@@ -13,14 +13,8 @@ from rheobase.data.dataset import Split
 from rheobase.neurons import IF, LIF, Neuron
 from rheobase.training.recipe import NeuronOptions, OptimizerOptions, Recipe
 
-SURROGATES: dict[str, type[surrogate.Surrogate]] = {
-    "atan": surrogate.ATan,
-    "superspike": surrogate.SuperSpike,
-    "sigmoid": surrogate.Sigmoid,
-    "triangle": surrogate.Triangle,
-    "rectangle": surrogate.Rectangle,
-    "gaussian": surrogate.Gaussian,
-}
+SURROGATES = {surrogate.KINDS[number].__name__.lower(): surrogate.KINDS[number] for number in range(surrogate.BUILT_IN)}
+"""The built-in shapes by the names that a recipe gives them."""
 
 
 def dataset(recipe: Recipe) -> Dataset:
