@@ -45,6 +45,10 @@ def test_numbers_written_as_texts_and_texts_written_as_numbers():
         ("model: {steps: 2.5}", "mine.yaml: model.steps must be an integer, got 2.5"),
         ("- 1", "mine.yaml: a recipe must be a mapping of keys, got list"),
         ("a: [", "mine.yaml: not YAML"),
+        ("seed: 1\nmodel: {}\nseed: 1", "mine.yaml: key 'seed' is given twice, in line 1 and in line 3"),
+        ("optimizer:\n  lr: 1\n  lr: 2", "mine.yaml: key 'lr' is given twice, in line 2 and in line 3"),
+        ('{"model": {"steps": 1}, "model": {}}', "mine.yaml: key 'model' is given twice, in line 1"),
+        ("model.steps: 1\nmodel: {steps: 2}", "mine.yaml: 'model.steps' is given twice, with dots and within"),
     ],
 )
 def test_errors_name_the_file(tmp_path, text, match):

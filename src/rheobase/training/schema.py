@@ -64,7 +64,7 @@ def flatten(nested: Mapping[str, Any], schema: type, prefix: str = "") -> dict[s
     """{dotted name: value} of nested groups, whose keys may be dotted too.
 
     Raises:
-        ValueError: an unknown key, or a value where a group must be.
+        ValueError: a key that is unknown or given twice, or a value where a group must be.
     """
     groups = {leaf.name[:dot] for leaf in keys(schema) for dot, c in enumerate(leaf.name) if c == "."}
     flat: dict[str, Any] = {}
@@ -72,12 +72,19 @@ def flatten(nested: Mapping[str, Any], schema: type, prefix: str = "") -> dict[s
         name = f"{prefix}{part}"
         if name not in groups:
             known(schema, name)
-            flat[name] = value
+            _add(flat, {name: value})
         elif isinstance(value, Mapping):
-            flat.update(flatten(value, schema, name + "."))
+            _add(flat, flatten(value, schema, name + "."))
         elif value is not None:  # a group with nothing in it
             raise ValueError(f"{name!r} is a group of keys, got {value!r}")
     return flat
+
+
+def _add(flat: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for name in more:
+        if name in flat:
+            raise ValueError(f"{name!r} is given twice, with dots and within its group")
+    flat.update(more)
 
 
 def build(schema: type[T], nested: Mapping[str, Any]) -> T:

@@ -50,17 +50,16 @@ def load(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Reci
 
     Raises:
         FileNotFoundError: neither a file nor a name.
-        ValueError: not YAML, an unknown key, or a bad value; the error names the nearest key.
+        ValueError: not YAML, a key that is unknown or given twice, or a bad value; the error names the nearest key.
     """
     path = _locate(source)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if content is not None and not isinstance(content, Mapping):
+            raise ValueError(f"a recipe must be a mapping of keys, got {type(content).__name__}")
+        flat = _typed(flatten(content or {}, Recipe))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if content is not None and not isinstance(content, Mapping):
-        raise ValueError(f"{path}: a recipe must be a mapping of keys, got {type(content).__name__}")
-    try:
-        flat = _typed(flatten(content or {}, Recipe))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return build(Recipe, {**flat, **_typed(flatten(overrides or {}, Recipe))})
@@ -83,6 +82,20 @@ def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
     flat = dict(vars(given))
     source = flat.pop("recipe", None) or DEFAULT
     return Path(source).stem, load(source, flat)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once: PyYAML would take the last one without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for name in [name for name, _ in node.value if isinstance(name, yaml.ScalarNode)]:
+            line = name.start_mark.line + 1
+            if name.value in lines:
+                raise ValueError(f"key {name.value!r} is given twice, in line {lines[name.value]} and in line {line}")
+            lines[name.value] = line
+        return node
 
 
 def _locate(source: str | Path) -> Path:
