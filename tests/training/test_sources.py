@@ -83,6 +83,25 @@ def test_a_bare_command_line_is_the_default_recipe():
 
 
 @pytest.mark.parametrize(
+    ("words", "name", "size", "steps"),
+    [
+        ([], "digits", 32, 4),
+        (["mnist-convnet", "--model.steps", "7"], "mnist-convnet", 128, 7),
+    ],
+)
+def test_help_shows_what_would_be_trained(capsys, monkeypatch, words, name, size, steps):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        sources.from_arguments([*words, "--help"])
+    assert caught.value.code == 0
+    output = capsys.readouterr().out
+    assert f"of the recipe {name}" in output
+    assert f"images in a training step (type: int, default: {size})" in output
+    assert f"time steps T (type: int, default: {steps})" in output
+    assert "one_cycle 30 % of all epochs" in output
+
+
+@pytest.mark.parametrize(
     ("words", "match"),
     [
         (["--model.stps", "3"], "unknown key 'model.stps': did you mean 'model.steps'"),

@@ -16,7 +16,7 @@ class DataOptions:
     """What to train on."""
 
     name: str = key("digits", "data set: digits, mnist, fashion-mnist")
-    root: str | None = key(None, "folder of the data sets that are not embedded (default: RHEOBASE_DATA)")
+    root: str | None = key(None, "folder of the data sets that are not embedded (null: RHEOBASE_DATA)")
     batch_size: int = key(64, "images in a training step", low=1)
     shift: int = key(0, "augmentation: move each image by up to this many pixels", low=0)
     flip: bool = key(False, "augmentation: mirror half of the images")
@@ -29,7 +29,7 @@ class NeuronOptions:
 
     kind: Literal["lif", "if"] = key("lif", "leaky or not leaky integrate-and-fire")
     decay: float | None = key(
-        None, "share of the potential kept from step to step (default: lif 0.5, if 1)", low=0, high=1
+        None, "share of the potential kept from step to step (null: lif 0.5, if 1)", low=0, high=1
     )
     threshold: float = key(1.0, "potential at which it fires", above=0)
     reset: Literal["soft", "hard"] = key("soft", "subtract the threshold, or set to zero")
@@ -37,7 +37,7 @@ class NeuronOptions:
     surrogate: Literal["atan", "superspike", "sigmoid", "triangle", "rectangle", "gaussian"] = key(
         "atan", "shape of the surrogate derivative"
     )
-    surrogate_parameter: float | None = key(None, "its alpha, slope, width or sigma (default: the shape's)", above=0)
+    surrogate_parameter: float | None = key(None, "its alpha, slope, width or sigma (null: the shape's)", above=0)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ScheduleOptions:
     name: Literal["cosine", "one_cycle", "constant"] = key(
         "cosine", "cosine falls to 0; one_cycle is the rate of torch's OneCycleLR"
     )
-    warmup_epochs: float | None = key(None, "epochs of rise (default: one_cycle 30 % of all epochs, else 0)", low=0)
+    warmup_epochs: float | None = key(None, "epochs of rise (null: one_cycle 30 % of all epochs, else 0)", low=0)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class TrainerOptions:
     clip_gradient: float | None = key(None, "largest L2 norm of the whole gradient", above=0)
     checkpoint_every_steps: int | None = key(None, "besides the end of each epoch", low=1)
     checkpoint_every_seconds: float | None = key(60.0, "besides the end of each epoch", above=0)
-    threads: int | None = key(None, "CPU threads (default: torch's choice)", low=1)
+    threads: int | None = key(None, "CPU threads (null: torch's choice)", low=1)
     tensorboard: bool = key(False, "also write TensorBoard events into RUN/tensorboard")
 
 
@@ -110,7 +110,7 @@ class Recipe:
     """
 
     seed: int = key(0, "of initial weights, order of samples and augmentation", low=0)
-    run: str | None = key(None, "run folder, empty or absent (default: runs/<recipe>-<date>-<seed>)")
+    run: str | None = key(None, "run folder, empty or absent (null: runs/<recipe>-<date>-<seed>)")
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     loss: LossOptions = field(default_factory=LossOptions)

@@ -72,16 +72,20 @@ def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
         ValueError, FileNotFoundError: as `load`, or a line that cannot be understood.
         SystemExit: after printing help (`--help`).
     """
-    for argument in arguments:
-        if argument.startswith("--") and argument != "--help":
-            known(Recipe, argument[2:].partition("=")[0])
+    words = [word for word in arguments if word not in ("-h", "--help")]
+    for word in words:
+        if word.startswith("--"):
+            known(Recipe, word[2:].partition("=")[0])
     try:
-        given = _parser().parse_args(list(arguments), defaults=False).as_flat()
+        given = _parser().parse_args(words, defaults=False).as_flat()
     except ArgumentError as error:
-        raise ValueError(_in_words(error, _pairs(arguments))) from error
+        raise ValueError(_in_words(error, _pairs(words))) from error
     flat = dict(vars(given))
     source = flat.pop("recipe", None) or DEFAULT
-    return Path(source).stem, load(source, flat)
+    recipe = load(source, flat)
+    if len(words) < len(arguments):
+        _parser(source, recipe).parse_args(["--help"])
+    return Path(source).stem, recipe
 
 
 class _Loader(yaml.SafeLoader):
@@ -110,21 +114,20 @@ def _locate(source: str | Path) -> Path:
     raise FileNotFoundError(f"no recipe {str(source)!r}: {hint}Give a file, or one of {', '.join(names)}")
 
 
-def _parser() -> ArgumentParser:
+def _parser(source: str = DEFAULT, recipe: Recipe | None = None) -> ArgumentParser:
+    """The command line; its help shows the values of a recipe, which are what a key not given will be."""
     from jsonargparse import ArgumentParser
 
+    shown = flatten(dataclasses.asdict(recipe or Recipe()), Recipe)
     parser = ArgumentParser(
         prog="rheobase train",
-        description="Train a recipe. Every key of a recipe can be given on the command line.",
+        description="Train a recipe. Every key of a recipe can be given on the command line. "
+        f"The defaults below are those of the recipe {source}.",
         exit_on_error=False,
     )
-    parser.add_argument(
-        "recipe", nargs="?", default=None, help=f"a file, or a name that `rheobase recipes` lists (default: {DEFAULT})"
-    )
+    parser.add_argument("recipe", nargs="?", default=source, help="a file, or a name that `rheobase recipes` lists")
     for leaf in _LEAVES.values():
-        parser.add_argument(
-            f"--{leaf.name}", type=leaf.type, default=leaf.default, help=leaf.metadata["help"].replace("%", "%%")
-        )
+        parser.add_argument(f"--{leaf.name}", type=leaf.type, default=shown[leaf.name], help=leaf.metadata["help"])
     return parser
 
 
