@@ -4,6 +4,7 @@ import pytest
 
 from rheobase.training import Recipe
 from rheobase.training.folder import RunFolder
+from rheobase.training.recipe import DataOptions
 
 
 def test_default_names_never_collide(tmp_path, monkeypatch):
@@ -27,6 +28,14 @@ def test_run_must_be_empty_or_absent(tmp_path):
 def test_the_recipe_in_the_folder_does_not_say_where_it_ran(tmp_path):
     folder = RunFolder.create(Recipe(seed=2, run=str(tmp_path / "a")), "x")
     assert folder.read_recipe() == Recipe(seed=2)
+
+
+def test_the_recipe_in_the_folder_finds_its_data_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(run="a", data=DataOptions(root="data"))
+    folder = RunFolder.create(recipe, "x")
+    assert folder.read_recipe().data.root == str(tmp_path / "data")
+    assert folder.read_recipe().sha256 == recipe.sha256
 
 
 def test_what_is_no_run_is_refused(tmp_path):

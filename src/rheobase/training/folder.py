@@ -43,8 +43,10 @@ class RunFolder:
         else:
             path = _fresh(Path("runs"), f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{recipe.seed}")
         folder = cls(path)
-        # the recipe does not say where it ran, so that it can be trained again as it is
-        write_atomic(folder.recipe, replace(recipe, run=None).to_json().encode())
+        # the recipe does not say where it ran, so that it can be trained again as it is, and from any place
+        root = recipe.data.root and str(Path(recipe.data.root).expanduser().absolute())
+        recipe = replace(recipe, run=None, data=replace(recipe.data, root=root))
+        write_atomic(folder.recipe, recipe.to_json().encode())
         return folder
 
     @classmethod
