@@ -1,8 +1,10 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
-from rheobase.training import Recipe
+from rheobase.training import Recipe, resume
 from rheobase.training.folder import RunFolder
 from rheobase.training.recipe import DataOptions
 
@@ -47,6 +49,32 @@ def test_a_recipe_of_another_version_names_file_and_key(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps({"model": {"wings": 2}}))
     with pytest.raises(ValueError, match=r"recipe\.json: unknown key 'model\.wings'"):
         RunFolder.open(tmp_path).read_recipe()
+
+
+HOLDER = """
+import sys, time
+from rheobase.training.folder import RunFolder
+with RunFolder.open(sys.argv[1]).locked():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
+def test_two_do_not_train_in_one_folder_and_a_kill_leaves_no_lock(tmp_path):
+    folder = RunFolder.create(Recipe(run=str(tmp_path / "a")), "x")
+    (folder.path / ".metrics.csv.x1").write_text("the other one's")
+    with subprocess.Popen([sys.executable, "-c", HOLDER, folder.path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(BlockingIOError, match=r"/a is in use: another process trains there"):
+            resume(folder.path)
+        assert (folder.path / ".metrics.csv.x1").exists()
+        folder.read_recipe()  # who only looks is not kept out
+        holder.kill()
+    with folder.locked():
+        pass
+    with folder.locked():
+        pass
 
 
 def test_half_written_files_are_removed(tmp_path):

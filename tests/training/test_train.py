@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -45,6 +46,20 @@ def test_the_summary_says_what_others_rely_on(trained, rows):
     assert summary["machine"]["threads"] == 1
     assert {"commit", "date", "images_per_second"} <= summary.keys()
     assert len(summary["layers"]) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
+def test_a_folder_is_locked_while_it_trains(tiny, monkeypatch):
+    def second(self):
+        with pytest.raises(BlockingIOError, match="is in use"):
+            resume(tiny["run"])
+        raise KeyError("seen")
+
+    monkeypatch.setattr(module.Training, "on_train_epoch_start", second)
+    with pytest.raises(KeyError, match="seen"):
+        rb.train("digits", **tiny)
+    with pytest.raises(KeyError, match="seen"):
+        resume(tiny["run"])
 
 
 def test_weights_hash_is_of_the_last_checkpoint(trained):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rheobase.files import write_atomic
 from rheobase.training.recipe import Recipe
@@ -61,6 +63,18 @@ class RunFolder:
             raise FileNotFoundError(f"no run in {path}: there is no {folder.recipe}")
         return folder
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others from training here within. The lock is the system's: it ends with the process, however that ends.
+
+        Raises:
+            BlockingIOError: a run goes on here.
+        """
+        with self.recipe.open("r+b") as file:  # it is there all the time, and NFS locks only what can be written
+            if not _lock(file):
+                raise BlockingIOError(f"{self.path} is in use: another process trains there; wait until it has ended")
+            yield
+
     def clean(self) -> None:
         """Remove what a killed process left half written; not while another one trains here."""
         for file in (self.recipe, self.metrics, self.last, self.best, self.summary, self.evaluations):
@@ -89,6 +103,21 @@ class RunFolder:
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """Write JSON, atomically."""
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file until it is closed. False if somebody else has; True, unlocked, where the system cannot lock."""
+    if sys.platform == "win32":  # its locks would keep others from reading the file
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def _fresh(parent: Path, name: str) -> Path:

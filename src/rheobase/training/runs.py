@@ -66,8 +66,9 @@ def start(recipe: Recipe, name: str) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
     data, net = _prepare(recipe)
     folder = RunFolder.create(recipe, name)
-    say(f"run folder {folder.path}")
-    return _fit(recipe, folder, data, net)
+    with folder.locked():
+        say(f"run folder {folder.path}")
+        return _fit(recipe, folder, data, net)
 
 
 def resume(folder: str | Path) -> Run:
@@ -75,17 +76,19 @@ def resume(folder: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: no run there.
+        BlockingIOError: another process trains there.
     """
     place = RunFolder.open(folder)
-    place.clean()
     recipe, summary = place.read_recipe(), place.read_summary()
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
         return Run(place.path, load_model(place.best).eval(), summary)
-    data, net = _prepare(recipe)
-    if not place.last.is_file():
-        say(f"{place.path} has no checkpoint yet: starting from the beginning")
-    return _fit(recipe, place, data, net)
+    with place.locked():
+        place.clean()
+        data, net = _prepare(recipe)
+        if not place.last.is_file():
+            say(f"{place.path} has no checkpoint yet: starting from the beginning")
+        return _fit(recipe, place, data, net)
 
 
 def evaluate(
