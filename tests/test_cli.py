@@ -1,9 +1,12 @@
+import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import rheobase
 from rheobase import cli
@@ -50,6 +53,60 @@ def test_train_resume_evaluate(tmp_path, capsys):
     assert lines[2].split() == ["2", f"{summary['validation_accuracy']:.2%}"]
     cli.main(["evaluate", str(folder), "--split", "test", "--steps", "2"])
     assert "look number 1 at the test set" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    cli.main(["train", *TINY, f"--run={folder}"])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "match"),
+    [
+        ("resume", "checkpoints/last.ckpt", "put back a copy, or remove it"),
+        ("resume", "summary.json", "remove it, and `rheobase resume` writes it again"),
+        ("resume", "recipe.json", "put back the recipe that the run began with"),
+        ("evaluate", "recipe.json", "put back the recipe that the run began with"),
+        ("evaluate", "summary.json", "remove it, and `rheobase resume` writes it again"),
+        ("evaluate", "evaluations.json", "mend it or move it away"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["nothing", "half", "noise", "another"])
+def test_a_damaged_file_is_named_with_what_to_do(finished, tmp_path, capsys, command, name, match, damage):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    path = folder / name
+    if name.endswith("ckpt"):
+        (folder / "summary.json").unlink()  # as if the run had stopped just before
+    content = path.read_bytes() if path.exists() else b"[1, 2]"
+    other = io.BytesIO()
+    torch.save({"a": 1}, other)
+    another = other.getvalue() if name.endswith("ckpt") else b'"a text"'
+    half = content[: len(content) // 2]
+    path.write_bytes({"nothing": b"", "half": half, "noise": b"\x80\x01" * 99, "another": another}[damage])
+    error = fails(capsys, command, str(folder), *(["--split=test"] if command == "evaluate" else []))
+    assert error.startswith(f"rheobase: {path}")
+    assert match in error
+    assert error.count("\n") == 1
+
+
+def test_the_advice_on_a_damaged_file_holds(finished, tmp_path, capsys):
+    wanted = json.loads((finished / "summary.json").read_text())
+    for number, lost in enumerate((["summary.json"], ["summary.json", "checkpoints/last.ckpt"])):
+        folder = tmp_path / str(number)
+        shutil.copytree(finished, folder)
+        for name in lost:
+            (folder / name).unlink()
+        cli.main(["resume", str(folder)])
+        assert json.loads((folder / "summary.json").read_text())["weights_sha256"] == wanted["weights_sha256"]
+
+
+def test_a_summary_without_its_numbers_is_damaged(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{}")
+    assert "there is no 'test_accuracy' in it" in fails(capsys, "resume", str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("spiking", ["true", "false"])

@@ -9,10 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from rheobase.files import write_atomic
 from rheobase.training.recipe import Recipe
+
+T = TypeVar("T")
+REPORTED = ("test_accuracy", "validation_accuracy", "best_epoch", "train_seconds", "seed", "layers")
+"""What the command tells of a summary."""
 
 
 class RunFolder:
@@ -90,14 +94,37 @@ class RunFolder:
         try:
             return Recipe.from_json(self.recipe.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{self.recipe}: {error}") from error
+            raise ValueError(f"{self.recipe}: {error}; put back the recipe that the run began with") from error
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary, or None in an unfinished run."""
+        """The summary, or None in an unfinished run.
+
+        Raises:
+            ValueError: damaged.
+        """
         if not self.summary.is_file():
             return None
-        summary: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        advice = "remove it, and `rheobase resume` writes it again"
+        summary = read_json(self.summary, dict, advice)
+        missing = [name for name in REPORTED if name not in summary]
+        if missing:
+            raise ValueError(f"{self.summary} is damaged (there is no {missing[0]!r} in it): {advice}")
         return summary
+
+
+def read_json(path: Path, kind: type[T], advice: str) -> T:
+    """Read JSON.
+
+    Raises:
+        ValueError: damaged, or of another kind; the error ends with the advice.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, kind):
+            raise ValueError(f"a {kind.__name__} is wanted, it holds a {type(content).__name__}")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {advice}") from error
+    return content
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:

@@ -33,8 +33,22 @@ class AtomicCheckpoints(CheckpointIO):
         write_atomic(Path(path), content.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """Read, onto the CPU."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        """Read, onto the CPU.
+
+        Raises:
+            ValueError: damaged.
+        """
+        content = Path(path).read_bytes()
+        try:
+            checkpoint: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            checkpoint["rheobase"]
+        except MemoryError:
+            raise
+        except Exception as error:  # bytes that are no checkpoint raise whatever they happen to
+            raise ValueError(
+                f"{path} is damaged ({len(content)} bytes, which are no checkpoint of a run: "
+                f"{type(error).__name__}): put back a copy, or remove it, and `rheobase resume` begins anew"
+            ) from error
         return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:

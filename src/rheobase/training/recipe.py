@@ -140,7 +140,11 @@ class Recipe:
         Raises:
             ValueError: not JSON, an unknown key, or a bad value.
         """
-        return build(cls, json.loads(text))
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from error
+        return build(cls, content)
 
     @property
     def sha256(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import statistics
 import warnings
@@ -25,7 +24,7 @@ from rheobase.training import board, build, sources
 from rheobase.training.activity import activity
 from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import accuracies, weights_sha256
-from rheobase.training.folder import RunFolder, write_json
+from rheobase.training.folder import RunFolder, read_json, write_json
 from rheobase.training.keeper import AtomicCheckpoints, Keeper
 from rheobase.training.machine import commit, machine, versions
 from rheobase.training.module import Training
@@ -122,7 +121,7 @@ def evaluate(
         found = accuracies(model, batches, list(steps), "cuda" if gpu else "cpu", recipe.trainer.precision)
     result = dict(zip(steps, found, strict=True))
     if split == "test":
-        looks = json.loads(place.evaluations.read_text(encoding="utf-8")) if place.evaluations.is_file() else []
+        looks = read_json(place.evaluations, list, "mend it or move it away") if place.evaluations.is_file() else []
         accuracy = {str(count): value for count, value in result.items()}
         write_json(place.evaluations, [*looks, {"date": _now(), "split": split, "accuracy": accuracy}])
         say(f"this is look number {len(looks) + 1} at the test set after training, noted in {place.evaluations}")
