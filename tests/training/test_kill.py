@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,6 +74,27 @@ def test_killed_at_five_random_moments(tmp_path, whole, words, rows):
         command = ["resume", str(folder)]
     assert kills >= 3, "the runs ended before they could be killed"
     finish(start("resume", str(folder)))
+    assert summary(folder) == summary(whole)
+    assert rows(folder) == rows(whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a single process there")
+def test_ctrl_c_is_saved_first(tmp_path, whole, words, rows):
+    folder = tmp_path / "run"
+    last = folder / "checkpoints" / "last.ckpt"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would inherit none
+    process = start("train", *words, "--run", str(folder))
+    signal.signal(signal.SIGINT, before)
+    while process.poll() is None and not last.exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    [told] = [line for line in output.splitlines() if line.startswith("stopped; saved after step")]
+    command = shlex.split(told.partition(" rheobase ")[2])
+    output = finish(start(*command))
+    assert f"continuing {told.partition('saved ')[2].partition(';')[0]} " in output
     assert summary(folder) == summary(whole)
     assert rows(folder) == rows(whole)
 

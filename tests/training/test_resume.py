@@ -1,4 +1,3 @@
-import os
 import signal
 from pathlib import Path
 
@@ -125,24 +124,92 @@ def test_time_is_summed_over_resumes(tiny, monkeypatch):
     assert resume(tiny["run"]).summary["train_seconds"] > before
 
 
-def test_a_polite_end_loses_nothing(tiny, tmp_path, rows, monkeypatch, capsys):
+def signalled(monkeypatch, owner, name, number, when, count=1):
+    """Let the process get a signal, `count` times, in the first call of `owner.name` where when(self) holds."""
+    original, left = getattr(owner, name), [number] * count
+
+    def signalling(*arguments, **options):
+        if when(*arguments):
+            while left:
+                signal.raise_signal(left.pop())
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, signalling)
+
+
+ENDS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own handling of Ctrl-C, which a job in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "a run leaves handlers as they were"
+    signal.signal(signal.SIGINT, before)
+
+
+def position(tiny):
+    journal = torch.load(tiny["run"] + "/checkpoints/last.ckpt", weights_only=True)["rheobase"]["journal"]
+    return journal["epoch"], journal["batch"]
+
+
+@pytest.mark.parametrize(("number", "error"), ENDS)
+@pytest.mark.parametrize(
+    ("name", "step", "saved"),
+    [
+        ("training_step", 8, (1, 3)),
+        ("training_step", 11, (2, 0)),  # the last batch of an epoch: its validation comes first
+        ("validation_step", 12, (2, 0)),
+        ("training_step", 17, (3, 0)),
+    ],
+)
+def test_a_polite_end_loses_nothing(tiny, tmp_path, rows, monkeypatch, capfd, ctrl_c, number, error, name, step, saved):
     whole = reference(tiny, tmp_path)
     tiny["trainer.checkpoint_every_steps"] = None
-    step = module.Training.training_step
-
-    def terminate(self, batch, index):
-        if self.step == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch, index)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module.Training, "training_step", terminate)
-        with pytest.raises(SystemExit) as caught:
+        signalled(patch, module.Training, name, number, lambda self, *_: self.step == step)
+        with pytest.raises(error) as caught:
             rb.train("digits", **tiny)
-    assert caught.value.code == 143
-    assert f"go on with: rheobase resume {tiny['run']}" in capsys.readouterr().out
-    state = torch.load(tiny["run"] + "/checkpoints/last.ckpt", weights_only=True)
-    assert (state["rheobase"]["journal"]["epoch"], state["rheobase"]["journal"]["batch"]) == (1, 3)
+    if error is SystemExit:
+        assert caught.value.code == 143
+    said = capfd.readouterr()
+    assert f"stopped; saved after step {6 * saved[0] + saved[1]}; go on with: rheobase resume {tiny['run']}" in said.out
+    assert "stopping as soon as the run is saved" in said.err
+    assert position(tiny) == saved
+    assert len(rows(tmp_path / "run")) == saved[0]
+    same(resume(tiny["run"]), whole, rows)
+
+
+def test_a_second_ctrl_c_stops_at_once(tiny, tmp_path, rows, monkeypatch, capsys, ctrl_c):
+    whole = reference(tiny, tmp_path)
+    tiny["trainer.checkpoint_every_steps"] = None
+    with monkeypatch.context() as patch:
+        signalled(patch, module.Training, "training_step", signal.SIGINT, lambda self, *_: self.step == 8, 2)
+        with pytest.raises(KeyboardInterrupt):
+            rb.train("digits", **tiny)
+    assert "stopped; saved after step 6; go on with" in capsys.readouterr().out
+    assert position(tiny) == (1, 0)
+    same(resume(tiny["run"]), whole, rows)
+
+
+def test_a_second_sigterm_changes_nothing(tiny, monkeypatch):
+    with monkeypatch.context() as patch:
+        signalled(patch, module.Training, "training_step", signal.SIGTERM, lambda self, *_: self.step == 8, 2)
+        with pytest.raises(SystemExit):
+            rb.train("digits", **tiny)
+    assert position(tiny) == (1, 3)
+
+
+@pytest.mark.parametrize(("number", "error"), ENDS)
+def test_a_signal_before_and_after_the_training(tiny, tmp_path, rows, monkeypatch, capsys, ctrl_c, number, error):
+    whole = reference(tiny, tmp_path)
+    for owner, name, step in ((runs.lightning, "Trainer", 0), (runs, "accuracies", 18)):
+        with monkeypatch.context() as patch:
+            signalled(patch, owner, name, number, lambda *_: True)
+            with pytest.raises(error):
+                resume(tiny["run"]) if step else rb.train("digits", **tiny)
+        assert f"stopped; saved after step {step}; go on with" in capsys.readouterr().out
     same(resume(tiny["run"]), whole, rows)
 
 

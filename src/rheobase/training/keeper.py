@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rheobase.files import write_atomic
 from rheobase.interop.weights import save
@@ -77,6 +76,7 @@ class Keeper(Callback):
                 f"the run began with {module.threads} threads and goes on with {torch.get_num_threads()}, so it will "
                 "not be bit for bit what it would have been; trainer.threads fixes their number"
             )
+        self._saved_step = module.step
         write_atomic(self.folder.metrics, module.journal.to_csv())
         if module.best is not None:
             current = {name: tensor.clone() for name, tensor in module.net.state_dict().items()}
@@ -86,9 +86,7 @@ class Keeper(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock."""
-        assert isinstance(module, Training)
         self._mark = self._saved = time.perf_counter()
-        self._saved_step = module.step
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -107,7 +105,7 @@ class Keeper(Callback):
             or (options.checkpoint_every_steps is not None and steps >= options.checkpoint_every_steps)
             or (options.checkpoint_every_seconds is not None and seconds >= options.checkpoint_every_seconds)
         ):
-            self._save(trainer, module)
+            self.save(trainer, module)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the epoch's row, the best model, and the checkpoint of all that."""
@@ -138,19 +136,20 @@ class Keeper(Callback):
         module.trained = Meter()
         if best:
             module.best = {name: tensor.detach().cpu().clone() for name, tensor in module.net.state_dict().items()}
-        self._save(trainer, module)
+        self.save(trainer, module)
         write_atomic(self.folder.metrics, journal.to_csv())
         if best:
             save(module.net, self.folder.best)
 
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """A polite end (SIGTERM) comes between two batches, where saving is safe; others may come anywhere."""
-        assert isinstance(module, Training)
-        if isinstance(exception, SIGTERMException) and module.journal.batch < module.batches.count:
-            self._save(trainer, module)
-        if isinstance(exception, SIGTERMException | KeyboardInterrupt):
-            folder = shlex.quote(str(self.folder.path))
-            say(f"stopped; saved after step {self._saved_step}; go on with: rheobase resume {folder}")
+    def save(self, trainer: Trainer, module: Training) -> None:
+        """Write the checkpoint, unless that of this step is there."""
+        if module.step != self._saved_step:
+            trainer.save_checkpoint(self.folder.last)
+            self._saved, self._saved_step = time.perf_counter(), module.step
+
+    def where(self) -> str:
+        """Where the saved run is, and how to go on."""
+        return f"saved after step {self._saved_step}; go on with: rheobase resume {shlex.quote(str(self.folder.path))}"
 
     def _tick(self, module: Training) -> float:
         """Seconds since the last call, also added to the run's."""
@@ -158,7 +157,3 @@ class Keeper(Callback):
         passed, self._mark = now - self._mark, now
         module.journal.seconds += passed
         return passed
-
-    def _save(self, trainer: Trainer, module: Training) -> None:
-        trainer.save_checkpoint(self.folder.last)
-        self._saved, self._saved_step = time.perf_counter(), module.step

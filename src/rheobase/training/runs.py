@@ -15,7 +15,6 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from rheobase.data import Dataset
@@ -29,6 +28,7 @@ from rheobase.training.keeper import AtomicCheckpoints, Keeper
 from rheobase.training.machine import commit, machine, versions
 from rheobase.training.module import Training
 from rheobase.training.recipe import Recipe
+from rheobase.training.stopping import Stopper
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -148,17 +148,17 @@ def _fit(recipe: Recipe, folder: RunFolder, data: Dataset, net: nn.Module) -> Ru
     training = Training(
         recipe, net, build.training_batches(recipe, data), build.evaluation_batches(recipe, data, data.validation)
     )
-    callbacks: list[Callback] = [Keeper(folder), Lines()]
-    if options.tensorboard:
-        callbacks.append(board.Board(folder.tensorboard))
-    with _threads(options.threads), _quiet():
+    keeper = Keeper(folder)
+    stopper = Stopper(keeper)
+    boards: list[Callback] = [board.Board(folder.tensorboard)] if options.tensorboard else []
+    with _threads(options.threads), _quiet(), stopper.listening():
         trainer = lightning.Trainer(
             accelerator=options.accelerator,
             devices=1,
             precision="bf16-mixed" if options.precision == "bf16" else "32-true",
             max_epochs=options.epochs,
             gradient_clip_val=options.clip_gradient,
-            callbacks=callbacks,
+            callbacks=[keeper, Lines(), *boards, stopper],
             plugins=[AtomicCheckpoints()],
             default_root_dir=folder.path,
             logger=False,
@@ -168,10 +168,8 @@ def _fit(recipe: Recipe, folder: RunFolder, data: Dataset, net: nn.Module) -> Ru
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        try:
-            trainer.fit(training, ckpt_path=folder.last if folder.last.is_file() else None, weights_only=True)
-        except SIGTERMException:
-            raise SystemExit(143) from None  # as a shell reports it: Lightning's own would read as success
+        trainer.fit(training, ckpt_path=folder.last if folder.last.is_file() else None, weights_only=True)
+        stopper.trained()
         return _finish(recipe, folder, data, training, trainer.strategy.root_device)
 
 
