@@ -81,7 +81,7 @@ class Fire(nn.Module):
             and not _hooked(neuron)
             and kernels.can_fuse(currents, neuron.kind)
         ):
-            spikes: Tensor = neuron.fire(currents, norm.statistics(currents))
+            spikes: Tensor = neuron.fire(currents, norm.operands(currents))
             return spikes
         return self.neuron(self.norm(currents))
 

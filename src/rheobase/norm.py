@@ -75,17 +75,11 @@ class CurrentNorm(nn.Module):
         )
         return y.expand(steps, *y.shape) if same else y.unflatten(0, (steps, batch))
 
-    def statistics(self, currents: Tensor) -> kernels.Norm:
-        """What the fused operator needs; in training it also moves the running statistics."""
+    def operands(self, currents: Tensor) -> kernels.Norm:
+        """What the operator needs that has this norm in it."""
         self.check(currents)
-        if not self.training:
-            invstd = (self.running_var.double() + self.eps).rsqrt()
-            return kernels.Norm(self.weight, self.bias, self.running_mean, invstd, False)
-        with torch.no_grad():
-            mean, invstd = kernels.statistics(
-                currents, self._samples(currents), self.running_mean, self.running_var, self.momentum, self.eps
-            )
-        return kernels.Norm(self.weight, self.bias, mean, invstd, True)
+        momentum = self.momentum if self.training else None
+        return kernels.Norm(self.weight, self.bias, self.running_mean, self.running_var, self.eps, momentum)
 
     def extra_repr(self) -> str:
         """The arguments."""

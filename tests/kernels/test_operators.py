@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 import rheobase as rb
 from rheobase.kernels import ops
@@ -16,26 +17,24 @@ def _fire(channels: int = 3) -> rb.Fire:
     return rb.Fire(rb.CurrentNorm(channels), rb.LIF())
 
 
-@pytest.mark.parametrize("batch", [True, False])
 @pytest.mark.parametrize("keep_state", [True, False])
-def test_opcheck(batch: bool, keep_state: bool) -> None:
+def test_opcheck(keep_state: bool) -> None:
     x = torch.randn(4, 2, 3, 5, 5).requires_grad_()
     state = torch.randn(2, 3, 5, 5).requires_grad_()
-    constants = rb.LIF().constants
-    plain = (x, state, constants, None, None, None, None, False, 1, True, True, keep_state)
-    torch.library.opcheck(ops.fire, plain)
-    norm = (torch.ones(3).requires_grad_(), torch.zeros(3).requires_grad_(), torch.zeros(3), torch.ones(3))
-    torch.library.opcheck(ops.fire, (x, None, constants, *norm, batch, 1, True, True, keep_state))
+    constants, options = rb.LIF().constants, (1, True, True)
+    torch.library.opcheck(ops.fire, (x, state, constants, None, None, None, None, 0.0, *options, keep_state))
+    affine = (torch.ones(3).requires_grad_(), torch.zeros(3).requires_grad_())
+    norm = (*affine, torch.zeros(3), torch.ones(3), 1e-5)
+    torch.library.opcheck(ops.fire, (x, None, constants, *norm, *options, keep_state))
+    torch.library.opcheck(ops.norm_fire, (x, state, constants, *norm, *options, keep_state, 0.1))
+    inputs = [v.detach() if isinstance(v, torch.Tensor) else v for v in (x, None, x, state, constants, *norm)]
+    torch.library.opcheck(ops.fire_backward, (*inputs, *options, True))
 
 
-def test_opcheck_of_the_others() -> None:
-    x, row = torch.randn(4, 2, 3, 5, 5), torch.ones(3)
-    torch.library.opcheck(ops.moments, (x,))
-    constants, sums = rb.LIF().constants, torch.ones(2, 3, dtype=torch.float64)
-    torch.library.opcheck(ops.settle, (sums, 200, torch.zeros(3), torch.ones(3), 0.1, 1e-5))
-    torch.library.opcheck(ops.norm_backward, (torch.randn_like(x), x, row, row, row, sums, 200))
-    arguments = (x, None, x, None, constants, row, row, row, row, True, 1, True, True)
-    torch.library.opcheck(ops.fire_backward, arguments)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own
+def test_forward_mode_is_refused() -> None:
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+        rb.LIF()(forward_ad.make_dual(torch.rand(3, 2), torch.ones(3, 2)))
 
 
 def test_compiles_without_a_graph_break() -> None:

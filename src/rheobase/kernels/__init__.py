@@ -60,13 +60,17 @@ class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"):
 
 
 class Norm(NamedTuple):
-    """The norm in front of a neuron: weight (x - mean) invstd + bias; `batch`: mean and invstd are of x itself."""
+    """The norm in front of a neuron: weight (x - mean) / sqrt(var + eps) + bias.
+
+    With a momentum, mean and var are taken from the currents, and those given here are running ones that follow.
+    """
 
     weight: Tensor
     bias: Tensor
     mean: Tensor
-    invstd: Tensor
-    batch: bool
+    var: Tensor
+    eps: float
+    momentum: float | None
 
 
 _missing: dict[str, str | None] = {}  # why Numba cannot be used, once known
@@ -112,18 +116,6 @@ def can_fuse(currents: Tensor, kind: int) -> bool:
     return _local.settings.fused and currents.dim() >= 3 and _numba(currents, kind)
 
 
-def statistics(
-    currents: Tensor, count: int, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / sqrt(var + eps) of a channel's `count` values, `[C]`, float64; the running ones move towards them.
-
-    Channels are the third axis. Where `can_fuse`.
-    """
-    from rheobase.kernels import ops
-
-    return ops.settle(ops.moments(currents), count, running_mean, running_var, momentum, eps)
-
-
 def fire(
     currents: Tensor,
     state: Tensor | None,
@@ -152,8 +144,13 @@ def fire(
         return spikes.to(dtype), final
     from rheobase.kernels import ops
 
-    weight, bias, mean, invstd, batch = norm or (None, None, None, None, False)
-    spikes, final = ops.fire(
-        currents, state, constants, weight, bias, mean, invstd, batch, kind, soft, detach, keep_state
-    )
+    momentum: float | None = None
+    given: tuple[Any, ...] = (None, None, None, None, 0.0)
+    if norm is not None:
+        *given, momentum = norm
+    if momentum is None:
+        spikes, final = ops.fire(currents, state, constants, *given, kind, soft, detach, keep_state)
+    else:
+        inputs = (currents, state, constants, *given, kind, soft, detach, keep_state, momentum)
+        spikes, final, _, _ = ops.norm_fire(*inputs)
     return spikes, final if keep_state else None

@@ -28,9 +28,9 @@ def _affine(job: Any, scale: Array, shift: Array) -> None:
     """Scale and shift of the current: the input scale, after the norm's map if there is one."""
     if job.weight:
         weight, bias = carray(pointer(job.weight), job.C, f32), carray(pointer(job.bias), job.C, f32)
-        mean, invstd = carray(pointer(job.mean), job.C, f64), carray(pointer(job.invstd), job.C, f64)
+        mean, var = carray(pointer(job.mean), job.C, f64), carray(pointer(job.var), job.C, f64)
         for c in range(job.C):
-            k = weight[c] * invstd[c]
+            k = weight[c] / np.sqrt(var[c] + job.eps)
             scale[c] = job.input_scale * k
             shift[c] = job.input_scale * (bias[c] - mean[c] * k)
     else:
@@ -99,7 +99,7 @@ def forward(element: type) -> Kernel:
 def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> Kernel:
     """Gradients of `forward`: of the currents into `gx [T or 1, N]`, of the state into `g_state [N]`.
 
-    With `sums`, `sums [pieces, 2, C]`, at zero, takes those of grad u and of grad u (x - mean).
+    With `sums`, `sums [pieces, 2, C]` takes those of grad u and of grad u (x - mean).
     """
 
     def body(address: Any) -> None:
@@ -128,6 +128,9 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
             if piece >= job.pieces:
                 return
             found_q, found_qx = row(found, 2 * C * piece, C), row(found, 2 * C * piece + C, C)
+            if sums:
+                assign(found_q, 0)
+                assign(found_qx, 0)
             for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
                 lo, n, p = block(k, N, w, plane)
                 if plane:
@@ -174,12 +177,13 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
 
 @cache
 def moments(element: type) -> Kernel:
-    """Sums of x and of x^2 over x `[1, N]` into `sums [pieces, 2, C]`, at zero."""
+    """Sums of x and of x^2 over x `[T or 1, N]` into `sums [pieces, 2, C]`."""
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
         N, C, w, inner, plane = job.N, job.C, job.width, job.inner, job.plane
-        x = carray(pointer(job.x), N, element)
+        steps = job.T if job.moving else 1
+        x = carray(pointer(job.x), steps * N, element)
         sums = carray(pointer(job.sums), job.pieces * 2 * C, f64)
         a, b = np.zeros(w, f64), np.zeros(w, f64)
         blocks = count(N, w, plane)
@@ -188,9 +192,12 @@ def moments(element: type) -> Kernel:
             if piece >= job.pieces:
                 return
             sum_x, sum_xx = row(sums, 2 * C * piece, C), row(sums, 2 * C * piece + C, C)
+            assign(sum_x, 0)
+            assign(sum_xx, 0)
             for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
                 lo, n, p = block(k, N, w, plane)
-                squares(row(x, lo, n), a, b)
+                for t in range(steps):
+                    squares(row(x, t * N + lo, n), a, b)
                 if plane:
                     collect(sum_x, row(a, 0, n), inner, plane, p)
                     collect(sum_xx, row(b, 0, n), inner, plane, p)
@@ -201,50 +208,77 @@ def moments(element: type) -> Kernel:
     return Kernel(body, element.__name__)
 
 
+@exact
+def _sum_up(sums: Array, pieces: int) -> None:
+    """The first row becomes the sum of all."""
+    size = sums.size // pieces
+    for piece in range(1, pieces):
+        add(row(sums, 0, size), row(sums, piece * size, size))
+
+
 @cache
 def settle() -> Kernel:
-    """What a norm needs of the sums `[2, C]` over `count` values a channel.
+    """Mean and variance of the `count` values of a channel, from their sums; alone.
 
-    mean and invstd = 1 / sqrt(var + eps), and the running mean and variance move towards the batch's by `momentum`.
+    The running mean and (unbiased) variance move towards them by `momentum`.
     """
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
         C, n = job.C, job.count
-        sums = carray(pointer(job.sums), 2 * C, f64)
-        mean, invstd = carray(pointer(job.mean), C, f64), carray(pointer(job.invstd), C, f64)
+        sums = carray(pointer(job.sums), job.pieces * 2 * C, f64)
+        mean, var = carray(pointer(job.mean), C, f64), carray(pointer(job.var), C, f64)
         running_mean = carray(pointer(job.running_mean), C, f32)
         running_var = carray(pointer(job.running_var), C, f32)
+        _sum_up(sums, job.pieces)
         for c in range(C):
             mean[c] = sums[c] / n
-            var = max(f64(0), sums[C + c] / n - mean[c] * mean[c])
-            invstd[c] = 1 / np.sqrt(var + job.eps)
+            var[c] = max(f64(0), sums[C + c] / n - mean[c] * mean[c])
             running_mean[c] += job.momentum * (mean[c] - running_mean[c])
-            running_var[c] += job.momentum * (var * n / (n - 1) - running_var[c])
+            running_var[c] += job.momentum * (var[c] * n / (n - 1) - running_var[c])
+
+    return Kernel(body)
+
+
+@cache
+def sum_up() -> Kernel:
+    """Gradients of weight and bias from the sums of `backward`, which become their total; alone."""
+
+    def body(address: Any) -> None:
+        job = carray(address, 1)[0]
+        C = job.C
+        sums, var = carray(pointer(job.sums), job.pieces * 2 * C, f64), carray(pointer(job.var), C, f64)
+        g_weight, g_bias = carray(pointer(job.g_weight), C, f32), carray(pointer(job.g_bias), C, f32)
+        _sum_up(sums, job.pieces)
+        for c in range(C):
+            g_bias[c] = job.input_scale * sums[c]
+            g_weight[c] = job.input_scale * sums[C + c] / np.sqrt(var[c] + job.eps)
 
     return Kernel(body)
 
 
 @cache
 def norm_backward(element: type) -> Kernel:
-    """gx `[1, N]` becomes gx + k x + b, channel by channel: the last step of a norm's gradient.
+    """gx `[T or 1, N]` becomes gx + k x + b, channel by channel: the gradient through the statistics.
 
-    With averages over the `count` values of a channel, `sums [2, C]` being those of `backward`:
-    k = -weight invstd^3 avg(g (x - mean));  b = -weight invstd avg(g) - k mean.
+    With y = weight (x - mean) / std + bias, g the gradient of y, and averages over the `count` values of a channel,
+    dL/dx = weight / std (g - avg(g) - (x - mean) / std^2 avg(g (x - mean)))    (Ioffe and Szegedy 2015),
+    where `backward` left the first term in gx, and in `sums` what gives the averages.
     """
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
         N, C, w, inner, plane = job.N, job.C, job.width, job.inner, job.plane
-        x, gx = carray(pointer(job.x), N, element), carray(pointer(job.gx), N, element)
+        steps = job.T if job.moving else 1
+        x, gx = carray(pointer(job.x), steps * N, element), carray(pointer(job.gx), steps * N, element)
         weight, sums = carray(pointer(job.weight), C, f32), carray(pointer(job.sums), 2 * C, f64)
-        mean, invstd = carray(pointer(job.mean), C, f64), carray(pointer(job.invstd), C, f64)
+        mean, var = carray(pointer(job.mean), C, f64), carray(pointer(job.var), C, f64)
         factor, offset = np.empty(C, f32), np.empty(C, f32)
         for c in range(C):
-            scale = weight[c] * invstd[c]
-            k = -scale * invstd[c] * invstd[c] * sums[C + c] / job.count
+            scale = job.input_scale * weight[c] / np.sqrt(var[c] + job.eps) / job.count
+            k = -scale * sums[C + c] / (var[c] + job.eps)
             factor[c] = k
-            offset[c] = -scale * sums[c] / job.count - k * mean[c]
+            offset[c] = -scale * sums[c] - k * mean[c]
         factors, offsets = np.empty(w, f32), np.empty(w, f32)
         if plane == 0:
             fill(factors, factor, inner, 0, 0)
@@ -259,6 +293,7 @@ def norm_backward(element: type) -> Kernel:
                 if plane:
                     fill(factors, factor, inner, plane, p)
                     fill(offsets, offset, inner, plane, p)
-                combine(row(gx, lo, n), row(x, lo, n), factors, offsets)
+                for t in range(steps):
+                    combine(row(gx, t * N + lo, n), row(x, t * N + lo, n), factors, offsets)
 
     return Kernel(body, element.__name__)

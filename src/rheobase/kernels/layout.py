@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -46,36 +47,27 @@ def aligned(x: Tensor, like: Tensor) -> Tensor:
 class Walk(NamedTuple):
     """The fields of a `Job` that tell how it walks a tensor: see `blocks.py`."""
 
-    pieces: int = 1
-    T: int = 1
-    N: int = 0
-    C: int = 1
-    moving: bool = False
-    width: int = 0
-    inner: int = 0
-    plane: int = 0
+    pieces: int
+    T: int
+    N: int
+    C: int
+    moving: bool
+    width: int
+    inner: int
+    plane: int
 
 
-def walk(x: Tensor, channels: bool, steps: bool = True) -> Walk:
-    """For a dense x `[T, B, C, ...]`; without `channels` every neuron has the same factors.
-
-    Without `steps`, what x holds in memory counts as one step.
-    """
-    return _walk(tuple(x.shape), x.stride(), channels, steps)
+def walk(x: Tensor, channels: bool) -> Walk:
+    """For a dense x `[T, B, C, ...]`; without `channels` every neuron has the same factors."""
+    return _walk(tuple(x.shape), x.stride(), channels)
 
 
 @lru_cache(maxsize=4096)
-def _walk(shape: tuple[int, ...], strides: tuple[int, ...], channels: bool, steps: bool) -> Walk:
-    T, N = shape[0], 1
-    for length in shape[1:]:
-        N *= length
-    moving = T == 1 or strides[0] != 0
-    if not steps:
-        T, N = 1, N * T if moving else N
+def _walk(shape: tuple[int, ...], strides: tuple[int, ...], channels: bool) -> Walk:
+    T, N = shape[0], math.prod(shape[1:])
     C = shape[2] if channels else 1
-    width, inner, plane = _cut(T, C, strides[2] if C > 1 else 1)
     pieces = min(PIECES, max(1, T * N // LEAST))
-    return Walk(pieces, T, N, C, moving and T > 1, width, inner, plane)
+    return Walk(pieces, T, N, C, T > 1 and strides[0] != 0, *_cut(T, C, strides[2] if C > 1 else 1))
 
 
 def _cut(T: int, C: int, inner: int) -> tuple[int, int, int]:
