@@ -18,23 +18,30 @@ import numpy as np
 from numba import carray
 
 from rheobase.kernels.blocks import block, collect, count, fill
-from rheobase.kernels.intrinsics import pointer, prefetch, row, take
+from rheobase.kernels.intrinsics import fence, pointer, prefetch, row, stream, take
 from rheobase.kernels.jit import Array, Kernel, exact, f32, f64
 from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, squares
 
 
 @exact
-def _affine(job: Any, scale: Array, shift: Array) -> None:
+def _constants(job: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Decay, threshold, input scale, and the surrogate's parameter and height."""
+    found = carray(pointer(job.constants), 5, f32)
+    return found[0], found[1], found[2], found[3], found[4]
+
+
+@exact
+def _affine(job: Any, input_scale: Any, scale: Array, shift: Array) -> None:
     """Scale and shift of the current: the input scale, after the norm's map if there is one."""
     if job.weight:
         weight, bias = carray(pointer(job.weight), job.C, f32), carray(pointer(job.bias), job.C, f32)
         mean, var = carray(pointer(job.mean), job.C, f64), carray(pointer(job.var), job.C, f64)
         for c in range(job.C):
             k = weight[c] / np.sqrt(var[c] + job.eps)
-            scale[c] = job.input_scale * k
-            shift[c] = job.input_scale * (bias[c] - mean[c] * k)
+            scale[c] = input_scale * k
+            shift[c] = input_scale * (bias[c] - mean[c] * k)
     else:
-        assign(scale, job.input_scale)
+        assign(scale, input_scale)
         assign(shift, 0)
 
 
@@ -63,10 +70,11 @@ def forward(element: type) -> Kernel:
         step = N if job.moving else 0  # from a current to the next
         x = carray(pointer(job.x), step * (T - 1) + N, element)
         spikes = carray(pointer(job.spikes), T * N, element)
-        decay, threshold, soft = job.decay, job.threshold, job.soft
+        decay, threshold, input_scale, _, _ = _constants(job)
         scale, shift = np.empty(job.C, f32), np.empty(job.C, f32)
-        _affine(job, scale, shift)
+        _affine(job, input_scale, scale, shift)
         scales, shifts, potentials = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
+        scratch = np.empty(w, element)
         if plane == 0:
             fill(scales, scale, inner, 0, 0)
             fill(shifts, shift, inner, 0, 0)
@@ -74,7 +82,7 @@ def forward(element: type) -> Kernel:
         while True:
             piece = take(address)
             if piece >= job.pieces:
-                return
+                return fence()
             for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
                 lo, n, p = block(k, N, w, plane)
                 if plane:
@@ -85,11 +93,10 @@ def forward(element: type) -> Kernel:
                 ahead = min(w, N - lo - n)
                 for t in range(T):
                     prefetch(x, t * step + lo + n, ahead)
-                    prefetch(spikes, t * N + lo + n, ahead)
-                    fire(
-                        row(x, t * step + lo, n), scales, shifts, v, row(spikes, t * N + lo, n),
-                        decay, threshold, soft,
-                    )  # fmt: skip
+                    s = row(scratch, 0, n) if job.large else row(spikes, t * N + lo, n)
+                    fire(row(x, t * step + lo, n), scales, shifts, v, s, decay, threshold, f32(job.soft))
+                    if job.large:
+                        stream(s, spikes, t * N + lo, n)
                 _write(v, job.final, lo)
 
     return Kernel(body, element.__name__)
@@ -109,14 +116,15 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
         x = carray(pointer(job.x), step * (T - 1) + N, element)
         gx = carray(pointer(job.gx), step * (T - 1) + N, element)
         g = carray(pointer(job.g), T * N, element)
-        decay, threshold, a, height = job.decay, job.threshold, job.parameter, job.height
+        decay, threshold, input_scale, a, height = _constants(job)
         scale, shift, mean = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
-        _affine(job, scale, shift)
+        _affine(job, input_scale, scale, shift)
         if sums:
             copy(carray(pointer(job.mean), C, f64), mean)
         scales, shifts, means = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
         sum_q, sum_qx = np.zeros(w, f32), np.zeros(w, f32)
         us, current, gradients, over_time = np.empty(T * w, f32), np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
+        scratch = np.empty(w, element)
         if plane == 0:
             fill(scales, scale, inner, 0, 0)
             fill(shifts, shift, inner, 0, 0)
@@ -126,7 +134,7 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
         while True:
             piece = take(address)
             if piece >= job.pieces:
-                return
+                return fence()
             found_q, found_qx = row(found, 2 * C * piece, C), row(found, 2 * C * piece + C, C)
             if sums:
                 assign(found_q, 0)
@@ -142,20 +150,22 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
                 for t in range(T):
                     prefetch(g, (T - 1 - t) * N + lo, n)
                     charge(
-                        row(x, t * step + lo, n), scales, shifts, v, row(us, t * w, n), decay, threshold, job.soft
+                        row(x, t * step + lo, n), scales, shifts, v, row(us, t * w, n), decay, threshold, f32(job.soft)
                     )  # fmt: skip
                 _read(job.g_final, lo, v)
                 assign(total, 0)
                 ahead = min(w, N - lo - n)
                 for t in range(T - 1, -1, -1):
                     prefetch(x, (T - 1 - t) * step + lo + n, ahead)
-                    prefetch(gx, t * step + lo + n, ahead)
                     xs, gs, u = row(x, t * step + lo, n), row(g, t * N + lo, n), row(us, t * w, n)
                     if step:
+                        q = row(scratch, 0, n) if job.large else row(gx, t * N + lo, n)
                         descend(
-                            gs, u, xs, v, row(gx, t * N + lo, n), scales, means, sum_q, sum_qx,
+                            gs, u, xs, v, q, scales, means, sum_q, sum_qx,
                             decay, threshold, a, height, kind, soft, detach, sums,
                         )  # fmt: skip
+                        if job.large:
+                            stream(q, gx, t * N + lo, n)
                     else:
                         descend(
                             gs, u, xs, v, gradients, scales, means, sum_q, sum_qx,
@@ -194,13 +204,14 @@ def moments(element: type) -> Kernel:
             sum_x, sum_xx = row(sums, 2 * C * piece, C), row(sums, 2 * C * piece + C, C)
             assign(sum_x, 0)
             assign(sum_xx, 0)
-            for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
-                lo, n, p = block(k, N, w, plane)
-                for t in range(steps):
+            for t in range(steps):
+                for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+                    lo, n, p = block(k, N, w, plane)
+                    prefetch(x, t * N + lo + n, min(w, N - lo - n))
                     squares(row(x, t * N + lo, n), a, b)
-                if plane:
-                    collect(sum_x, row(a, 0, n), inner, plane, p)
-                    collect(sum_xx, row(b, 0, n), inner, plane, p)
+                    if plane:
+                        collect(sum_x, row(a, 0, n), inner, plane, p)
+                        collect(sum_xx, row(b, 0, n), inner, plane, p)
             if plane == 0:
                 collect(sum_x, a, inner, 0, 0)
                 collect(sum_xx, b, inner, 0, 0)
@@ -249,10 +260,11 @@ def sum_up() -> Kernel:
         C = job.C
         sums, var = carray(pointer(job.sums), job.pieces * 2 * C, f64), carray(pointer(job.var), C, f64)
         g_weight, g_bias = carray(pointer(job.g_weight), C, f32), carray(pointer(job.g_bias), C, f32)
+        _, _, input_scale, _, _ = _constants(job)
         _sum_up(sums, job.pieces)
         for c in range(C):
-            g_bias[c] = job.input_scale * sums[c]
-            g_weight[c] = job.input_scale * sums[C + c] / np.sqrt(var[c] + job.eps)
+            g_bias[c] = input_scale * sums[c]
+            g_weight[c] = input_scale * sums[C + c] / np.sqrt(var[c] + job.eps)
 
     return Kernel(body)
 
@@ -273,9 +285,10 @@ def norm_backward(element: type) -> Kernel:
         x, gx = carray(pointer(job.x), steps * N, element), carray(pointer(job.gx), steps * N, element)
         weight, sums = carray(pointer(job.weight), C, f32), carray(pointer(job.sums), 2 * C, f64)
         mean, var = carray(pointer(job.mean), C, f64), carray(pointer(job.var), C, f64)
+        _, _, input_scale, _, _ = _constants(job)
         factor, offset = np.empty(C, f32), np.empty(C, f32)
         for c in range(C):
-            scale = job.input_scale * weight[c] / np.sqrt(var[c] + job.eps) / job.count
+            scale = input_scale * weight[c] / np.sqrt(var[c] + job.eps) / job.count
             k = -scale * sums[C + c] / (var[c] + job.eps)
             factor[c] = k
             offset[c] = -scale * sums[c] - k * mean[c]
@@ -288,12 +301,14 @@ def norm_backward(element: type) -> Kernel:
             piece = take(address)
             if piece >= job.pieces:
                 return
-            for number in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
-                lo, n, p = block(number, N, w, plane)
-                if plane:
-                    fill(factors, factor, inner, plane, p)
-                    fill(offsets, offset, inner, plane, p)
-                for t in range(steps):
+            for t in range(steps):
+                for number in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+                    lo, n, p = block(number, N, w, plane)
+                    if plane:
+                        fill(factors, factor, inner, plane, p)
+                        fill(offsets, offset, inner, plane, p)
+                    prefetch(x, t * N + lo + n, min(w, N - lo - n))
+                    prefetch(gx, t * N + lo + n, min(w, N - lo - n))
                     combine(row(gx, t * N + lo, n), row(x, t * N + lo, n), factors, offsets)
 
     return Kernel(body, element.__name__)

@@ -75,3 +75,55 @@ def prefetch(array: Any, start: int, size: int) -> None:
     """Ask the memory for a row ahead of its use."""
     for i in range(start, start + size, LINE // array.itemsize):
         _touch(_at(array, i))  # type: ignore[call-arg]
+
+
+@intrinsic
+def _number(context: Any, address: Any) -> Any:
+    """A pointer as an integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(arguments[0], ir.IntType(64))
+
+    return types.int64(address), generate
+
+
+@intrinsic
+def _stream(context: Any, source: Any, target: Any, lines: Any) -> Any:
+    """Copy whole lines to an address that is a multiple of a line."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        line = ir.VectorType(ir.FloatType(), LINE // 4)
+        old, new = (builder.bitcast(address, line.as_pointer()) for address in arguments[:2])
+        past = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            value = builder.load(builder.gep(old, [loop.index]), align=2)
+            store = builder.store(value, builder.gep(new, [loop.index]), align=LINE)
+            store.set_metadata("nontemporal", past)
+
+    return types.void(source, target, types.intp), generate
+
+
+@exact
+def stream(source: Any, target: Any, start: int, size: int) -> None:
+    """`target[start : start + size] = source[:size]`, past the caches: memory need not be read before it is written.
+
+    Other threads may read it after a `fence`.
+    """
+    lanes = LINE // target.itemsize
+    head = min(size, -(_number(_at(target, start)) // target.itemsize) % lanes)  # type: ignore[call-arg]
+    lines = (size - head) // lanes
+    for i in range(head):
+        target[start + i] = source[i]
+    _stream(_at(source, head), _at(target, start + head), lines)  # type: ignore[call-arg]
+    for i in range(head + lines * lanes, size):
+        target[start + i] = source[i]
+
+
+@intrinsic
+def fence(context: Any) -> Any:
+    """What was written before can be seen by all threads."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        builder.fence("seq_cst")
+
+    return types.void(), generate

@@ -45,10 +45,11 @@ class Job(ctypes.Structure):
     """What kernels work on. Arrays are addresses, 0 where there is none; N is the size of one step."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("next", "pieces", "T", "N", "C", "moving", "width", "inner", "plane")),
-        *((name, ctypes.c_float) for name in ("decay", "threshold", "input_scale", "parameter", "height", "soft")),
-        *((name, ctypes.c_double) for name in ("eps", "momentum", "count")),
-        *((name, ctypes.c_int64) for name in ("x", "spikes", "state", "final", "weight", "bias", "mean", "var")),
+        *((name, ctypes.c_int64) for name in ("next", "pieces", "T", "N", "C", "moving", "large")),
+        *((name, ctypes.c_int64) for name in ("width", "inner", "plane")),
+        *((name, ctypes.c_double) for name in ("soft", "eps", "momentum", "count")),
+        *((name, ctypes.c_int64) for name in ("x", "constants", "state", "weight", "bias", "mean", "var")),
+        *((name, ctypes.c_int64) for name in ("spikes", "final")),
         *((name, ctypes.c_int64) for name in ("g", "g_final", "gx", "g_state", "g_weight", "g_bias")),
         *((name, ctypes.c_int64) for name in ("sums", "running_mean", "running_var")),
     )

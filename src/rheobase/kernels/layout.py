@@ -13,6 +13,7 @@ from rheobase.kernels.time import static
 
 PIECES = 128  # the most that work is cut into
 LEAST = 1 << 15  # elements that are worth a piece
+LARGE = 1 << 18  # elements that are written past the caches
 BLOCK = 512  # neurons walked together, about
 CACHED = 1 << 13  # floats that a thread keeps in its first cache, about: T potentials a neuron, and some rows
 
@@ -21,25 +22,25 @@ def dense(x: Tensor) -> Tensor:
     """x itself if each step is dense in storage and the steps follow each other (or are the same), else a copy."""
     if x.is_contiguous():
         return x
-    size = 1
-    for stride, length in sorted((s, n) for s, n in zip(x.stride()[1:], x.shape[1:], strict=True) if n != 1):
+    strides, size = x.stride(), 1
+    for stride, length in sorted((s, n) for s, n in zip(strides[1:], x.shape[1:], strict=True) if n != 1):
         if stride != size:
             return x[0].contiguous().expand(x.shape) if static(x) else x.contiguous()
         size *= length
-    return x if x.shape[0] == 1 or x.stride(0) in (0, size) else x.contiguous()
+    return x if x.shape[0] == 1 or strides[0] in (0, size) else x.contiguous()
 
 
 def empty_like(x: Tensor, steps: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """A new tensor of `steps` steps (default: x's), each lying in storage as those of x."""
-    steps = x.shape[0] if steps is None else steps
-    size = x[0].numel() if x.shape[0] else 0
-    return x.new_empty_strided((steps, *x.shape[1:]), (size, *x.stride()[1:]), dtype=dtype or x.dtype)
+    steps, shape = x.shape[0] if steps is None else steps, x.shape[1:]
+    return x.new_empty_strided((steps, *shape), (math.prod(shape), *x.stride()[1:]), dtype=dtype or x.dtype)
 
 
 def aligned(x: Tensor, like: Tensor) -> Tensor:
     """x in the storage order of `like`: itself, or a copy."""
-    same = all(a == b or n == 1 for a, b, n in zip(x.stride()[1:], like.stride()[1:], like.shape[1:], strict=True))
-    if same and (x.shape[0] == 1 or x.stride(0) == x[0].numel()):
+    strides, wanted = x.stride(), like.stride()
+    same = all(a == b or n == 1 for a, b, n in zip(strides[1:], wanted[1:], like.shape[1:], strict=True))
+    if same and (x.shape[0] == 1 or strides[0] == math.prod(x.shape[1:])):
         return x
     return empty_like(like, x.shape[0], x.dtype).copy_(x)
 
@@ -52,6 +53,7 @@ class Walk(NamedTuple):
     N: int
     C: int
     moving: bool
+    large: bool
     width: int
     inner: int
     plane: int
@@ -67,7 +69,8 @@ def _walk(shape: tuple[int, ...], strides: tuple[int, ...], channels: bool) -> W
     T, N = shape[0], math.prod(shape[1:])
     C = shape[2] if channels else 1
     pieces = min(PIECES, max(1, T * N // LEAST))
-    return Walk(pieces, T, N, C, T > 1 and strides[0] != 0, *_cut(T, C, strides[2] if C > 1 else 1))
+    moving = T > 1 and strides[0] != 0
+    return Walk(pieces, T, N, C, moving, T * N >= LARGE, *_cut(T, C, strides[2] if C > 1 else 1))
 
 
 def _cut(T: int, C: int, inner: int) -> tuple[int, int, int]:

@@ -38,7 +38,6 @@ norm_fire = torch.ops.rheobase.norm_fire.default
 fire_backward = torch.ops.rheobase.fire_backward.default
 
 _ELEMENTS = {torch.float32: f32, torch.bfloat16: i16}
-_FACTORS = ("decay", "threshold", "input_scale", "parameter", "height")  # the first of a neuron's constants
 
 
 def _row(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -50,23 +49,35 @@ def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
     return None if state is None else aligned(state.to(torch.float32).unsqueeze(0), like)
 
 
-def _job(x: Tensor, constants: Tensor, soft: bool, eps: float, weight: Tensor | None, bias: Tensor | None) -> Job:
-    """What all the jobs on currents x have in common."""
-    job = Job(0, *walk(x, weight is not None), *constants.tolist()[: len(_FACTORS)], soft=soft, eps=eps)
-    job.tensors = []
-    job.count = job.N * (job.T if job.moving else 1) / job.C
-    _give(job, x=x)
-    if weight is not None and bias is not None:
-        _give(job, weight=_row(weight, torch.float32), bias=_row(bias, torch.float32))
-    return job
+def _job(x: Tensor, soft: bool, eps: float, momentum: float = 0, **tensors: Tensor | None) -> Job:
+    """A job on currents x and these tensors, which the caller has to keep alive."""
+    how = walk(x, tensors["weight"] is not None)
+    count = how.N * (how.T if how.moving else 1) / how.C
+    addresses = {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+    return Job(0, *how, soft, eps, momentum, count, x.data_ptr(), **addresses)
 
 
-def _give(job: Job, **tensors: Tensor | None) -> None:
-    """Hand tensors to a job, which keeps them alive."""
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            job.tensors.append(tensor)
-            setattr(job, name, tensor.data_ptr())
+def _sums(x: Tensor) -> Tensor:
+    """Room for two sums a channel from every piece of the work."""
+    how = walk(x, True)
+    return x.new_empty((how.pieces, 2, how.C), dtype=torch.float64)
+
+
+def _inputs(
+    x: Tensor,
+    state: Tensor | None,
+    constants: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+) -> dict[str, Tensor | None]:
+    """The inputs of an operator as kernels want them."""
+    found = {"state": _flat(state, x), "constants": constants, "weight": None}
+    if weight is not None and bias is not None and mean is not None and var is not None:
+        found |= {"weight": _row(weight, torch.float32), "bias": _row(bias, torch.float32)}
+        found |= {"mean": _row(mean, torch.float64), "var": _row(var, torch.float64)}
+    return found
 
 
 def _outputs(x: Tensor, keep_state: bool) -> tuple[Tensor, Tensor]:
@@ -92,11 +103,9 @@ def _fire(
     x = dense(currents)
     spikes, final = _outputs(x, keep_state)
     if x.numel():
-        job = _job(x, constants, soft, eps, weight, bias)
-        if mean is not None and var is not None:
-            _give(job, mean=_row(mean, torch.float64), var=_row(var, torch.float64))
-        _give(job, spikes=spikes, state=_flat(state, x), final=final if keep_state else None)
-        run(cpu.forward(_ELEMENTS[x.dtype]), job)
+        tensors = _inputs(x, state, constants, weight, bias, mean, var)
+        tensors |= {"spikes": spikes, "final": final if keep_state else None}
+        run(cpu.forward(_ELEMENTS[x.dtype]), _job(x, soft, eps, **tensors))
     return spikes, final
 
 
@@ -124,11 +133,9 @@ def _norm_fire(
     spikes, final = _outputs(x, keep_state)
     mean, var = (x.new_empty(x.shape[2], dtype=torch.float64) for _ in range(2))
     running = [_row(values, torch.float32) for values in (running_mean, running_var)]
-    job = _job(x, constants, soft, eps, weight, bias)
-    job.momentum = momentum
-    _give(job, mean=mean, var=var, running_mean=running[0], running_var=running[1])
-    _give(job, spikes=spikes, state=_flat(state, x), final=final if keep_state else None)
-    _give(job, sums=x.new_empty((job.pieces, 2, job.C), dtype=torch.float64))
+    tensors = _inputs(x, state, constants, weight, bias, mean, var)
+    tensors |= {"spikes": spikes, "final": final if keep_state else None, "sums": _sums(x)}
+    job = _job(x, soft, eps, momentum, running_mean=running[0], running_var=running[1], **tensors)
     run(cpu.moments(_ELEMENTS[x.dtype]), job)
     run(cpu.settle(), job, alone=True)
     run(cpu.forward(_ELEMENTS[x.dtype]), job)
@@ -178,13 +185,13 @@ def _fire_backward(
         for gradient in gradients:
             gradient.zero_()
         return gradients
-    job = _job(x, constants, soft, eps, weight, bias)
-    _give(job, g=aligned(grad, x), g_final=_flat(grad_final, x), gx=gx, state=_flat(state, x))
-    _give(job, g_state=None if state is None else g_state)
-    normed = mean is not None and var is not None
-    if mean is not None and var is not None:
-        _give(job, mean=_row(mean, torch.float64), var=_row(var, torch.float64), g_weight=g_weight, g_bias=g_bias)
-        _give(job, sums=x.new_empty((job.pieces, 2, job.C), dtype=torch.float64))
+    normed = weight is not None
+    tensors = _inputs(x, state, constants, weight, bias, mean, var)
+    tensors |= {"g": aligned(grad, x), "g_final": _flat(grad_final, x), "gx": gx}
+    tensors |= {"g_state": g_state if state is not None else None, "g_weight": g_weight, "g_bias": g_bias}
+    if normed:
+        tensors["sums"] = _sums(x)
+    job = _job(x, soft, eps, **tensors)
     element = _ELEMENTS[x.dtype]
     run(cpu.backward(element, kind, soft, detach, normed), job)
     if normed:
