@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from rheobase import kernels
-from rheobase.kernels.time import once, static
+from rheobase.kernels.time import once, repeat, static
 from rheobase.neurons import LIF, Neuron
 from rheobase.norm import CurrentNorm
 
@@ -39,8 +39,7 @@ class PerStep(nn.Module):
             )
         steps, batch = x.shape[:2]
         if static(x):
-            y: Tensor = self.module(once(x))
-            return y.expand(steps, *y.shape)
+            return repeat(self.module(once(x)), steps)
         y = self.module(x.flatten(0, 1))
         return y.unflatten(0, (steps, batch))
 
@@ -96,7 +95,7 @@ JUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def direct(images: Tensor, steps: int) -> Tensor:
     """Direct coding: the image `[B, C, H, W]` as the input at every step, `[T, B, C, H, W]` without a copy."""
-    return images.expand(steps, *images.shape)
+    return repeat(images, steps)
 
 
 def readout(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase import kernels
-from rheobase.kernels.time import once, static
+from rheobase.kernels.time import once, repeat, static
 
 
 class CurrentNorm(nn.Module):
@@ -73,7 +73,7 @@ class CurrentNorm(nn.Module):
             self.momentum,
             self.eps,
         )
-        return y.expand(steps, *y.shape) if same else y.unflatten(0, (steps, batch))
+        return repeat(y, steps) if same else y.unflatten(0, (steps, batch))
 
     def operands(self, currents: Tensor) -> kernels.Norm:
         """What the operator needs that has this norm in it."""

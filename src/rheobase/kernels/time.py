@@ -37,3 +37,26 @@ def spread(grad: Tensor, steps: int) -> Tensor:
     nothing of size T is made.
     """
     return (grad / steps).expand(steps, *grad.shape)
+
+
+class _Repeat(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, steps: int) -> Tensor:
+        return x.expand(steps, *x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = grads[0]
+        if static(grad):
+            return grad[0] * grad.shape[0], None
+        # step by step, each a pass over one step in cache: several times faster than a sum over the first axis
+        total = grad[0].to(torch.promote_types(grad.dtype, torch.float32))
+        for step in grad[1:]:
+            total = total + step
+        return total.to(grad.dtype), None
+
+
+def repeat(x: Tensor, steps: int) -> Tensor:
+    """x `[B, ...]` at every step, `[T, B, ...]`, without a copy."""
+    y: Tensor = _Repeat.apply(x, steps)
+    return y
