@@ -141,6 +141,11 @@ class LIF(Neuron):
     """
 
     constants: Tensor
+    native = True  # whether it does what the engines implement: false for a subclass with dynamics of its own
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.native = all(getattr(cls, name) is getattr(LIF, name) for name in _DYNAMICS)
 
     def __init__(
         self,
@@ -227,11 +232,6 @@ class LIF(Neuron):
         if not constants.is_meta:
             self.constants = constants.to(self.constants.device)
         return self
-
-    @property
-    def native(self) -> bool:
-        """Whether it does what the engines implement: false for a subclass with methods of its own."""
-        return all(getattr(type(self), name) is getattr(LIF, name) for name in _DYNAMICS)
 
     @property
     def kind(self) -> int:

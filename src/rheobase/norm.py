@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,8 +56,8 @@ class CurrentNorm(nn.Module):
             raise ValueError(f"CurrentNorm: training needs more than one value a channel, got shape {shape}")
 
     def _samples(self, currents: Tensor) -> int:
-        steps = 1 if static(currents) else currents.shape[0]
-        return steps * currents[0].numel() // self.channels
+        shape = currents.shape[1:] if static(currents) else currents.shape
+        return math.prod(shape) // self.channels
 
     def forward(self, currents: Tensor) -> Tensor:
         """Normalised currents `[T, B, C, ...]`."""

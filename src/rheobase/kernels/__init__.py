@@ -73,7 +73,7 @@ class Norm(NamedTuple):
     momentum: float | None
 
 
-_missing: dict[str, str | None] = {}  # why Numba cannot be used, once known
+_missing: dict[str, str | None] = {}  # why Numba cannot be used, once known (torch.compile sees through a cache)
 
 
 @torch.compiler.assume_constant_result
@@ -148,9 +148,9 @@ def fire(
     given: tuple[Any, ...] = (None, None, None, None, 0.0)
     if norm is not None:
         *given, momentum = norm
+    inputs = (currents, state, constants, *given, kind, soft, detach, keep_state)
     if momentum is None:
-        spikes, final = ops.fire(currents, state, constants, *given, kind, soft, detach, keep_state)
+        spikes, final = ops.apply(ops.fire, ops.Fire, *inputs)
     else:
-        inputs = (currents, state, constants, *given, kind, soft, detach, keep_state, momentum)
-        spikes, final, _, _ = ops.norm_fire(*inputs)
+        spikes, final, _, _ = ops.apply(ops.norm_fire, ops.NormFire, *inputs, momentum)
     return spikes, final if keep_state else None

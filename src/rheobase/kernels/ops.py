@@ -40,6 +40,11 @@ fire_backward = torch.ops.rheobase.fire_backward.default
 _ELEMENTS = {torch.float32: f32, torch.bfloat16: i16}
 
 
+def apply(operator: Any, function: type[torch.autograd.Function], *inputs: Any) -> Any:
+    """Call an operator: by its autograd function, which is what the call comes to, unless the call is to be recorded."""
+    return operator(*inputs) if torch.compiler.is_compiling() else function.apply(*inputs)
+
+
 def _row(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values if values.dtype is dtype and values.is_contiguous() else values.to(dtype).contiguous()
 
@@ -207,7 +212,9 @@ def _fire_backward_fake(
     return _gradients(dense(currents), state, others[1])
 
 
-class _Fire(torch.autograd.Function):
+class Fire(torch.autograd.Function):
+    """`fire`, differentiable."""
+
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
         ctx.save_for_backward(*inputs[:7])
@@ -243,7 +250,9 @@ class _Fire(torch.autograd.Function):
         )
 
 
-class _NormFire(torch.autograd.Function):
+class NormFire(torch.autograd.Function):
+    """`norm_fire`, differentiable."""
+
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
@@ -253,7 +262,7 @@ class _NormFire(torch.autograd.Function):
         ctx.options = (*inputs[7:11], True)
         return spikes, final, mean, var
 
-    backward = _Fire.backward
+    backward = Fire.backward
 
 
 for _name, _function, _fake in (
@@ -263,6 +272,6 @@ for _name, _function, _fake in (
 ):
     _library.impl(_name, _function, "CPU")
     torch.library.register_fake(f"rheobase::{_name}", _fake, lib=_library)
-_library.impl("fire", _Fire.apply, "Autograd")
-_library.impl("norm_fire", _NormFire.apply, "Autograd")
+_library.impl("fire", Fire.apply, "Autograd")
+_library.impl("norm_fire", NormFire.apply, "Autograd")
 _library.impl("fire_backward", torch.library.fallthrough_kernel, "Autograd")  # it has no derivative
