@@ -40,7 +40,9 @@ class PerStep(nn.Module):
         steps, batch = x.shape[:2]
         if static(x):
             return repeat(self.module(once(x)), steps)
-        y = self.module(x.flatten(0, 1))
+        flat = x.flatten(0, 1)
+        with kernels.keeping(flat):
+            y = self.module(flat)
         return y.unflatten(0, (steps, batch))
 
 

@@ -45,6 +45,9 @@ def test_cases_take_turns() -> None:
     table = measure("t", [*cases, Case("c", None, "cannot")], repeats=3, warmup=2)
     assert "".join(seen) == "abab" + "ababab"
     assert [len(row.samples) for row in table.rows] == [3, 3, 0]
+    seen.clear()
+    measure("t", [Case("c", lambda: lambda: (seen.append("c"), time.sleep(0.002)))], repeats=1, warmup=1, least=0.01)
+    assert 3 <= len(seen) <= 6  # one call to learn how long it takes, and as many as fill the sample
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         measure("t", cases, repeats=0)
     with pytest.raises(ValueError, match="'t': the first case is what others are compared with, and it cannot run"):
@@ -104,7 +107,7 @@ def test_every_workload_runs_and_is_written(
         for row in table["rows"]:
             assert len(row["samples"]) == (0 if row["why_not"] else 1)
     first_step = next(table for table in record["tables"] if table["workload"] == "step")
-    assert [row["peak_mib"] for row in first_step["rows"]] == [7, 7, None, None]  # the rival has no narrow one
+    assert [row["peak_mib"] for row in first_step["rows"]] == [7, 7, 7, None, None]  # the rival has no narrow one
     out = capsys.readouterr().out
     assert "torch loop" in out
     assert "SpikingJelly" in out

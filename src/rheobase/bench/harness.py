@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ class Table:
         return {"title": self.title, "reference": self.reference.name, "rows": rows}
 
 
-def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2) -> Table:
+def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2, least: float = 0) -> Table:
     """Time the cases.
 
     Args:
@@ -82,6 +83,7 @@ def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2) ->
         cases: the first is the reference; where it cannot run, none may.
         repeats: rounds.
         warmup: rounds before them that are not counted.
+        least: seconds of a sample; where a call takes less, it is the mean of as many calls in a row as fill them.
 
     Raises:
         ValueError: fewer than one repeat, or a reference that cannot run while others do.
@@ -92,12 +94,15 @@ def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2) ->
         raise ValueError(f"{title!r}: the first case is what others are compared with, and it cannot run")
     rows = [Row(case.name, why_not=case.why_not) for case in cases]
     calls = [(row, case.setup()) for row, case in zip(rows, cases, strict=True) if case.setup is not None]
-    for _ in range(warmup):  # in turn, as below: a case meets the memory that the others left
-        for _, call in calls:
-            call()
-    for _ in range(repeats):
-        for row, call in calls:
+    counts = [1] * len(calls)
+    for number in range(warmup + repeats):  # in turn: a case meets the memory that the others left
+        for place, (row, call) in enumerate(calls):
             start = time.perf_counter()
-            call()
-            row.samples.append(time.perf_counter() - start)
+            for _ in range(counts[place]):
+                call()
+            seconds = (time.perf_counter() - start) / counts[place]
+            if number < warmup:
+                counts[place] = max(1, math.ceil(least / seconds))
+            else:
+                row.samples.append(seconds)
     return Table(title, rows)

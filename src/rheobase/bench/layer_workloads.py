@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import partial
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 import rheobase as rb
 from rheobase.bench.harness import Call, Case, Table, measure
 from rheobase.bench.rivals import NEURONS, Layer, layers
+
+SAMPLE = 0.02  # seconds
 
 
 def backward(layer: Layer, x: Tensor, grad: Tensor) -> Call:
@@ -67,7 +70,7 @@ def lif(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
             for name, layer, why_not in layers(neuron):
                 cases.append(Case(name, partial(backward, layer, x, grad) if layer else None, why_not))
             size = " x ".join(map(str, shape))
-            yield measure(f"{neuron.title}, forward and backward, T x B x N = {size}", cases, repeats)
+            yield measure(f"{neuron.title}, forward and backward, T x B x N = {size}", cases, repeats, least=SAMPLE)
 
 
 class _NormLIF(nn.Module):
@@ -86,8 +89,9 @@ class _NormLIF(nn.Module):
 def norm(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
     """CurrentNorm and LIF at the shapes of a CIFAR ResNet-18, channels last, against BatchNorm2d and ReLU."""
     steps, batch = 4, 16
-    for channels, size in [(16, 8)] if quick else [(64, 32), (128, 16), (256, 8), (512, 4)]:
-        x = torch.randn(steps * batch, channels, size, size).contiguous(memory_format=torch.channels_last)
+    shapes = [(16, 8)] if quick else [(64, 32), (128, 16), (256, 8), (512, 4)]
+    for dtype, (channels, size) in itertools.product((torch.float32, torch.bfloat16), shapes):
+        x = torch.randn(steps * batch, channels, size, size).contiguous(memory_format=torch.channels_last).to(dtype)
         x.requires_grad_()
         grad = torch.randn_like(x)
         twin = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
@@ -95,5 +99,5 @@ def norm(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
             Case("rheobase", partial(backward, _NormLIF(channels, steps), x, grad)),
             Case("BatchNorm2d and ReLU", partial(backward, twin, x, grad)),
         ]
-        title = f"CurrentNorm and LIF, forward and backward, T={steps}, B={batch}, {channels} x {size} x {size}"
-        yield measure(title, cases, repeats)
+        name = f"{str(dtype).removeprefix('torch.')}, T={steps}, B={batch}, {channels} x {size} x {size}"
+        yield measure(f"CurrentNorm and LIF, forward and backward, {name}", cases, repeats, least=SAMPLE)

@@ -33,7 +33,13 @@ def _images(count: int) -> Tensor:
 
 
 def training_step(
-    name: str, spiking: bool, steps: int, batch: int, width: int = 64, precision: str = "float32"
+    name: str,
+    spiking: bool,
+    steps: int,
+    batch: int,
+    width: int = 64,
+    precision: str = "float32",
+    packed: bool = False,
 ) -> Call:
     """Forward, cross entropy, backward and SGD; the twin gets steps x batch images."""
     model = rb.models.create(name, classes=100, steps=steps, spiking=spiking, width=width)
@@ -43,7 +49,7 @@ def training_step(
 
     def call() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), rb.engine(packed=packed):
             logits = model(images)
         F.cross_entropy(rb.readout(logits.float()), labels).backward()
         optimizer.step()
@@ -54,10 +60,11 @@ def training_step(
 def _cases(name: str, steps: int, batch: int, width: int, precision: str = "float32") -> list[Case]:
     """Ours, the twin, and SpikingJelly in its best mode and as its documentation runs it."""
     obstacle = no_bfloat16() if precision == "bfloat16" else ""
-    ours = [partial(training_step, name, spiking, steps, batch, width, precision) for spiking in (True, False)]
-    cases = [
-        Case(row, None if obstacle else setup, obstacle) for row, setup in zip(("rheobase", TWIN), ours, strict=True)
-    ]
+    ours = (("rheobase", True, False), (TWIN, False, False), ("rheobase, spikes kept as bytes", True, True))
+    cases = []
+    for row, spiking, packed in ours:
+        setup = partial(training_step, name, spiking, steps, batch, width, precision, packed)
+        cases.append(Case(row, None if obstacle else setup, obstacle))
     obstacle = obstacle or rival_models.obstacle(name, width)
     for row, mode in (
         (f"SpikingJelly, channels-last, {precision}", (precision, True)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,6 +22,7 @@ EngineName = Literal["auto", "reference", "numba"]
 class _Settings:
     name: EngineName = "auto"
     fused: bool = True
+    packed: bool = False
 
 
 class _Local(threading.local):
@@ -37,15 +39,17 @@ class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"):
         name: "auto" (the fastest that can), "reference" (the definition, plain torch), or "numba" (CPU kernels;
             an error where they cannot).
         fused: whether a norm and a neuron may run as one operator.
+        packed: whether `PerStep` keeps spikes for its module's weight gradient as bytes: exact, a quarter of the
+            memory of float32, and some more time. CPU only; what is not small whole numbers is kept as it is.
 
     Raises:
         ValueError: an unknown name.
     """
 
-    def __init__(self, name: EngineName = "auto", *, fused: bool = True) -> None:
+    def __init__(self, name: EngineName = "auto", *, fused: bool = True, packed: bool = False) -> None:
         if name not in get_args(EngineName):
             raise ValueError(f"engine: name must be one of {get_args(EngineName)}, got {name!r}")
-        self._chosen = _Settings(name, fused)
+        self._chosen = _Settings(name, fused, packed)
 
         self._before: list[_Settings] = []
 
@@ -114,6 +118,15 @@ def _numba(currents: Tensor, kind: int) -> bool:
 def can_fuse(currents: Tensor, kind: int) -> bool:
     """Whether `fire` may be called with a norm."""
     return _local.settings.fused and currents.dim() >= 3 and _numba(currents, kind)
+
+
+def keeping(x: Tensor) -> AbstractContextManager[Any]:
+    """Within it, autograd keeps x for the backward pass in its smallest exact form, where this was asked for."""
+    if not _local.settings.packed or torch.compiler.is_compiling() or not _numba(x, 0):
+        return nullcontext()
+    from rheobase.kernels import packing
+
+    return packing.keeping(x)
 
 
 def fire(

@@ -19,7 +19,9 @@ from numba import carray
 
 from rheobase.kernels.blocks import block, collect, count, fill
 from rheobase.kernels.intrinsics import fence, pointer, prefetch, row, stream, take
-from rheobase.kernels.jit import Array, Kernel, exact, f32, f64
+from rheobase.kernels.jit import Array, Kernel, exact, f32, f64, u8
+from rheobase.kernels.rows import pack as pack_row
+from rheobase.kernels.rows import unpack as unpack_row
 from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, squares
 
 
@@ -310,5 +312,44 @@ def norm_backward(element: type) -> Kernel:
                     prefetch(x, t * N + lo + n, min(w, N - lo - n))
                     prefetch(gx, t * N + lo + n, min(w, N - lo - n))
                     combine(row(gx, t * N + lo, n), row(x, t * N + lo, n), factors, offsets)
+
+    return Kernel(body, element.__name__)
+
+
+@cache
+def pack(element: type) -> Kernel:
+    """Bytes `spikes [N]` of x `[N]`; a piece that they are not equal to sets `sums [pieces]` to 1."""
+
+    def body(address: Any) -> None:
+        job = carray(address, 1)[0]
+        x, packed = carray(pointer(job.x), job.N, element), carray(pointer(job.spikes), job.N, u8)
+        wrong = carray(pointer(job.sums), job.pieces, f64)
+        while True:
+            piece = take(address)
+            if piece >= job.pieces:
+                return
+            lo, hi = piece * job.N // job.pieces, (piece + 1) * job.N // job.pieces
+            wrong[piece] = not pack_row(row(x, lo, hi - lo), row(packed, lo, hi - lo))
+
+    return Kernel(body, element.__name__)
+
+
+@cache
+def unpack(element: type) -> Kernel:
+    """x `[N]` of bytes `spikes [N]`."""
+
+    def body(address: Any) -> None:
+        job = carray(address, 1)[0]
+        x, packed = carray(pointer(job.x), job.N, element), carray(pointer(job.spikes), job.N, u8)
+        scratch = np.empty(job.width, element)
+        while True:
+            piece = take(address)
+            if piece >= job.pieces:
+                return fence()
+            for lo in range(piece * job.N // job.pieces, (piece + 1) * job.N // job.pieces, job.width):
+                n = min(job.width, (piece + 1) * job.N // job.pieces - lo)
+                part = row(scratch, 0, n)
+                unpack_row(row(packed, lo, n), part)
+                stream(part, x, lo, n)
 
     return Kernel(body, element.__name__)

@@ -17,7 +17,7 @@ from numba.core.compiler import Compiler
 
 Array = np.ndarray[Any, Any]
 
-f32, f64, i16, i32, i64, u32 = np.float32, np.float64, np.int16, np.int32, np.int64, np.uint32
+f32, f64, i16, i32, u8, u32 = np.float32, np.float64, np.int16, np.int32, np.uint8, np.uint32
 
 
 class _Apart(Compiler):

@@ -37,7 +37,7 @@ fire = torch.ops.rheobase.fire.default
 norm_fire = torch.ops.rheobase.norm_fire.default
 fire_backward = torch.ops.rheobase.fire_backward.default
 
-_ELEMENTS = {torch.float32: f32, torch.bfloat16: i16}
+ELEMENTS = {torch.float32: f32, torch.bfloat16: i16}
 
 
 def apply(operator: Any, function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -110,7 +110,7 @@ def _fire(
     if x.numel():
         tensors = _inputs(x, state, constants, weight, bias, mean, var)
         tensors |= {"spikes": spikes, "final": final if keep_state else None}
-        run(cpu.forward(_ELEMENTS[x.dtype]), _job(x, soft, eps, **tensors))
+        run(cpu.forward(ELEMENTS[x.dtype]), _job(x, soft, eps, **tensors))
     return spikes, final
 
 
@@ -141,9 +141,9 @@ def _norm_fire(
     tensors = _inputs(x, state, constants, weight, bias, mean, var)
     tensors |= {"spikes": spikes, "final": final if keep_state else None, "sums": _sums(x)}
     job = _job(x, soft, eps, momentum, running_mean=running[0], running_var=running[1], **tensors)
-    run(cpu.moments(_ELEMENTS[x.dtype]), job)
+    run(cpu.moments(ELEMENTS[x.dtype]), job)
     run(cpu.settle(), job, alone=True)
-    run(cpu.forward(_ELEMENTS[x.dtype]), job)
+    run(cpu.forward(ELEMENTS[x.dtype]), job)
     for values, row in zip((running_mean, running_var), running, strict=True):
         if row is values:
             torch.autograd.graph.increment_version(values)
@@ -197,7 +197,7 @@ def _fire_backward(
     if normed:
         tensors["sums"] = _sums(x)
     job = _job(x, soft, eps, **tensors)
-    element = _ELEMENTS[x.dtype]
+    element = ELEMENTS[x.dtype]
     run(cpu.backward(element, kind, soft, detach, normed), job)
     if normed:
         run(cpu.sum_up(), job, alone=True)

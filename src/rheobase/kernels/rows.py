@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rheobase.kernels.bfloat16 import put, wide
-from rheobase.kernels.jit import Array, exact, f32, f64, fast, i32, u32
+from rheobase.kernels.jit import Array, exact, f32, f64, fast, i32, u8, u32
 
 SUPERSPIKE, ATAN, SIGMOID, TRIANGLE, RECTANGLE, GAUSSIAN = range(6)  # as in surrogate.KINDS
 
@@ -153,3 +153,23 @@ def combine(q: Array, x: Array, k: Array, b: Array) -> None:
     """Q += k x + b."""
     for i in range(q.size):
         put(q, i, wide(q[i]) + (k[i] * wide(x[i]) + b[i]))
+
+
+@exact
+def pack(x: Array, y: Array) -> bool:
+    """Y = x as bytes; whether that is exact."""
+    wrong = 0
+    for i in range(x.size):
+        value = wide(x[i])
+        low = value if value > f32(0) else f32(0)  # (of a NaN, 0: it is found wrong)
+        byte = u8(low if low < f32(255) else f32(255))
+        y[i] = byte
+        wrong |= f32(byte) != value
+    return wrong == 0
+
+
+@exact
+def unpack(x: Array, y: Array) -> None:
+    """Y = x, bytes."""
+    for i in range(x.size):
+        put(y, i, f32(x[i]))

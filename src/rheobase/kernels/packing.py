@@ -1,0 +1,56 @@
+"""Spikes kept for the backward pass as bytes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from rheobase.kernels import cpu
+from rheobase.kernels.jit import Job
+from rheobase.kernels.layout import BLOCK, LEAST, PIECES
+from rheobase.kernels.ops import ELEMENTS
+from rheobase.kernels.threads import run
+
+
+class Packed(NamedTuple):
+    """A tensor's values as bytes, in storage order."""
+
+    values: Tensor
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _job(x: Tensor, values: Tensor, wrong: Tensor | None) -> Job:
+    pieces = min(PIECES, max(1, x.numel() // LEAST))
+    sums = 0 if wrong is None else wrong.data_ptr()
+    return Job(0, pieces, N=x.numel(), width=BLOCK, x=x.data_ptr(), spikes=values.data_ptr(), sums=sums)
+
+
+def pack(x: Tensor) -> Packed | None:
+    """x as bytes, or None where this is not exact, or x has gaps in storage."""
+    if x.numel() == 0 or not torch.ops.aten.is_non_overlapping_and_dense(x):
+        return None
+    values, wrong = x.new_empty(x.numel(), dtype=torch.uint8), x.new_zeros(PIECES, dtype=torch.float64)
+    run(cpu.pack(ELEMENTS[x.dtype]), _job(x, values, wrong))
+    return None if wrong.any() else Packed(values, x.shape, x.stride(), x.dtype)
+
+
+def unpack(packed: Packed) -> Tensor:
+    """The tensor."""
+    x = packed.values.new_empty_strided(packed.shape, packed.strides, dtype=packed.dtype)
+    run(cpu.unpack(ELEMENTS[x.dtype]), _job(x, packed.values, None))
+    return x
+
+
+def keeping(x: Tensor) -> saved_tensors_hooks:
+    """Within it, autograd keeps x packed where it can; other tensors as they are."""
+
+    def keep(saved: Tensor) -> Any:
+        same = saved.data_ptr() == x.data_ptr() and saved.shape == x.shape and saved.dtype == x.dtype
+        return (pack(saved) if same else None) or saved
+
+    return saved_tensors_hooks(keep, lambda kept: unpack(kept) if isinstance(kept, Packed) else kept)

@@ -1,0 +1,150 @@
+"""What the compiled kernels are: vectorised, kept on disk, run on any threads."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import pytest
+import torch
+from numba import types
+
+import rheobase as rb
+from rheobase.kernels import cpu, layout, packing, threads
+from rheobase.kernels.jit import Job, Kernel, f32, i16
+from rheobase.surrogate import BUILT_IN, KINDS
+
+
+def code(kernel: Kernel) -> str:
+    """LLVM's, after it has optimised."""
+    signature = types.void(types.CPointer(numba.from_dtype(np.dtype(Job))))
+    return numba.cfunc(signature, error_model="numpy")(kernel._body).inspect_llvm()
+
+
+@pytest.mark.parametrize("element", [f32, i16])
+@pytest.mark.parametrize(
+    ("build", "vectors"),
+    [
+        (cpu.forward, ["fcmp .*<N x float>", "select <N x i1>"]),
+        (lambda element: cpu.backward(element, 1, True, True, True), ["fdiv .*<N x float>", "fcmp .*<N x float>"]),
+        (cpu.moments, ["fpext <N x float>|bitcast <N x i32>", "fadd .*<N x double>|call .*<N x double> @llvm.fm"]),
+        (cpu.norm_backward, ["fadd .*<N x float>|call .*<N x float> @llvm.fm"]),
+        (cpu.pack, ["fptoui <N x float>"]),
+        (cpu.unpack, ["uitofp .*<N x i8>"]),
+    ],
+    ids=["forward", "backward", "moments", "norm_backward", "pack", "unpack"],
+)
+def test_inner_loops_are_vectorised(build: Callable[[type], Kernel], vectors: list[str], element: type) -> None:
+    found = code(build(element))
+    for vector in vectors:
+        assert re.search(vector.replace("N", r"\d+"), found), vector
+
+
+@pytest.mark.parametrize("kind", range(BUILT_IN))
+def test_every_surrogate_is_vectorised(kind: int) -> None:
+    found = code(cpu.backward(f32, kind, False, False, False))
+    rows = [line for line in found.splitlines() if re.search(r"f(mul|div|add|sub) .*<\d+ x float>", line)]
+    assert len(rows) > 8, KINDS[kind].__name__
+    assert "@expf" not in found  # a call for each number
+
+
+def results(packed: bool = False) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    model = rb.models.create("sew_resnet18", classes=3, in_channels=1, steps=3, width=6)
+    images = torch.rand(5, 1, 9, 7)
+    with rb.engine("numba", packed=packed):
+        logits = model(images)
+    logits.square().sum().backward()
+    return [logits.detach(), *(p.grad for p in model.parameters())]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 2, 5, 7, 3), (4, 1, 70, 9, 5), (2, 3, 16)])
+def test_writing_past_the_caches_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    found = []
+    for large in (1, 1 << 40):
+        monkeypatch.setattr(layout, "LARGE", large)
+        layout._walk.cache_clear()
+        fire = rb.Fire(rb.CurrentNorm(shape[2]), rb.LIF())
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+        with rb.engine("numba"):
+            spikes = fire(x)
+        spikes.backward(x.detach().flip(0))
+        found.append([spikes.detach(), x.grad, fire.norm.weight.grad])
+    layout._walk.cache_clear()
+    assert same(*found)
+
+
+def test_without_openmp_kernels_run_on_threads_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "LEAST", 50)
+    layout._walk.cache_clear()
+    want = results()
+    start = threads._python()
+    monkeypatch.setattr(threads, "_start", lambda: start)
+    assert same(results(), want)
+    layout._walk.cache_clear()
+
+
+def test_kernels_run_on_the_threads_of_torch() -> None:
+    if "GNU" not in torch.__config__.parallel_info() and "OpenMP" not in torch.__config__.parallel_info():
+        pytest.skip("this torch has no OpenMP")
+    if sys.platform == "linux":
+        assert threads._openmp() is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packing_is_exact_or_not_done(dtype: torch.dtype) -> None:
+    numbers = torch.randint(0, 256, (6, 3, 17, 11), generator=torch.Generator().manual_seed(0)).to(dtype)
+    for x in (numbers, numbers.contiguous(memory_format=torch.channels_last), numbers[:, :, :1, :1].contiguous()):
+        packed = packing.pack(x)
+        assert packed is not None
+        assert packed.values.element_size() == 1
+        assert torch.equal(packing.unpack(packed), x)
+        assert packing.unpack(packed).stride() == x.stride()
+    for wrong in (-1.0, 256.0, 0.5, float("nan"), float("inf")):
+        x = numbers.clone()
+        x[-1, -1, -1, -1] = wrong
+        assert packing.pack(x) is None, wrong
+    assert packing.pack(numbers[..., ::2]) is None
+    assert packing.pack(numbers[:0]) is None
+
+
+def test_packed_spikes_give_the_same_gradients() -> None:
+    assert same(results(packed=True), results())
+
+
+def test_packed_spikes_are_what_autograd_keeps() -> None:
+    conv, spikes = rb.PerStep(torch.nn.Conv2d(2, 3, 3)), torch.ones(2, 4, 2, 8, 8)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.dtype) or x, lambda x: x):
+        conv(spikes)
+    assert torch.float32 in kept
+    with rb.engine(packed=True):
+        y = conv(spikes)
+    saved = y.grad_fn.next_functions[0][0]
+    assert torch.equal(saved._saved_input, spikes.flatten(0, 1))
+    assert isinstance(saved._raw_saved_input.data, packing.Packed)
+
+
+def test_kernels_are_kept_on_disk_for_other_processes(tmp_path) -> None:
+    program = """
+import torch, rheobase as rb
+from rheobase.kernels import cpu
+fire = rb.Fire(rb.CurrentNorm(3), rb.LIF())
+fire(torch.rand(2, 2, 3)).sum().backward()
+print(cpu.forward(cpu.f32)._compiled._cache_hits)
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    several = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in several] == [0, 0]
+    assert subprocess.run(command, env=environment, check=True, capture_output=True).stdout.strip() == b"1"
