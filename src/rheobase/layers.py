@@ -57,9 +57,9 @@ def _hooked(module: nn.Module) -> bool:
 
 
 class Fire(nn.Module):
-    """neuron(norm(currents)), as one operator where the engine has one.
+    """neuron(norm(currents) + residual), as one operator where the engine has one; the residual is optional.
 
-    It runs as two when a child carries hooks, and under `rheobase.engine(fused=False)`.
+    It runs as several when a child carries hooks, and under `rheobase.engine(fused=False)`.
 
     Args:
         norm: mostly a `CurrentNorm`.
@@ -71,7 +71,7 @@ class Fire(nn.Module):
         self.norm = norm
         self.neuron = neuron
 
-    def forward(self, currents: Tensor) -> Tensor:
+    def forward(self, currents: Tensor, residual: Tensor | None = None) -> Tensor:
         """Spikes `[T, B, ...]`."""
         norm, neuron = self.norm, self.neuron
         if (
@@ -80,11 +80,12 @@ class Fire(nn.Module):
             and neuron.native
             and not _hooked(norm)
             and not _hooked(neuron)
-            and kernels.can_fuse(currents, neuron.kind)
+            and kernels.can_fuse(currents, residual, neuron.kind)
         ):
-            spikes: Tensor = neuron.fire(currents, norm.operands(currents))
+            spikes: Tensor = neuron.fire(currents, norm.operands(currents), residual)
             return spikes
-        return self.neuron(self.norm(currents))
+        y = self.norm(currents)
+        return self.neuron(y if residual is None else y + residual)
 
 
 JUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

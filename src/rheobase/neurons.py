@@ -250,12 +250,18 @@ class LIF(Neuron):
         """Spikes `[T, B, ...]`, from rest."""
         return self.fire(currents) if self.native else super().forward(currents)
 
-    def fire(self, currents: Tensor, norm: kernels.Norm | None = None) -> Tensor:
-        """`forward` of a native neuron; with a norm (see `Fire`) the currents go through it first."""
-        return self._through(partial(self._fire, norm=norm, keep_state=self._streamed), currents)
+    def fire(self, currents: Tensor, norm: kernels.Norm | None = None, residual: Tensor | None = None) -> Tensor:
+        """`forward` of a native neuron; for norm and residual see `rheobase.Fire`."""
+        run = partial(self._fire, norm=norm, residual=residual, keep_state=self._streamed)
+        return self._through(run, currents)
 
     def _fire(
-        self, currents: Tensor, state: State, norm: kernels.Norm | None = None, keep_state: bool = True
+        self,
+        currents: Tensor,
+        state: State,
+        norm: kernels.Norm | None = None,
+        residual: Tensor | None = None,
+        keep_state: bool = True,
     ) -> tuple[Tensor, State]:
         self.check(currents)
         if state is not None and state.shape != currents.shape[1:]:
@@ -271,6 +277,7 @@ class LIF(Neuron):
             soft=self.reset == "soft",
             detach=self.detach_reset,
             norm=norm,
+            residual=residual,
             keep_state=keep_state,
         )
 

@@ -22,12 +22,13 @@ def test_opcheck(keep_state: bool) -> None:
     x = torch.randn(4, 2, 3, 5, 5).requires_grad_()
     state = torch.randn(2, 3, 5, 5).requires_grad_()
     constants, options = rb.LIF().constants, (1, True, True)
-    torch.library.opcheck(ops.fire, (x, state, constants, None, None, None, None, 0.0, *options, keep_state))
+    torch.library.opcheck(ops.fire, (x, None, state, constants, None, None, None, None, 0.0, *options, keep_state))
     affine = (torch.ones(3).requires_grad_(), torch.zeros(3).requires_grad_())
     norm = (*affine, torch.zeros(3), torch.ones(3), 1e-5)
-    torch.library.opcheck(ops.fire, (x, None, constants, *norm, *options, keep_state))
-    torch.library.opcheck(ops.norm_fire, (x, state, constants, *norm, *options, keep_state, 0.1))
-    inputs = [v.detach() if isinstance(v, torch.Tensor) else v for v in (x, None, x, state, constants, *norm)]
+    residual = torch.randn_like(x).requires_grad_()
+    torch.library.opcheck(ops.fire, (x, residual, None, constants, *norm, *options, keep_state))
+    torch.library.opcheck(ops.norm_fire, (x, residual, state, constants, *norm, *options, keep_state, 0.1))
+    inputs = [v.detach() if isinstance(v, torch.Tensor) else v for v in (x, None, x, residual, state, constants, *norm)]
     torch.library.opcheck(ops.fire_backward, (*inputs, *options, True))
 
 

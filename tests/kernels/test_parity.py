@@ -127,20 +127,27 @@ def test_bfloat16() -> None:
 
 
 def fire_results(
-    fire: rb.Fire, x: Tensor, fused: bool, engine: str = "numba", evaluate: bool = False
+    fire: rb.Fire,
+    x: Tensor,
+    fused: bool,
+    engine: str = "numba",
+    evaluate: bool = False,
+    residual: Tensor | None = None,
 ) -> dict[str, Tensor]:
     fire.norm.running_mean.copy_(torch.linspace(-0.2, 0.2, fire.norm.channels))
     fire.norm.running_var.fill_(1.5)
     fire.train(not evaluate)
     fire.zero_grad()
     x = x.detach().requires_grad_()
+    residual = None if residual is None else residual.detach().requires_grad_()
     with rb.engine(engine, fused=fused):
-        spikes = fire(x)
+        spikes = fire(x, residual)
     weights = torch.linspace(-1, 1, spikes.numel(), dtype=torch.float64).sin().to(spikes.dtype)
     (spikes.reshape(-1) * weights).sum().backward()
     return {
         "spikes": spikes,
         "x.grad": x.grad,
+        **({} if residual is None else {"residual.grad": residual.grad}),
         "weight.grad": fire.norm.weight.grad,
         "bias.grad": fire.norm.bias.grad,
         "running_mean": fire.norm.running_mean.clone(),
@@ -149,11 +156,12 @@ def fire_results(
 
 
 @pytest.mark.parametrize("evaluate", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous", "static"])
 @pytest.mark.parametrize(
     "shape", [(3, 4, 5), (4, 3, 6, 5, 7), (2, 2, 3, 33, 67), (5, 2, 130, 3, 3), (2, 4, 40, 12, 12)], ids=str
 )
-def test_fused_norm_is_norm_then_neuron(shape: tuple[int, ...], layout: str, evaluate: bool) -> None:
+def test_fused_norm_is_norm_then_neuron(shape: tuple[int, ...], layout: str, residual: bool, evaluate: bool) -> None:
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(5)) * 2 + 0.5
     if layout == "channels_last" and len(shape) == 5:
         x = channels_last(x)
@@ -163,17 +171,29 @@ def test_fused_norm_is_norm_then_neuron(shape: tuple[int, ...], layout: str, eva
     with torch.no_grad():
         fire.norm.weight.copy_(torch.linspace(0.5, 1.5, shape[2]))
         fire.norm.bias.copy_(torch.linspace(-0.3, 0.3, shape[2]))
-    fused, apart = (fire_results(fire, x, fused, evaluate=evaluate) for fused in (True, False))
+    more = grid(*shape, seed=3) if residual else None
+    fused, apart = (fire_results(fire, x, fused, evaluate=evaluate, residual=more) for fused in (True, False))
     if layout == "static":
         for found in (fused, apart):
             found["x.grad"] = found["x.grad"].sum(0)
     assert_same(fused, apart, 2e-4)
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_fused_norm_in_bfloat16(residual: bool) -> None:
+    shape = (3, 4, 6, 5, 5)
+    fire, x = rb.Fire(rb.CurrentNorm(6), rb.LIF()), grid(*shape)
+    more = grid(*shape, seed=1).bfloat16() if residual else None
+    got = fire_results(fire, x.bfloat16(), fused=True, residual=more)
+    want = fire_results(fire, x, fused=True, residual=None if more is None else more.float())
+    for name, value in got.items():
+        torch.testing.assert_close(value.float(), want[name].float(), rtol=0.02, atol=0.02)
+
+
 def test_fused_norm_keeps_the_variance_of_currents_with_a_large_mean() -> None:
     x = torch.randn(4, 8, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 3000
     row, options = torch.ones(3), (1, True, True, False)
-    inputs = (x.float(), None, rb.LIF().constants, row, row, row.clone(), row.clone(), 1e-5, *options, 0.1)
+    inputs = (x.float(), None, None, rb.LIF().constants, row, row, row.clone(), row.clone(), 1e-5, *options, 0.1)
     _, _, mean, var = ops.norm_fire(*inputs)
     want = x.float().double().transpose(0, 2).flatten(1)
     torch.testing.assert_close(mean, want.mean(1), rtol=1e-12, atol=0)

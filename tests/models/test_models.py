@@ -67,7 +67,7 @@ def test_blocks_by_their_equations() -> None:
         elif kind is MS:
             want = block.branch(block.neuron(x)) + x
         else:
-            want = block.neuron(block.branch(x) + x)
+            want = block.fire.neuron(block.fire.norm(block.branch(x)) + x)
         assert torch.equal(block(x), want)
 
 

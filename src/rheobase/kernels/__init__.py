@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rheobase.kernels import reference
+from rheobase.kernels.time import static
 from rheobase.surrogate import BUILT_IN
 
 EngineName = Literal["auto", "reference", "numba"]
@@ -115,9 +116,13 @@ def _numba(currents: Tensor, kind: int) -> bool:
     return obstacle is None
 
 
-def can_fuse(currents: Tensor, kind: int) -> bool:
-    """Whether `fire` may be called with a norm."""
-    return _local.settings.fused and currents.dim() >= 3 and _numba(currents, kind)
+def can_fuse(currents: Tensor, residual: Tensor | None, kind: int) -> bool:
+    """Whether `fire` may be called with a norm and this residual."""
+    if not _local.settings.fused or currents.dim() < 3 or not _numba(currents, kind):
+        return False
+    if residual is None:
+        return True
+    return residual.shape == currents.shape and residual.dtype == currents.dtype and not static(currents)
 
 
 def keeping(x: Tensor) -> AbstractContextManager[Any]:
@@ -138,11 +143,12 @@ def fire(
     soft: bool,
     detach: bool,
     norm: Norm | None = None,
+    residual: Tensor | None = None,
     keep_state: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Spikes of LIF neurons over a sequence of currents `[T, B, ...]`, and the final state if it is to be kept.
 
-    With a norm (only where `can_fuse`) the currents go through it first.
+    With a norm (only where `can_fuse`) the currents go through it first, and then a residual is added.
     """
     if norm is None and not _numba(currents, kind):
         dtype = currents.dtype
@@ -157,11 +163,8 @@ def fire(
         return spikes.to(dtype), final
     from rheobase.kernels import ops
 
-    momentum: float | None = None
-    given: tuple[Any, ...] = (None, None, None, None, 0.0)
-    if norm is not None:
-        *given, momentum = norm
-    inputs = (currents, state, constants, *given, kind, soft, detach, keep_state)
+    *given, momentum = norm or (None, None, None, None, 0.0, None)
+    inputs = (currents, residual, state, constants, *given, kind, soft, detach, keep_state)
     if momentum is None:
         spikes, final = ops.apply(ops.fire, ops.Fire, *inputs)
     else:

@@ -23,14 +23,14 @@ def put(row: Array, i: int, value: Any) -> None:
     raise TypeError
 
 
-@overload(wide, jit_options=OPTIONS, strict=False)
+@overload(wide, jit_options=OPTIONS, strict=False)  # type: ignore[arg-type]
 def _wide(value: Any) -> Any:
     if value == numba.float32:
         return lambda value: value
     return lambda value: u32(u32(value) << u32(16)).view(f32)
 
 
-@overload(put, jit_options=OPTIONS, strict=False)
+@overload(put, jit_options=OPTIONS, strict=False)  # type: ignore[arg-type]
 def _put(row: Any, i: Any, value: Any) -> Any:
     if row.dtype == numba.float32:
 

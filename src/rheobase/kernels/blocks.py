@@ -6,6 +6,8 @@ row serves all blocks (`plane` = 0); else a block stays within a plane of `plane
 filled anew.
 """
 
+# ruff: noqa: N803, N806  (N and C are axes, as everywhere)
+
 from __future__ import annotations
 
 from rheobase.kernels.intrinsics import row

@@ -7,7 +7,7 @@ Sums run over fixed pieces of the work, each in fixed order: results do not depe
 which of them takes which piece. A kernel is compiled for what changes its inner loops, at the first such call.
 """
 
-# ruff: noqa: N803, N806  (T, N and C are the axes, as everywhere)
+# ruff: noqa: N806  (T, N and C are the axes, as everywhere)
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import carray
+from numba import carray  # type: ignore[attr-defined]
 
 from rheobase.kernels.blocks import block, collect, count, fill
 from rheobase.kernels.intrinsics import fence, pointer, prefetch, row, stream, take
 from rheobase.kernels.jit import Array, Kernel, exact, f32, f64, u8
+from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, narrow, squares
 from rheobase.kernels.rows import pack as pack_row
 from rheobase.kernels.rows import unpack as unpack_row
-from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, squares
 
 
 @exact
@@ -64,7 +64,10 @@ def _write(v: Array, address: int, start: int) -> None:
 
 @cache
 def forward(element: type) -> Kernel:
-    """Spikes `[T, N]` and, if wanted, the final state `[N]` of currents `x [T or 1, N]`."""
+    """Spikes `[T, N]` and, if wanted, the final state `[N]` of currents `x [T or 1, N]`.
+
+    The current is x, after the norm if there is one, and then the residual `[T, N]` if there is one.
+    """
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
@@ -72,6 +75,7 @@ def forward(element: type) -> Kernel:
         step = N if job.moving else 0  # from a current to the next
         x = carray(pointer(job.x), step * (T - 1) + N, element)
         spikes = carray(pointer(job.spikes), T * N, element)
+        residual, nothing = carray(pointer(job.residual), T * N, element), np.zeros(w, element)
         decay, threshold, input_scale, _, _ = _constants(job)
         scale, shift = np.empty(job.C, f32), np.empty(job.C, f32)
         _affine(job, input_scale, scale, shift)
@@ -95,8 +99,14 @@ def forward(element: type) -> Kernel:
                 ahead = min(w, N - lo - n)
                 for t in range(T):
                     prefetch(x, t * step + lo + n, ahead)
+                    if job.residual:
+                        prefetch(residual, t * N + lo + n, ahead)
+                    more = row(residual, t * N + lo, n) if job.residual else row(nothing, 0, n)
                     s = row(scratch, 0, n) if job.large else row(spikes, t * N + lo, n)
-                    fire(row(x, t * step + lo, n), scales, shifts, v, s, decay, threshold, f32(job.soft))
+                    fire(
+                        row(x, t * step + lo, n), more, scales, shifts, v, s,
+                        input_scale, decay, threshold, f32(job.soft),
+                    )  # fmt: skip
                     if job.large:
                         stream(s, spikes, t * N + lo, n)
                 _write(v, job.final, lo)
@@ -106,7 +116,7 @@ def forward(element: type) -> Kernel:
 
 @cache
 def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> Kernel:
-    """Gradients of `forward`: of the currents into `gx [T or 1, N]`, of the state into `g_state [N]`.
+    """Gradients of `forward`: of the current into `gy [T or 1, N]`, of the state into `g_state [N]`.
 
     With `sums`, `sums [pieces, 2, C]` takes those of grad u and of grad u (x - mean).
     """
@@ -116,8 +126,9 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
         T, N, C, w, inner, plane = job.T, job.N, job.C, job.width, job.inner, job.plane
         step = N if job.moving else 0  # from a current to the next
         x = carray(pointer(job.x), step * (T - 1) + N, element)
-        gx = carray(pointer(job.gx), step * (T - 1) + N, element)
+        gy = carray(pointer(job.gy), step * (T - 1) + N, element)
         g = carray(pointer(job.g), T * N, element)
+        residual, nothing = carray(pointer(job.residual), T * N, element), np.zeros(w, element)
         decay, threshold, input_scale, a, height = _constants(job)
         scale, shift, mean = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
         _affine(job, input_scale, scale, shift)
@@ -151,8 +162,12 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
                 _read(job.state, lo, v)
                 for t in range(T):
                     prefetch(g, (T - 1 - t) * N + lo, n)
+                    if job.residual:
+                        prefetch(residual, t * N + lo + n, min(w, N - lo - n))
+                    more = row(residual, t * N + lo, n) if job.residual else row(nothing, 0, n)
                     charge(
-                        row(x, t * step + lo, n), scales, shifts, v, row(us, t * w, n), decay, threshold, f32(job.soft)
+                        row(x, t * step + lo, n), more, scales, shifts, v, row(us, t * w, n),
+                        input_scale, decay, threshold, f32(job.soft),
                     )  # fmt: skip
                 _read(job.g_final, lo, v)
                 assign(total, 0)
@@ -161,21 +176,21 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
                     prefetch(x, (T - 1 - t) * step + lo + n, ahead)
                     xs, gs, u = row(x, t * step + lo, n), row(g, t * N + lo, n), row(us, t * w, n)
                     if step:
-                        q = row(scratch, 0, n) if job.large else row(gx, t * N + lo, n)
+                        q = row(scratch, 0, n) if job.large else row(gy, t * N + lo, n)
                         descend(
-                            gs, u, xs, v, q, scales, means, sum_q, sum_qx,
-                            decay, threshold, a, height, kind, soft, detach, sums,
+                            gs, u, xs, v, q, means, sum_q, sum_qx,
+                            input_scale, decay, threshold, a, height, kind, soft, detach, sums,
                         )  # fmt: skip
                         if job.large:
-                            stream(q, gx, t * N + lo, n)
+                            stream(q, gy, t * N + lo, n)
                     else:
                         descend(
-                            gs, u, xs, v, gradients, scales, means, sum_q, sum_qx,
-                            decay, threshold, a, height, kind, soft, detach, sums,
+                            gs, u, xs, v, gradients, means, sum_q, sum_qx,
+                            input_scale, decay, threshold, a, height, kind, soft, detach, sums,
                         )  # fmt: skip
                         add(total, gradients)
                 if not step:
-                    copy(total, row(gx, lo, n))
+                    narrow(total, row(gy, lo, n))
                 _write(v, job.g_state, lo)
                 if sums and plane:
                     collect(found_q, row(sum_q, 0, n), inner, plane, p)
@@ -273,45 +288,57 @@ def sum_up() -> Kernel:
 
 @cache
 def norm_backward(element: type) -> Kernel:
-    """gx `[T or 1, N]` becomes gx + k x + b, channel by channel: the gradient through the statistics.
+    """Gradient gx `[T or 1, N]` of the norm's input from that of its output, gy; they may be the same memory.
 
     With y = weight (x - mean) / std + bias, g the gradient of y, and averages over the `count` values of a channel,
     dL/dx = weight / std (g - avg(g) - (x - mean) / std^2 avg(g (x - mean)))    (Ioffe and Szegedy 2015),
-    where `backward` left the first term in gx, and in `sums` what gives the averages.
+    where `sums`, as `backward` and `sum_up` left them, give the averages. Where the momentum is negative, mean and
+    variance are constants: weight / std g.
     """
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
         N, C, w, inner, plane = job.N, job.C, job.width, job.inner, job.plane
         steps = job.T if job.moving else 1
-        x, gx = carray(pointer(job.x), steps * N, element), carray(pointer(job.gx), steps * N, element)
+        x = carray(pointer(job.x), steps * N, element)
+        gy, gx = carray(pointer(job.gy), steps * N, element), carray(pointer(job.gx), steps * N, element)
         weight, sums = carray(pointer(job.weight), C, f32), carray(pointer(job.sums), 2 * C, f64)
         mean, var = carray(pointer(job.mean), C, f64), carray(pointer(job.var), C, f64)
         _, _, input_scale, _, _ = _constants(job)
-        factor, offset = np.empty(C, f32), np.empty(C, f32)
+        share = input_scale / job.count if job.momentum >= 0 else 0.0
+        scale, factor, offset = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
         for c in range(C):
-            scale = input_scale * weight[c] / np.sqrt(var[c] + job.eps) / job.count
-            k = -scale * sums[C + c] / (var[c] + job.eps)
-            factor[c] = k
-            offset[c] = -scale * sums[c] - k * mean[c]
-        factors, offsets = np.empty(w, f32), np.empty(w, f32)
+            a = weight[c] / np.sqrt(var[c] + job.eps)
+            b = -a * share * sums[C + c] / (var[c] + job.eps)
+            scale[c], factor[c], offset[c] = a, b, -a * share * sums[c] - b * mean[c]
+        scales, factors, offsets = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
+        scratch = np.empty(w, element)
         if plane == 0:
+            fill(scales, scale, inner, 0, 0)
             fill(factors, factor, inner, 0, 0)
             fill(offsets, offset, inner, 0, 0)
         blocks = count(N, w, plane)
         while True:
             piece = take(address)
             if piece >= job.pieces:
-                return
+                return fence()
             for t in range(steps):
                 for number in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
                     lo, n, p = block(number, N, w, plane)
                     if plane:
+                        fill(scales, scale, inner, plane, p)
                         fill(factors, factor, inner, plane, p)
                         fill(offsets, offset, inner, plane, p)
-                    prefetch(x, t * N + lo + n, min(w, N - lo - n))
-                    prefetch(gx, t * N + lo + n, min(w, N - lo - n))
-                    combine(row(gx, t * N + lo, n), row(x, t * N + lo, n), factors, offsets)
+                    start, ahead = t * N + lo, min(w, N - lo - n)
+                    prefetch(x, start + n, ahead)
+                    prefetch(gy, start + n, ahead)
+                    part = row(gx, start, n)
+                    if job.gx != job.gy:
+                        part = row(scratch, 0, n)
+                        copy(row(gy, start, n), part)
+                    combine(part, row(x, start, n), scales, factors, offsets)
+                    if job.gx != job.gy:
+                        stream(part, gx, start, n)
 
     return Kernel(body, element.__name__)
 

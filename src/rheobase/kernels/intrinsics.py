@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, types
+from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
 from rheobase.kernels.jit import exact
 
 LINE = 64  # bytes that come at once
+intrinsic: Any = _intrinsic  # its own type asks callers for the context, which Numba passes
 
 
 @intrinsic
@@ -52,7 +53,7 @@ def row(array: Any, start: int, size: int) -> Any:
 
     It does not keep the array alive.
     """
-    return carray(_at(array, start), size)  # type: ignore[call-arg]  # Numba passes the context
+    return carray(_at(array, start), size)
 
 
 @intrinsic
@@ -74,7 +75,7 @@ def _touch(context: Any, address: Any) -> Any:
 def prefetch(array: Any, start: int, size: int) -> None:
     """Ask the memory for a row ahead of its use."""
     for i in range(start, start + size, LINE // array.itemsize):
-        _touch(_at(array, i))  # type: ignore[call-arg]
+        _touch(_at(array, i))
 
 
 @intrinsic
@@ -110,11 +111,11 @@ def stream(source: Any, target: Any, start: int, size: int) -> None:
     Other threads may read it after a `fence`.
     """
     lanes = LINE // target.itemsize
-    head = min(size, -(_number(_at(target, start)) // target.itemsize) % lanes)  # type: ignore[call-arg]
+    head = min(size, -(_number(_at(target, start)) // target.itemsize) % lanes)
     lines = (size - head) // lanes
     for i in range(head):
         target[start + i] = source[i]
-    _stream(_at(source, head), _at(target, start + head), lines)  # type: ignore[call-arg]
+    _stream(_at(source, head), _at(target, start + head), lines)
     for i in range(head + lines * lanes, size):
         target[start + i] = source[i]
 

@@ -48,9 +48,9 @@ class Job(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("next", "pieces", "T", "N", "C", "moving", "large")),
         *((name, ctypes.c_int64) for name in ("width", "inner", "plane")),
         *((name, ctypes.c_double) for name in ("soft", "eps", "momentum", "count")),
-        *((name, ctypes.c_int64) for name in ("x", "constants", "state", "weight", "bias", "mean", "var")),
+        *((name, ctypes.c_int64) for name in ("x", "residual", "constants", "state", "weight", "bias", "mean", "var")),
         *((name, ctypes.c_int64) for name in ("spikes", "final")),
-        *((name, ctypes.c_int64) for name in ("g", "g_final", "gx", "g_state", "g_weight", "g_bias")),
+        *((name, ctypes.c_int64) for name in ("g", "g_final", "gy", "gx", "g_state", "g_weight", "g_bias")),
         *((name, ctypes.c_int64) for name in ("sums", "running_mean", "running_var")),
     )
 
@@ -83,6 +83,7 @@ class Kernel:
     def address(self) -> int:
         """Of the machine code."""
         signature = types.void(types.CPointer(numba.from_dtype(np.dtype(Job))))
-        self._compiled = numba.cfunc(signature, cache=True, error_model="numpy")(self._body)
-        address: int = self._compiled.address
+        compiled: Any = numba.cfunc(signature, cache=True, error_model="numpy")(self._body)
+        self._compiled = compiled  # it owns the code
+        address: int = compiled.address
         return address

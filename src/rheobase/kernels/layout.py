@@ -1,5 +1,7 @@
 """How a tensor `[T, B, C, ...]` lies in storage, and how a kernel walks it."""
 
+# ruff: noqa: N803, N806  (T, N and C are the axes, as everywhere)
+
 from __future__ import annotations
 
 import math

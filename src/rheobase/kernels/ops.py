@@ -8,6 +8,7 @@ They are defined with `torch.library.Library`, as a call of a `torch.library.cus
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from rheobase.kernels.layout import aligned, dense, empty_like, walk
 from rheobase.kernels.threads import run
 from rheobase.kernels.time import spread, static
 
-_INPUTS = "Tensor currents, Tensor? state, Tensor constants"
+_INPUTS = "Tensor currents, Tensor? residual, Tensor? state, Tensor constants"
 _NORM = "Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, float eps"
 _NEURON = "int kind, bool soft, bool detach"
 _SCHEMAS = (
@@ -28,7 +29,7 @@ _SCHEMAS = (
     f"norm_fire({_INPUTS}, Tensor weight, Tensor bias, Tensor(a!) running_mean, Tensor(b!) running_var, float eps, "
     f"{_NEURON}, bool keep_state, float momentum) -> (Tensor, Tensor, Tensor, Tensor)",
     f"fire_backward(Tensor grad, Tensor? grad_final, {_INPUTS}, {_NORM}, {_NEURON}, bool batch_statistics) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 _library = torch.library.Library("rheobase", "DEF")
 for _schema in _SCHEMAS:
@@ -41,7 +42,7 @@ ELEMENTS = {torch.float32: f32, torch.bfloat16: i16}
 
 
 def apply(operator: Any, function: type[torch.autograd.Function], *inputs: Any) -> Any:
-    """Call an operator: by its autograd function, which is what the call comes to, unless the call is to be recorded."""
+    """Call an operator: directly by its autograd function, unless the call is to be recorded."""
     return operator(*inputs) if torch.compiler.is_compiling() else function.apply(*inputs)
 
 
@@ -54,7 +55,7 @@ def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
     return None if state is None else aligned(state.to(torch.float32).unsqueeze(0), like)
 
 
-def _job(x: Tensor, soft: bool, eps: float, momentum: float = 0, **tensors: Tensor | None) -> Job:
+def _job(x: Tensor, soft: bool, eps: float, momentum: float, tensors: dict[str, Tensor | None]) -> Job:
     """A job on currents x and these tensors, which the caller has to keep alive."""
     how = walk(x, tensors["weight"] is not None)
     count = how.N * (how.T if how.moving else 1) / how.C
@@ -70,6 +71,7 @@ def _sums(x: Tensor) -> Tensor:
 
 def _inputs(
     x: Tensor,
+    residual: Tensor | None,
     state: Tensor | None,
     constants: Tensor,
     weight: Tensor | None,
@@ -78,7 +80,8 @@ def _inputs(
     var: Tensor | None,
 ) -> dict[str, Tensor | None]:
     """The inputs of an operator as kernels want them."""
-    found = {"state": _flat(state, x), "constants": constants, "weight": None}
+    found: dict[str, Tensor | None] = {"state": _flat(state, x), "constants": constants, "weight": None}
+    found["residual"] = None if residual is None else aligned(residual, x)
     if weight is not None and bias is not None and mean is not None and var is not None:
         found |= {"weight": _row(weight, torch.float32), "bias": _row(bias, torch.float32)}
         found |= {"mean": _row(mean, torch.float64), "var": _row(var, torch.float64)}
@@ -92,6 +95,7 @@ def _outputs(x: Tensor, keep_state: bool) -> tuple[Tensor, Tensor]:
 
 def _fire(
     currents: Tensor,
+    residual: Tensor | None,
     state: Tensor | None,
     constants: Tensor,
     weight: Tensor | None,
@@ -108,9 +112,9 @@ def _fire(
     x = dense(currents)
     spikes, final = _outputs(x, keep_state)
     if x.numel():
-        tensors = _inputs(x, state, constants, weight, bias, mean, var)
+        tensors = _inputs(x, residual, state, constants, weight, bias, mean, var)
         tensors |= {"spikes": spikes, "final": final if keep_state else None}
-        run(cpu.forward(ELEMENTS[x.dtype]), _job(x, soft, eps, **tensors))
+        run(cpu.forward(ELEMENTS[x.dtype]), _job(x, soft, eps, 0, tensors))
     return spikes, final
 
 
@@ -120,6 +124,7 @@ def _fire_fake(currents: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
 
 def _norm_fire(
     currents: Tensor,
+    residual: Tensor | None,
     state: Tensor | None,
     constants: Tensor,
     weight: Tensor,
@@ -138,9 +143,10 @@ def _norm_fire(
     spikes, final = _outputs(x, keep_state)
     mean, var = (x.new_empty(x.shape[2], dtype=torch.float64) for _ in range(2))
     running = [_row(values, torch.float32) for values in (running_mean, running_var)]
-    tensors = _inputs(x, state, constants, weight, bias, mean, var)
+    tensors = _inputs(x, residual, state, constants, weight, bias, mean, var)
     tensors |= {"spikes": spikes, "final": final if keep_state else None, "sums": _sums(x)}
-    job = _job(x, soft, eps, momentum, running_mean=running[0], running_var=running[1], **tensors)
+    tensors |= {"running_mean": running[0], "running_var": running[1]}
+    job = _job(x, soft, eps, momentum, tensors)
     run(cpu.moments(ELEMENTS[x.dtype]), job)
     run(cpu.settle(), job, alone=True)
     run(cpu.forward(ELEMENTS[x.dtype]), job)
@@ -157,16 +163,21 @@ def _norm_fire_fake(currents: Tensor, *others: Any) -> tuple[Tensor, Tensor, Ten
     return *_outputs(dense(currents), keep_state=others[-2]), row, torch.empty_like(row)
 
 
-def _gradients(x: Tensor, state: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g_state = x.new_empty(0, dtype=torch.float32) if state is None else empty_like(x, 1, torch.float32)[0]
+def _gradients(
+    x: Tensor, residual: Tensor | None, state: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    nothing = partial(x.new_empty, 0)
+    g_residual = nothing() if residual is None else empty_like(x)
+    g_state = nothing(dtype=torch.float32) if state is None else empty_like(x, 1, torch.float32)[0]
     g_weight = x.new_empty(0 if weight is None else x.shape[2], dtype=torch.float32)
-    return empty_like(x, 1 if static(x) else None), g_state, g_weight, torch.empty_like(g_weight)
+    return empty_like(x, 1 if static(x) else None), g_residual, g_state, g_weight, torch.empty_like(g_weight)
 
 
 def _fire_backward(
     grad: Tensor,
     grad_final: Tensor | None,
     currents: Tensor,
+    residual: Tensor | None,
     state: Tensor | None,
     constants: Tensor,
     weight: Tensor | None,
@@ -178,38 +189,43 @@ def _fire_backward(
     soft: bool,
     detach: bool,
     batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the currents (one step, the sum over time, if they are static), state, weight and bias.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the currents (one step, the sum over time, if they are static), residual, state, weight and bias.
 
     With batch statistics, mean and variance are those of the currents, and the gradient goes through them.
     """
     x = dense(currents)
-    gradients = _gradients(x, state, weight)
-    gx, g_state, g_weight, g_bias = gradients
+    gradients = _gradients(x, residual, state, weight)
+    gx, g_residual, g_state, g_weight, g_bias = gradients
     if not x.numel():
         for gradient in gradients:
             gradient.zero_()
         return gradients
     normed = weight is not None
-    tensors = _inputs(x, state, constants, weight, bias, mean, var)
+    tensors = _inputs(x, residual, state, constants, weight, bias, mean, var)
     tensors |= {"g": aligned(grad, x), "g_final": _flat(grad_final, x), "gx": gx}
-    tensors |= {"g_state": g_state if state is not None else None, "g_weight": g_weight, "g_bias": g_bias}
-    if normed:
-        tensors["sums"] = _sums(x)
-    job = _job(x, soft, eps, **tensors)
+    tensors |= {"gy": gx if residual is None else g_residual, "g_state": g_state if state is not None else None}
+    tensors |= {"g_weight": g_weight, "g_bias": g_bias, "sums": _sums(x) if normed else None}
+    job = _job(x, soft, eps, 0 if batch_statistics else -1, tensors)
     element = ELEMENTS[x.dtype]
     run(cpu.backward(element, kind, soft, detach, normed), job)
     if normed:
         run(cpu.sum_up(), job, alone=True)
-        if batch_statistics:
-            run(cpu.norm_backward(element), job)
+        run(cpu.norm_backward(element), job)
     return gradients
 
 
 def _fire_backward_fake(
-    grad: Tensor, grad_final: Tensor | None, currents: Tensor, state: Tensor | None, *others: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _gradients(dense(currents), state, others[1])
+    grad: Tensor,
+    grad_final: Tensor | None,
+    currents: Tensor,
+    residual: Tensor | None,
+    state: Tensor | None,
+    constants: Tensor,
+    weight: Tensor | None,
+    *others: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _gradients(dense(currents), residual, state, weight)
 
 
 class Fire(torch.autograd.Function):
@@ -217,36 +233,29 @@ class Fire(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
-        ctx.save_for_backward(*inputs[:7])
-        ctx.options = (*inputs[7:11], False)
+        """See `_fire`."""
+        ctx.save_for_backward(*inputs[:8])
+        ctx.options = (*inputs[8:12], False)
         with torch._C._AutoDispatchBelowAutograd():
             return fire(*inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_final: Tensor, *others: Tensor) -> tuple[Any, ...]:
-        currents, state, constants, weight, bias, mean, var = ctx.saved_tensors
-        gx, g_state, g_weight, g_bias = fire_backward(
-            grad,
-            grad_final if grad_final.numel() else None,
-            currents,
-            state,
-            constants,
-            weight,
-            bias,
-            mean,
-            var,
-            *ctx.options,
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        """See `_fire_backward`."""
+        currents, residual, state, constants, weight, bias, mean, var = ctx.saved_tensors
+        last = grads[1] if grads[1].numel() else None
+        gx, g_residual, g_state, g_weight, g_bias = fire_backward(
+            grads[0], last, currents, residual, state, constants, weight, bias, mean, var, *ctx.options
         )
-        if static(currents):
-            gx = spread(gx[0], currents.shape[0])
         return (
-            gx,
+            spread(gx[0], currents.shape[0]) if static(currents) else gx,
+            None if residual is None else g_residual,
             None if state is None else g_state.to(state.dtype),
             None,
             None if weight is None else g_weight.to(weight.dtype),
             None if bias is None else g_bias.to(bias.dtype),
-            *[None] * (len(ctx.needs_input_grad) - 5),
+            *[None] * (len(ctx.needs_input_grad) - 6),
         )
 
 
@@ -255,14 +264,15 @@ class NormFire(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
+        """See `_norm_fire`."""
         with torch._C._AutoDispatchBelowAutograd():
             spikes, final, mean, var = norm_fire(*inputs)
-        ctx.save_for_backward(*inputs[:5], mean, var)
+        ctx.save_for_backward(*inputs[:6], mean, var)
         ctx.mark_non_differentiable(mean, var)
-        ctx.options = (*inputs[7:11], True)
+        ctx.options = (*inputs[8:12], True)
         return spikes, final, mean, var
 
-    backward = Fire.backward
+    backward = Fire.backward  # type: ignore[assignment]
 
 
 for _name, _function, _fake in (

@@ -17,21 +17,54 @@ SUPERSPIKE, ATAN, SIGMOID, TRIANGLE, RECTANGLE, GAUSSIAN = range(6)  # as in sur
 
 
 @exact
-def charge(x: Array, scale: Array, shift: Array, v: Array, u: Array, decay: Any, threshold: Any, soft: Any) -> None:
-    """u = decay v + (scale x + shift); v = u after its reset."""
-    for i in range(x.size):
-        p = decay * v[i] + (wide(x[i]) * scale[i] + shift[i])
-        u[i] = p
-        v[i] = soft * (p - threshold) if p >= threshold else p
+def _potential(x: Any, more: Any, v: Any, scale: Any, shift: Any, input_scale: Any, decay: Any) -> Any:
+    """Decay v + ((scale x + shift) + input_scale more)."""
+    return decay * v + ((wide(x) * scale + shift) + input_scale * wide(more))
 
 
 @exact
-def fire(x: Array, scale: Array, shift: Array, v: Array, s: Array, decay: Any, threshold: Any, soft: Any) -> None:
+def _reset(u: Any, threshold: Any, soft: Any) -> Any:
+    return soft * (u - threshold) if u >= threshold else u
+
+
+@exact
+def charge(
+    x: Array,
+    more: Array,
+    scale: Array,
+    shift: Array,
+    v: Array,
+    u: Array,
+    input_scale: Any,
+    decay: Any,
+    threshold: Any,
+    soft: Any,
+) -> None:
+    """u = decay v + ((scale x + shift) + input_scale more); v = u after its reset."""
+    for i in range(x.size):
+        p = _potential(x[i], more[i], v[i], scale[i], shift[i], input_scale, decay)
+        u[i] = p
+        v[i] = _reset(p, threshold, soft)
+
+
+@exact
+def fire(
+    x: Array,
+    more: Array,
+    scale: Array,
+    shift: Array,
+    v: Array,
+    s: Array,
+    input_scale: Any,
+    decay: Any,
+    threshold: Any,
+    soft: Any,
+) -> None:
     """The same, keeping the spikes instead of u."""
     for i in range(x.size):
-        p = decay * v[i] + (wide(x[i]) * scale[i] + shift[i])
+        p = _potential(x[i], more[i], v[i], scale[i], shift[i], input_scale, decay)
         put(s, i, f32(1) if p >= threshold else f32(0))
-        v[i] = soft * (p - threshold) if p >= threshold else p
+        v[i] = _reset(p, threshold, soft)
 
 
 @fast
@@ -76,11 +109,11 @@ def descend(
     u: Array,
     x: Array,
     gv: Array,
-    gx: Array,
-    scale: Array,
+    gy: Array,
     mean: Array,
     sum_q: Array,
     sum_qx: Array,
+    input_scale: Any,
     decay: Any,
     threshold: Any,
     a: Any,
@@ -90,7 +123,7 @@ def descend(
     detach: bool,
     sums: bool,
 ) -> None:
-    """One step down in time: q, the gradient of u; gv becomes that of the state before, gx is scale q.
+    """One step down in time: q, the gradient of u; gv becomes that of the state before, gy is input_scale q.
 
     q = g h(u - threshold) + gv dv/du, where v is u after its reset. With the reset detached, dv/du is 1, or after a
     hard reset 0 where it fired; else -threshold h (soft) or -u h (hard) comes to it.
@@ -103,7 +136,7 @@ def descend(
             down -= gv[i] * h * (threshold if soft else u[i])
         q = wide(g[i]) * h + down
         gv[i] = decay * q
-        put(gx, i, q * scale[i])
+        put(gy, i, q * input_scale)
         if sums:
             sum_q[i] += q
             sum_qx[i] += q * (wide(x[i]) - mean[i])
@@ -118,7 +151,14 @@ def assign(row: Array, value: Any) -> None:
 
 @exact
 def copy(source: Array, row: Array) -> None:
-    """Row = source."""
+    """Row = source, as it is."""
+    for i in range(row.size):
+        row[i] = source[i]
+
+
+@exact
+def narrow(source: Array, row: Array) -> None:
+    """Row = source, float32."""
     for i in range(row.size):
         put(row, i, source[i])
 
@@ -149,10 +189,10 @@ def squares(x: Array, a: Array, b: Array) -> None:
 
 
 @fast
-def combine(q: Array, x: Array, k: Array, b: Array) -> None:
-    """Q += k x + b."""
-    for i in range(q.size):
-        put(q, i, wide(q[i]) + (k[i] * wide(x[i]) + b[i]))
+def combine(g: Array, x: Array, a: Array, b: Array, c: Array) -> None:
+    """G = a g + (b x + c)."""
+    for i in range(g.size):
+        put(g, i, a[i] * wide(g[i]) + (b[i] * wide(x[i]) + c[i]))
 
 
 @exact

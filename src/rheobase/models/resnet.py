@@ -36,13 +36,13 @@ class Conv(NamedTuple):
 Branch = list[Conv]
 
 
-def _branch(parts: Parts, convs: Branch, last: Callable[[int], nn.Module]) -> nn.Sequential:
-    """conv-fire-...-conv-last."""
+def _branch(parts: Parts, convs: Branch) -> list[nn.Module]:
+    """conv-fire-...-conv."""
     *inner, end = convs
     layers: list[nn.Module] = []
     for conv in inner:
         layers += [parts.conv(*conv), parts.fire(conv.outputs)]
-    return nn.Sequential(*layers, parts.conv(*end), last(end.outputs))
+    return [*layers, parts.conv(*end)]
 
 
 def _shortcut(parts: Parts, convs: Branch, last: Callable[[int], nn.Module]) -> nn.Module:
@@ -58,13 +58,13 @@ class Classic(nn.Module):
 
     def __init__(self, parts: Parts, convs: Branch) -> None:
         super().__init__()
-        self.branch = _branch(parts, convs, parts.norm)
+        self.branch = nn.Sequential(*_branch(parts, convs))
+        self.fire = parts.fire(convs[-1].outputs)  # the branch's norm, and the neuron of the sum
         self.shortcut = _shortcut(parts, convs, parts.norm)
-        self.neuron = parts.neuron()
 
     def forward(self, s: Tensor) -> Tensor:
         """Spikes to spikes."""
-        out: Tensor = self.neuron(self.branch(s) + self.shortcut(s))
+        out: Tensor = self.fire(self.branch(s), self.shortcut(s))
         return out
 
 
@@ -75,7 +75,7 @@ class SEW(nn.Module):
         super().__init__()
         if connect not in JUNCTIONS:
             raise ValueError(f"connect must be one of {', '.join(JUNCTIONS)}, got {connect!r}")
-        self.branch = _branch(parts, convs, parts.fire)
+        self.branch = nn.Sequential(*_branch(parts, convs), parts.fire(convs[-1].outputs))
         self.shortcut = _shortcut(parts, convs, parts.fire)
         self.connect = connect
 
@@ -90,7 +90,7 @@ class MS(nn.Module):
     def __init__(self, parts: Parts, convs: Branch) -> None:
         super().__init__()
         self.neuron = parts.neuron()
-        self.branch = _branch(parts, convs, partial(parts.norm, gain=0.0))
+        self.branch = nn.Sequential(*_branch(parts, convs), parts.norm(convs[-1].outputs, gain=0.0))
         self.shortcut = _shortcut(parts, convs, parts.norm)
 
     def forward(self, v: Tensor) -> Tensor:
