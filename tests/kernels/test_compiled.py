@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 
 import numba
@@ -123,7 +124,8 @@ def test_packed_spikes_give_the_same_gradients() -> None:
 
 
 def test_packed_spikes_are_what_autograd_keeps() -> None:
-    conv, spikes = rb.PerStep(torch.nn.Conv2d(2, 3, 3)), torch.ones(2, 4, 2, 8, 8)
+    memory = np.ones((2, 4, 2, 8, 8), np.float32)
+    conv, spikes = rb.PerStep(torch.nn.Conv2d(2, 3, 3)), torch.from_numpy(memory)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.dtype) or x, lambda x: x):
         conv(spikes)
@@ -133,6 +135,9 @@ def test_packed_spikes_are_what_autograd_keeps() -> None:
     saved = y.grad_fn.next_functions[0][0]
     assert torch.equal(saved._saved_input, spikes.flatten(0, 1))
     assert isinstance(saved._raw_saved_input.data, packing.Packed)
+    alive = weakref.ref(memory)
+    del memory, spikes
+    assert alive() is None  # what they were packed from is free
 
 
 def test_kernels_are_kept_on_disk_for_other_processes(tmp_path) -> None:

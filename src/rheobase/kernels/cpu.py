@@ -292,8 +292,8 @@ def norm_backward(element: type) -> Kernel:
 
     With y = weight (x - mean) / std + bias, g the gradient of y, and averages over the `count` values of a channel,
     dL/dx = weight / std (g - avg(g) - (x - mean) / std^2 avg(g (x - mean)))    (Ioffe and Szegedy 2015),
-    where `sums`, as `backward` and `sum_up` left them, give the averages. Where the momentum is negative, mean and
-    variance are constants: weight / std g.
+    where `sums`, as `backward` and `sum_up` left them, give the averages. Without batch statistics, mean and std are
+    constants: weight / std g.
     """
 
     def body(address: Any) -> None:
@@ -305,7 +305,7 @@ def norm_backward(element: type) -> Kernel:
         weight, sums = carray(pointer(job.weight), C, f32), carray(pointer(job.sums), 2 * C, f64)
         mean, var = carray(pointer(job.mean), C, f64), carray(pointer(job.var), C, f64)
         _, _, input_scale, _, _ = _constants(job)
-        share = input_scale / job.count if job.momentum >= 0 else 0.0
+        share = input_scale / job.count if job.batch_statistics else 0.0
         scale, factor, offset = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
         for c in range(C):
             a = weight[c] / np.sqrt(var[c] + job.eps)

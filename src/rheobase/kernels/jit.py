@@ -46,7 +46,7 @@ class Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("next", "pieces", "T", "N", "C", "moving", "large")),
-        *((name, ctypes.c_int64) for name in ("width", "inner", "plane")),
+        *((name, ctypes.c_int64) for name in ("width", "inner", "plane", "batch_statistics")),
         *((name, ctypes.c_double) for name in ("soft", "eps", "momentum", "count")),
         *((name, ctypes.c_int64) for name in ("x", "residual", "constants", "state", "weight", "bias", "mean", "var")),
         *((name, ctypes.c_int64) for name in ("spikes", "final")),

@@ -55,12 +55,12 @@ def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
     return None if state is None else aligned(state.to(torch.float32).unsqueeze(0), like)
 
 
-def _job(x: Tensor, soft: bool, eps: float, momentum: float, tensors: dict[str, Tensor | None]) -> Job:
+def _job(x: Tensor, tensors: dict[str, Tensor | None], **numbers: float) -> Job:
     """A job on currents x and these tensors, which the caller has to keep alive."""
     how = walk(x, tensors["weight"] is not None)
-    count = how.N * (how.T if how.moving else 1) / how.C
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
-    return Job(0, *how, soft, eps, momentum, count, x.data_ptr(), **addresses)
+    count = how.N * (how.T if how.moving else 1) / how.C
+    return Job(0, *how, x=x.data_ptr(), count=count, **numbers, **addresses)
 
 
 def _sums(x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def _fire(
     if x.numel():
         tensors = _inputs(x, residual, state, constants, weight, bias, mean, var)
         tensors |= {"spikes": spikes, "final": final if keep_state else None}
-        run(cpu.forward(ELEMENTS[x.dtype]), _job(x, soft, eps, 0, tensors))
+        run(cpu.forward(ELEMENTS[x.dtype]), _job(x, tensors, soft=soft, eps=eps))
     return spikes, final
 
 
@@ -146,7 +146,7 @@ def _norm_fire(
     tensors = _inputs(x, residual, state, constants, weight, bias, mean, var)
     tensors |= {"spikes": spikes, "final": final if keep_state else None, "sums": _sums(x)}
     tensors |= {"running_mean": running[0], "running_var": running[1]}
-    job = _job(x, soft, eps, momentum, tensors)
+    job = _job(x, tensors, soft=soft, eps=eps, momentum=momentum)
     run(cpu.moments(ELEMENTS[x.dtype]), job)
     run(cpu.settle(), job, alone=True)
     run(cpu.forward(ELEMENTS[x.dtype]), job)
@@ -206,7 +206,7 @@ def _fire_backward(
     tensors |= {"g": aligned(grad, x), "g_final": _flat(grad_final, x), "gx": gx}
     tensors |= {"gy": gx if residual is None else g_residual, "g_state": g_state if state is not None else None}
     tensors |= {"g_weight": g_weight, "g_bias": g_bias, "sums": _sums(x) if normed else None}
-    job = _job(x, soft, eps, 0 if batch_statistics else -1, tensors)
+    job = _job(x, tensors, soft=soft, eps=eps, batch_statistics=batch_statistics)
     element = ELEMENTS[x.dtype]
     run(cpu.backward(element, kind, soft, detach, normed), job)
     if normed:

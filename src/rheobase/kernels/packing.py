@@ -48,9 +48,10 @@ def unpack(packed: Packed) -> Tensor:
 
 def keeping(x: Tensor) -> saved_tensors_hooks:
     """Within it, autograd keeps x packed where it can; other tensors as they are."""
+    it = (x.data_ptr(), x.shape, x.dtype)  # not x itself: autograd keeps the hook, and the hook what it names
 
     def keep(saved: Tensor) -> Any:
-        same = saved.data_ptr() == x.data_ptr() and saved.shape == x.shape and saved.dtype == x.dtype
-        return (pack(saved) if same else None) or saved
+        packed = pack(saved) if (saved.data_ptr(), saved.shape, saved.dtype) == it else None
+        return saved if packed is None else packed
 
     return saved_tensors_hooks(keep, lambda kept: unpack(kept) if isinstance(kept, Packed) else kept)
