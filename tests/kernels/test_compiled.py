@@ -153,3 +153,10 @@ print(cpu.forward(cpu.f32)._compiled._cache_hits)
     several = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in several] == [0, 0]
     assert subprocess.run(command, env=environment, check=True, capture_output=True).stdout.strip() == b"1"
+
+
+def test_kernels_work_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    kernel = cpu.settle.__wrapped__()
+    assert kernel.address
+    assert not kernel._compiled._cache_hits

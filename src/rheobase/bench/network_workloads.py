@@ -15,6 +15,7 @@ import rheobase as rb
 from rheobase.bench import rival_models
 from rheobase.bench.harness import Call, Case, Table, measure
 from rheobase.bench.memory import peak
+from rheobase.bench.shares import shares as parts
 
 TWIN = "ANN twin on T x B images"
 
@@ -140,3 +141,14 @@ def scaling(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
             Case(TWIN, partial(training_step, "sew_resnet18", False, steps, batch, width)),
         ]
         yield measure(f"sew_resnet18, width {width}, training step, T={steps}, B={batch}", cases, repeats)
+
+
+def shares(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """Where the time of a training step goes, ours and the twin's."""
+    steps, batch, width = (2, 2, 8) if quick else (4, 16, 64)
+    names = ("sew_resnet18",) if quick else ("sew_resnet18", "ms_resnet18", "spiking_resnet18")
+    for name, precision in itertools.product(
+        names, ("float32",) if quick or no_bfloat16() else ("float32", "bfloat16")
+    ):
+        title = f"{name}, width {width}, parts of a training step, T={steps}, B={batch}, {precision}"
+        yield parts(title, name, steps, batch, width, precision, repeats)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from rheobase.bench.harness import Table
 from rheobase.bench.layer_workloads import lif, norm
 from rheobase.bench.library_workloads import library
-from rheobase.bench.network_workloads import inference, memory, scaling, step
+from rheobase.bench.network_workloads import inference, memory, scaling, shares, step
 
 WORKLOADS: dict[str, Callable[[int, bool, bool], Iterator[Table]]] = {
     "lif": lif,
@@ -15,5 +15,6 @@ WORKLOADS: dict[str, Callable[[int, bool, bool], Iterator[Table]]] = {
     "inference": inference,
     "memory": memory,
     "scaling": scaling,
+    "shares": shares,
 }
 """Each is called with the number of repeats, whether to be quick, and whether to time torch.compile too."""

@@ -83,7 +83,12 @@ class Kernel:
     def address(self) -> int:
         """Of the machine code."""
         signature = types.void(types.CPointer(numba.from_dtype(np.dtype(Job))))
-        compiled: Any = numba.cfunc(signature, cache=True, error_model="numpy")(self._body)
+        try:
+            compiled: Any = numba.cfunc(signature, cache=True, error_model="numpy")(self._body)
+        except RuntimeError as error:
+            if not str(error).startswith("cannot cache"):  # no folder that can be written
+                raise
+            compiled = numba.cfunc(signature, error_model="numpy")(self._body)
         self._compiled = compiled  # it owns the code
         address: int = compiled.address
         return address
