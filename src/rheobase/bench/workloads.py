@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from rheobase.bench.first_call import first
 from rheobase.bench.harness import Table
 from rheobase.bench.layer_workloads import lif, norm
 from rheobase.bench.library_workloads import library
@@ -11,6 +12,7 @@ WORKLOADS: dict[str, Callable[[int, bool, bool], Iterator[Table]]] = {
     "lif": lif,
     "norm": norm,
     "step": step,
+    "first": first,
     "library": library,
     "inference": inference,
     "memory": memory,
