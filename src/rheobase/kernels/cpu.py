@@ -20,7 +20,7 @@ from numba import carray  # type: ignore[attr-defined]
 from rheobase.kernels.blocks import block, collect, count, fill
 from rheobase.kernels.intrinsics import fence, pointer, prefetch, row, stream, take
 from rheobase.kernels.jit import Array, Kernel, exact, f32, f64, u8
-from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, narrow, squares
+from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, gather, narrow, squares
 from rheobase.kernels.rows import pack as pack_row
 from rheobase.kernels.rows import unpack as unpack_row
 
@@ -136,7 +136,7 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
             copy(carray(pointer(job.mean), C, f64), mean)
         scales, shifts, means = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
         sum_q, sum_qx = np.zeros(w, f32), np.zeros(w, f32)
-        us, current, gradients, over_time = np.empty(T * w, f32), np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
+        us, current, over_time = np.empty(T * w, f32), np.empty(w, f32), np.empty(w, f32)
         scratch = np.empty(w, element)
         if plane == 0:
             fill(scales, scale, inner, 0, 0)
@@ -175,20 +175,15 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
                 for t in range(T - 1, -1, -1):
                     prefetch(x, (T - 1 - t) * step + lo + n, ahead)
                     xs, gs, u = row(x, t * step + lo, n), row(g, t * N + lo, n), row(us, t * w, n)
-                    if step:
-                        q = row(scratch, 0, n) if job.large else row(gy, t * N + lo, n)
-                        descend(
-                            gs, u, xs, v, q, means, sum_q, sum_qx,
-                            input_scale, decay, threshold, a, height, kind, soft, detach, sums,
-                        )  # fmt: skip
-                        if job.large:
-                            stream(q, gy, t * N + lo, n)
-                    else:
-                        descend(
-                            gs, u, xs, v, gradients, means, sum_q, sum_qx,
-                            input_scale, decay, threshold, a, height, kind, soft, detach, sums,
-                        )  # fmt: skip
-                        add(total, gradients)
+                    q = row(scratch, 0, n) if job.large or not step else row(gy, t * N + lo, n)
+                    descend(
+                        gs, u, xs, v, q, means, sum_q, sum_qx,
+                        input_scale, decay, threshold, a, height, kind, soft, detach, sums,
+                    )  # fmt: skip
+                    if not step:
+                        gather(total, q)
+                    elif job.large:
+                        stream(q, gy, t * N + lo, n)
                 if not step:
                     narrow(total, row(gy, lo, n))
                 _write(v, job.g_state, lo)

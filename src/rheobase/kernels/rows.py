@@ -171,6 +171,13 @@ def add(sums: Array, q: Array) -> None:
 
 
 @fast
+def gather(total: Array, q: Array) -> None:
+    """Total += q, as it lies in memory."""
+    for i in range(q.size):
+        total[i] += wide(q[i])
+
+
+@fast
 def total(q: Array) -> Any:
     """Sum of q, in float64."""
     found = f64(0)
