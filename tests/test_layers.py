@@ -1,5 +1,7 @@
 """CurrentNorm is batch norm over time and batch; Fire and PerStep compose; junctions; the readout."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -105,3 +107,22 @@ def test_global_hooks_see_norm_and_neuron() -> None:
     finally:
         handle.remove()
     assert seen == ["CurrentNorm", "LIF", "Fire"]
+
+
+@pytest.mark.parametrize("wrong", [{"channels": 0}, {"momentum": None}, {"momentum": 1.5}, {"eps": 0}])
+def test_norm_names_a_wrong_argument(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=f"CurrentNorm: {next(iter(wrong))} must be"):
+        rb.CurrentNorm(**{"channels": 3} | wrong)
+
+
+def test_compiled_training_moves_the_running_statistics_and_takes_a_residual() -> None:
+    fire, x, residual = rb.Fire(rb.CurrentNorm(4), rb.LIF()), torch.randn(3, 2, 4, 5, 5), torch.randn(3, 2, 4, 5, 5)
+    plain = copy.deepcopy(fire)
+    found = []
+    for module in (torch.compile(fire, fullgraph=True, backend="aot_eager"), plain):
+        inputs = [v.clone().requires_grad_() for v in (x, residual)]
+        spikes = module(*inputs)
+        spikes.sum().backward()
+        found.append([spikes.detach(), *(v.grad for v in inputs)])
+    for got, want in zip([*found[0], *fire.buffers()], [*found[1], *plain.buffers()], strict=True):
+        torch.testing.assert_close(got, want)

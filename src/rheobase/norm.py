@@ -35,6 +35,10 @@ class CurrentNorm(nn.Module):
         super().__init__()
         if not isinstance(channels, int) or channels < 1:
             raise ValueError(f"CurrentNorm: channels must be a positive integer, got {channels!r}")
+        if not isinstance(momentum, int | float) or not 0 <= momentum <= 1:
+            raise ValueError(f"CurrentNorm: momentum must be a number in [0, 1], got {momentum!r}")
+        if not isinstance(eps, int | float) or not eps > 0:
+            raise ValueError(f"CurrentNorm: eps must be a number > 0, got {eps!r}")
         self.channels = channels
         self.eps = eps
         self.momentum = momentum
