@@ -9,7 +9,7 @@ They are defined with `torch.library.Library`, as a call of a `torch.library.cus
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,23 +69,26 @@ def _sums(x: Tensor) -> Tensor:
     return x.new_empty((how.pieces, 2, how.C), dtype=torch.float64)
 
 
-def _inputs(
-    x: Tensor,
-    residual: Tensor | None,
-    state: Tensor | None,
-    constants: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-) -> dict[str, Tensor | None]:
-    """The inputs of an operator as kernels want them."""
-    found: dict[str, Tensor | None] = {"state": _flat(state, x), "constants": constants, "weight": None}
-    found["residual"] = None if residual is None else aligned(residual, x)
-    if weight is not None and bias is not None and mean is not None and var is not None:
-        found |= {"weight": _row(weight, torch.float32), "bias": _row(bias, torch.float32)}
-        found |= {"mean": _row(mean, torch.float64), "var": _row(var, torch.float64)}
-    return found
+class _Inputs(NamedTuple):
+    """What operators begin with; with batch statistics, mean and var are the running ones, or those of the currents."""
+
+    currents: Tensor
+    residual: Tensor | None
+    state: Tensor | None
+    constants: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    mean: Tensor | None
+    var: Tensor | None
+
+    def tensors(self, x: Tensor) -> dict[str, Tensor | None]:
+        """As kernels want them, with x the dense currents."""
+        found: dict[str, Tensor | None] = {"state": _flat(self.state, x), "constants": self.constants, "weight": None}
+        found["residual"] = None if self.residual is None else aligned(self.residual, x)
+        if self.weight is not None and self.bias is not None and self.mean is not None and self.var is not None:
+            found |= {"weight": _row(self.weight, torch.float32), "bias": _row(self.bias, torch.float32)}
+            found |= {"mean": _row(self.mean, torch.float64), "var": _row(self.var, torch.float64)}
+        return found
 
 
 def _outputs(x: Tensor, keep_state: bool) -> tuple[Tensor, Tensor]:
@@ -93,27 +96,14 @@ def _outputs(x: Tensor, keep_state: bool) -> tuple[Tensor, Tensor]:
     return empty_like(x), final
 
 
-def _fire(
-    currents: Tensor,
-    residual: Tensor | None,
-    state: Tensor | None,
-    constants: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    eps: float,
-    kind: int,
-    soft: bool,
-    detach: bool,
-    keep_state: bool,
-) -> tuple[Tensor, Tensor]:
+def _fire(*inputs: Any) -> tuple[Tensor, Tensor]:
     """Spikes `[T, B, ...]` and, if `keep_state`, the final state `[B, ...]` (else an empty tensor)."""
-    x = dense(currents)
+    given = _Inputs(*inputs[:8])
+    eps, _, soft, _, keep_state = inputs[8:]
+    x = dense(given.currents)
     spikes, final = _outputs(x, keep_state)
     if x.numel():
-        tensors = _inputs(x, residual, state, constants, weight, bias, mean, var)
-        tensors |= {"spikes": spikes, "final": final if keep_state else None}
+        tensors = given.tensors(x) | {"spikes": spikes, "final": final if keep_state else None}
         run(cpu.forward(ELEMENTS[x.dtype]), _job(x, tensors, soft=soft, eps=eps))
     return spikes, final
 
@@ -122,35 +112,23 @@ def _fire_fake(currents: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return _outputs(dense(currents), keep_state=others[-1])
 
 
-def _norm_fire(
-    currents: Tensor,
-    residual: Tensor | None,
-    state: Tensor | None,
-    constants: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-    kind: int,
-    soft: bool,
-    detach: bool,
-    keep_state: bool,
-    momentum: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _norm_fire(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `fire`, and the mean and (biased) variance of each channel, float64; the running ones move towards them."""
-    x = dense(currents)
+    given = _Inputs(*inputs[:8])
+    eps, _, soft, _, keep_state, momentum = inputs[8:]
+    x = dense(given.currents)
     spikes, final = _outputs(x, keep_state)
     mean, var = (x.new_empty(x.shape[2], dtype=torch.float64) for _ in range(2))
-    running = [_row(values, torch.float32) for values in (running_mean, running_var)]
-    tensors = _inputs(x, residual, state, constants, weight, bias, mean, var)
+    moved = (inputs[6], inputs[7])
+    running = [_row(values, torch.float32) for values in moved]
+    tensors = given._replace(mean=mean, var=var).tensors(x)
     tensors |= {"spikes": spikes, "final": final if keep_state else None, "sums": _sums(x)}
     tensors |= {"running_mean": running[0], "running_var": running[1]}
     job = _job(x, tensors, soft=soft, eps=eps, momentum=momentum)
     run(cpu.moments(ELEMENTS[x.dtype]), job)
     run(cpu.settle(), job, alone=True)
     run(cpu.forward(ELEMENTS[x.dtype]), job)
-    for values, row in zip((running_mean, running_var), running, strict=True):
+    for values, row in zip(moved, running, strict=True):
         if row is values:
             torch.autograd.graph.increment_version(values)
         else:
@@ -174,37 +152,23 @@ def _gradients(
 
 
 def _fire_backward(
-    grad: Tensor,
-    grad_final: Tensor | None,
-    currents: Tensor,
-    residual: Tensor | None,
-    state: Tensor | None,
-    constants: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    eps: float,
-    kind: int,
-    soft: bool,
-    detach: bool,
-    batch_statistics: bool,
+    grad: Tensor, grad_final: Tensor | None, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the currents (one step, the sum over time, if they are static), residual, state, weight and bias.
 
     With batch statistics, mean and variance are those of the currents, and the gradient goes through them.
     """
-    x = dense(currents)
-    gradients = _gradients(x, residual, state, weight)
+    given = _Inputs(*inputs[:8])
+    eps, kind, soft, detach, batch_statistics = inputs[8:]
+    x, normed = dense(given.currents), given.weight is not None
+    gradients = _gradients(x, given.residual, given.state, given.weight)
     gx, g_residual, g_state, g_weight, g_bias = gradients
     if not x.numel():
         for gradient in gradients:
             gradient.zero_()
         return gradients
-    normed = weight is not None
-    tensors = _inputs(x, residual, state, constants, weight, bias, mean, var)
-    tensors |= {"g": aligned(grad, x), "g_final": _flat(grad_final, x), "gx": gx}
-    tensors |= {"gy": gx if residual is None else g_residual, "g_state": g_state if state is not None else None}
+    tensors = given.tensors(x) | {"g": aligned(grad, x), "g_final": _flat(grad_final, x), "gx": gx}
+    tensors |= {"gy": gx if given.residual is None else g_residual, "g_state": None if given.state is None else g_state}
     tensors |= {"g_weight": g_weight, "g_bias": g_bias, "sums": _sums(x) if normed else None}
     job = _job(x, tensors, soft=soft, eps=eps, batch_statistics=batch_statistics)
     element = ELEMENTS[x.dtype]
@@ -216,16 +180,10 @@ def _fire_backward(
 
 
 def _fire_backward_fake(
-    grad: Tensor,
-    grad_final: Tensor | None,
-    currents: Tensor,
-    residual: Tensor | None,
-    state: Tensor | None,
-    constants: Tensor,
-    weight: Tensor | None,
-    *others: Any,
+    grad: Tensor, grad_final: Tensor | None, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _gradients(dense(currents), residual, state, weight)
+    given = _Inputs(*inputs[:8])
+    return _gradients(dense(given.currents), given.residual, given.state, given.weight)
 
 
 class Fire(torch.autograd.Function):
