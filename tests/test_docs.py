@@ -44,3 +44,23 @@ def test_a_recipes_result_is_that_of_its_committed_runs(recipe: Path) -> None:
     accuracies = [summary["test_accuracy"] for summary in summaries]
     told = float(re.match(r"([\d.]+) %", result[1])[1])
     assert told == pytest.approx(100 * sum(accuracies) / len(accuracies), abs=0.005)
+
+
+def test_speed_tells_what_was_measured() -> None:
+    """The table of training steps, against the samples it comes from."""
+    record = json.loads(next((ROOT / "benchmarks" / "results").glob("step-*.json")).read_text())
+    measured = {}
+    for table in record["tables"]:
+        name, steps, precision = re.fullmatch(r"(\w+), .*T=(\d+), B=16, (\w+)", table["title"]).groups()
+        ours, twin, _, best, documented = table["rows"]
+        ratios = [row["reference_over_this"] for row in (twin, best, documented)]
+        peaks = [ours["peak_mib"] / row["peak_mib"] for row in (twin, best)]
+        cells = [f"{1e3 * ours['median']:.0f} ms", *(f"{ratio:.2f}" for ratio in ratios)]
+        cells += [f"{ours['peak_mib']:.0f} MiB", *(f"{peak:.2f}" for peak in peaks)]
+        measured[f"`{name}`", steps, precision] = cells
+    told = {}
+    for line in (ROOT / "docs" / "speed.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 10 and cells[0].startswith("`"):
+            told[tuple(cells[:3])] = cells[3:]
+    assert told == measured
