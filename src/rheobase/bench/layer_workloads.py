@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.bench.harness import Call, Case, Table, measure
-from rheobase.bench.rivals import NEURONS, Layer, layers
+from rheobase.bench.rivals import NEURONS, Layer, Neuron, layers
 
 SAMPLE = 0.02  # seconds
 
@@ -24,6 +24,14 @@ def backward(layer: Layer, x: Tensor, grad: Tensor) -> Call:
         layer(x).backward(grad)
 
     return call
+
+
+def cases(neuron: Neuron, call: Callable[[Layer], Call]) -> list[Case]:
+    """Our neuron and its rivals, each under `call`."""
+    found = [Case("rheobase", partial(call, neuron.ours()))]
+    for name, layer, why_not in layers(neuron):
+        found.append(Case(name, partial(call, layer) if layer else None, why_not))
+    return found
 
 
 def _loop(compiled: bool) -> Layer:
@@ -61,16 +69,14 @@ def lif(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
     for shape in [(10, 32, 1024)] if quick else [(10, 32, 65536), (100, 64, 512)]:
         x, grad = torch.randn(shape).requires_grad_(), torch.randn(shape)
         for number, neuron in enumerate(NEURONS):
-            cases = [Case("rheobase", partial(backward, neuron.ours(), x, grad))]
+            rows = cases(neuron, partial(backward, x=x, grad=grad))
             if number == 0:
-                cases.append(Case("torch loop", partial(backward, _loop(False), x, grad)))
+                rows.insert(1, Case("torch loop", partial(backward, _loop(False), x, grad)))
                 if compiled:
-                    cases.append(Case("torch.compile of the loop", partial(backward, _loop(True), x, grad)))
-                cases.append(Case("copy of the least bytes", partial(_copies, x)))
-            for name, layer, why_not in layers(neuron):
-                cases.append(Case(name, partial(backward, layer, x, grad) if layer else None, why_not))
+                    rows.insert(2, Case("torch.compile of the loop", partial(backward, _loop(True), x, grad)))
+                rows.append(Case("copy of the least bytes", partial(_copies, x)))
             size = " x ".join(map(str, shape))
-            yield measure(f"{neuron.title}, forward and backward, T x B x N = {size}", cases, repeats, least=SAMPLE)
+            yield measure(f"{neuron.title}, forward and backward, T x B x N = {size}", rows, repeats, least=SAMPLE)
 
 
 class _NormLIF(nn.Module):
@@ -95,9 +101,9 @@ def norm(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
         x.requires_grad_()
         grad = torch.randn_like(x)
         twin = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
-        cases = [
+        rows = [
             Case("rheobase", partial(backward, _NormLIF(channels, steps), x, grad)),
             Case("BatchNorm2d and ReLU", partial(backward, twin, x, grad)),
         ]
         name = f"{str(dtype).removeprefix('torch.')}, T={steps}, B={batch}, {channels} x {size} x {size}"
-        yield measure(f"CurrentNorm and LIF, forward and backward, {name}", cases, repeats, least=SAMPLE)
+        yield measure(f"CurrentNorm and LIF, forward and backward, {name}", rows, repeats, least=SAMPLE)

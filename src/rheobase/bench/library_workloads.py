@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase.bench.harness import Call, Case, Table, measure
-from rheobase.bench.layer_workloads import backward
-from rheobase.bench.rivals import NEURONS, Layer, Neuron, layers
+from rheobase.bench.layer_workloads import backward, cases
+from rheobase.bench.rivals import NEURONS, Layer, Neuron
 
 
 def library(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
@@ -31,10 +31,8 @@ def library(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
     for steps in (8,) if quick else (8, 32, 128):
         x, grad = torch.randn(steps, 1, size).requires_grad_(), torch.randn(steps, 1, size)
         for neuron in NEURONS:
-            cases = [Case("rheobase", partial(backward, neuron.ours(), x, grad))]
-            for name, layer, why_not in layers(neuron):
-                cases.append(Case(name, partial(backward, layer, x, grad) if layer else None, why_not))
-            yield measure(f"W2: {neuron.title}, forward and backward, T={steps}, N={size}", cases, repeats)
+            rows = cases(neuron, partial(backward, x=x, grad=grad))
+            yield measure(f"W2: {neuron.title}, forward and backward, T={steps}, N={size}", rows, repeats)
 
 
 def _linear_and_lif(neuron: Neuron, x: Tensor, repeats: int) -> Table:
@@ -43,13 +41,11 @@ def _linear_and_lif(neuron: Neuron, x: Tensor, repeats: int) -> Table:
     weight = nn.Parameter(torch.randn(size, size) * (0.8 / neuron.ours().input_scale / size**0.5))
     with torch.no_grad():
         rate = float(neuron.ours()(F.linear(x, weight)).mean())
-    cases = [Case("rheobase", partial(_call, neuron.ours(), x, weight))]
-    cases.append(Case("linear layer alone", partial(_call, lambda currents: currents, x, weight)))
-    for name, layer, why_not in layers(neuron):
-        cases.append(Case(name, partial(_call, layer, x, weight) if layer else None, why_not))
+    rows = cases(neuron, partial(_call, x=x, weight=weight))
+    rows.insert(1, Case("linear layer alone", partial(_call, lambda currents: currents, x, weight)))
     steps, batch, _ = x.shape
     title = f"W1: linear and {neuron.title}, n={size}, T={steps}, B={batch}, firing rate {rate:.1%}"
-    return measure(title, cases, repeats)
+    return measure(title, rows, repeats)
 
 
 def _call(layer: Layer, x: Tensor, weight: nn.Parameter) -> Call:

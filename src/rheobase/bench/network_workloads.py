@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.bench import rival_models
 from rheobase.bench.harness import Call, Case, Table, measure
 from rheobase.bench.memory import peak
-from rheobase.bench.shares import shares as parts
 
 TWIN = "ANN twin on T x B images"
 
@@ -29,8 +28,16 @@ def no_bfloat16() -> str:
     return "" if "avx512_bf16" in flags or "amx_bf16" in flags else "the processor has no bfloat16 instructions"
 
 
-def _images(count: int) -> Tensor:
+def images(count: int) -> Tensor:
+    """CIFAR-sized, channels-last."""
     return torch.rand(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+
+
+def loss(model: nn.Module, frames: Tensor, labels: Tensor, precision: str) -> Tensor:
+    """Forward and cross entropy."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = model(frames)
+    return F.cross_entropy(rb.readout(logits.float()), labels)
 
 
 def training_step(
@@ -45,14 +52,13 @@ def training_step(
     """Forward, cross entropy, backward and SGD; the twin gets steps x batch images."""
     model = rb.models.create(name, classes=100, steps=steps, spiking=spiking, width=width)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    images = _images(batch if spiking else steps * batch)
-    labels = torch.randint(0, 100, (len(images),))
+    frames = images(batch if spiking else steps * batch)
+    labels = torch.randint(0, 100, (len(frames),))
 
     def call() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), rb.engine(packed=packed):
-            logits = model(images)
-        F.cross_entropy(rb.readout(logits.float()), labels).backward()
+        with rb.engine(packed=packed):
+            loss(model, frames, labels, precision).backward()
         optimizer.step()
 
     return call
@@ -110,11 +116,11 @@ def memory(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
 
 def _inference(spiking: bool, count: int, width: int) -> Call:
     model = rb.models.create("sew_resnet18", classes=100, steps=4, spiking=spiking, width=width).eval()
-    images = _images(count)
+    frames = images(count)
 
     def call() -> None:
         with torch.no_grad():
-            model(images)
+            model(frames)
 
     return call
 
@@ -141,14 +147,3 @@ def scaling(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
             Case(TWIN, partial(training_step, "sew_resnet18", False, steps, batch, width)),
         ]
         yield measure(f"sew_resnet18, width {width}, training step, T={steps}, B={batch}", cases, repeats)
-
-
-def shares(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
-    """Where the time of a training step goes, ours and the twin's."""
-    steps, batch, width = (2, 2, 8) if quick else (4, 16, 64)
-    names = ("sew_resnet18",) if quick else ("sew_resnet18", "ms_resnet18", "spiking_resnet18")
-    for name, precision in itertools.product(
-        names, ("float32",) if quick or no_bfloat16() else ("float32", "bfloat16")
-    ):
-        title = f"{name}, width {width}, parts of a training step, T={steps}, B={batch}, {precision}"
-        yield parts(title, name, steps, batch, width, precision, repeats)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.bench.harness import Row, Table
+from rheobase.bench.network_workloads import images, loss, no_bfloat16
 
 # what a node of autograd's graph belongs to, by its name
 NODES = {
@@ -40,10 +41,11 @@ class _Clock:
 
     def forward(self, model: nn.Module) -> None:
         """Clock the model's forward pass."""
+        fires = tuple(path + "." for path, module in model.named_modules() if isinstance(module, rb.Fire))
         for path, module in model.named_modules():
-            inside = any(isinstance(model.get_submodule(p), rb.Fire) for p in _above(path))
             part = "convolutions" if isinstance(module, nn.Conv2d) else "norms and neurons"
-            if isinstance(module, nn.Conv2d | rb.Fire) or (not inside and _is_norm_or_neuron(module)):
+            apart = isinstance(module, rb.CurrentNorm | rb.LIF | nn.ReLU) and not path.startswith(fires)
+            if isinstance(module, nn.Conv2d | rb.Fire) or apart:
                 module.register_forward_pre_hook(self.start)
                 module.register_forward_hook(lambda *_, part=part: self.stop(part))
 
@@ -62,38 +64,36 @@ class _Clock:
                 node.register_hook(lambda *_, part=part: self.stop(part))
 
 
-def _above(path: str) -> Iterator[str]:
-    names = path.split(".")
-    return (".".join(names[:i]) for i in range(1, len(names)))
-
-
-def _is_norm_or_neuron(module: nn.Module) -> bool:
-    return isinstance(module, rb.CurrentNorm | rb.LIF | nn.ReLU)
-
-
-def shares(title: str, name: str, steps: int, batch: int, width: int, precision: str, repeats: int) -> Table:
+def _parts(title: str, name: str, steps: int, batch: int, width: int, precision: str, repeats: int) -> Table:
     """Seconds of each part, round after round, both nets in turn."""
     rows = [Row(f"{net}: {part}") for net in ("rheobase", "ANN twin") for part in PARTS]
-    clocks = [_Clock(), _Clock()]
-    models = [
-        rb.models.create(name, classes=100, steps=steps, spiking=spiking, width=width) for spiking in (True, False)
-    ]
-    for clock, model in zip(clocks, models, strict=True):
+    nets = []
+    for spiking in (True, False):
+        clock, model = _Clock(), rb.models.create(name, classes=100, steps=steps, spiking=spiking, width=width)
         clock.forward(model)
+        nets.append((clock, model, batch if spiking else steps * batch))
     for number in range(repeats + 2):
-        for place, (clock, model, count) in enumerate(zip(clocks, models, (batch, steps * batch), strict=True)):
-            images = torch.rand(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-            labels = torch.randint(0, 100, (count,))
+        for place, (clock, model, count) in enumerate(nets):
+            frames, labels = images(count), torch.randint(0, 100, (count,))
             model.zero_grad()
             clock.seconds.clear()
             start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = model(images)
-            loss = F.cross_entropy(rb.readout(logits.float()), labels)
-            clock.backward(loss)
-            loss.backward()
+            found = loss(model, frames, labels, precision)
+            clock.backward(found)
+            found.backward()
             clock.seconds["all else"] = time.perf_counter() - start - sum(clock.seconds.values())
             if number >= 2:
                 for row, part in zip(rows[place * len(PARTS) :], PARTS, strict=False):
                     row.samples.append(clock.seconds[part])
     return Table(title, rows)
+
+
+def shares(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """Where the time of a training step goes, ours and the twin's."""
+    steps, batch, width = (2, 2, 8) if quick else (4, 16, 64)
+    names = ("sew_resnet18",) if quick else ("sew_resnet18", "ms_resnet18", "spiking_resnet18")
+    for name, precision in itertools.product(
+        names, ("float32",) if quick or no_bfloat16() else ("float32", "bfloat16")
+    ):
+        title = f"{name}, width {width}, parts of a training step, T={steps}, B={batch}, {precision}"
+        yield _parts(title, name, steps, batch, width, precision, repeats)

@@ -6,7 +6,8 @@ from rheobase.bench.first_call import first
 from rheobase.bench.harness import Table
 from rheobase.bench.layer_workloads import lif, norm
 from rheobase.bench.library_workloads import library
-from rheobase.bench.network_workloads import inference, memory, scaling, shares, step
+from rheobase.bench.network_workloads import inference, memory, scaling, step
+from rheobase.bench.shares import shares
 
 WORKLOADS: dict[str, Callable[[int, bool, bool], Iterator[Table]]] = {
     "lif": lif,

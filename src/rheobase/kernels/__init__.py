@@ -51,7 +51,6 @@ class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"):
         if name not in get_args(EngineName):
             raise ValueError(f"engine: name must be one of {get_args(EngineName)}, got {name!r}")
         self._chosen = _Settings(name, fused, packed)
-
         self._before: list[_Settings] = []
 
     def __enter__(self) -> None:

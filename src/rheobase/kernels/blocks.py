@@ -24,6 +24,12 @@ def count(N: int, w: int, plane: int) -> int:
 
 
 @exact
+def share(piece: int, pieces: int, size: int) -> tuple[int, int]:
+    """Where a piece's part of `size` things begins and ends."""
+    return piece * size // pieces, (piece + 1) * size // pieces
+
+
+@exact
 def block(b: int, N: int, w: int, plane: int) -> tuple[int, int, int]:
     """Start and size of block b, and its plane (0 when the pattern of channels repeats)."""
     if plane == 0:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
-from rheobase.kernels.blocks import block, collect, count, fill
+from rheobase.kernels.blocks import block, collect, count, fill, share
 from rheobase.kernels.intrinsics import fence, pointer, prefetch, row, stream, take
 from rheobase.kernels.jit import Array, Kernel, exact, f32, f64, u8
 from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, gather, narrow, squares
@@ -89,7 +89,8 @@ def forward(element: type) -> Kernel:
             piece = take(address)
             if piece >= job.pieces:
                 return fence()
-            for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+            first, end = share(piece, job.pieces, blocks)
+            for k in range(first, end):
                 lo, n, p = block(k, N, w, plane)
                 if plane:
                     fill(scales, scale, inner, plane, p)
@@ -148,11 +149,12 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
             piece = take(address)
             if piece >= job.pieces:
                 return fence()
+            first, end = share(piece, job.pieces, blocks)
             found_q, found_qx = row(found, 2 * C * piece, C), row(found, 2 * C * piece + C, C)
             if sums:
                 assign(found_q, 0)
                 assign(found_qx, 0)
-            for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+            for k in range(first, end):
                 lo, n, p = block(k, N, w, plane)
                 if plane:
                     fill(scales, scale, inner, plane, p)
@@ -213,11 +215,12 @@ def moments(element: type) -> Kernel:
             piece = take(address)
             if piece >= job.pieces:
                 return
+            first, end = share(piece, job.pieces, blocks)
             sum_x, sum_xx = row(sums, 2 * C * piece, C), row(sums, 2 * C * piece + C, C)
             assign(sum_x, 0)
             assign(sum_xx, 0)
             for t in range(steps):
-                for k in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+                for k in range(first, end):
                     lo, n, p = block(k, N, w, plane)
                     prefetch(x, t * N + lo + n, min(w, N - lo - n))
                     squares(row(x, t * N + lo, n), a, b)
@@ -300,12 +303,12 @@ def norm_backward(element: type) -> Kernel:
         weight, sums = carray(pointer(job.weight), C, f32), carray(pointer(job.sums), 2 * C, f64)
         mean, var = carray(pointer(job.mean), C, f64), carray(pointer(job.var), C, f64)
         _, _, input_scale, _, _ = _constants(job)
-        share = input_scale / job.count if job.batch_statistics else 0.0
+        portion = input_scale / job.count if job.batch_statistics else 0.0
         scale, factor, offset = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
         for c in range(C):
             a = weight[c] / np.sqrt(var[c] + job.eps)
-            b = -a * share * sums[C + c] / (var[c] + job.eps)
-            scale[c], factor[c], offset[c] = a, b, -a * share * sums[c] - b * mean[c]
+            b = -a * portion * sums[C + c] / (var[c] + job.eps)
+            scale[c], factor[c], offset[c] = a, b, -a * portion * sums[c] - b * mean[c]
         scales, factors, offsets = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
         scratch = np.empty(w, element)
         if plane == 0:
@@ -317,8 +320,9 @@ def norm_backward(element: type) -> Kernel:
             piece = take(address)
             if piece >= job.pieces:
                 return fence()
+            first, end = share(piece, job.pieces, blocks)
             for t in range(steps):
-                for number in range(piece * blocks // job.pieces, (piece + 1) * blocks // job.pieces):
+                for number in range(first, end):
                     lo, n, p = block(number, N, w, plane)
                     if plane:
                         fill(scales, scale, inner, plane, p)
@@ -350,8 +354,8 @@ def pack(element: type) -> Kernel:
             piece = take(address)
             if piece >= job.pieces:
                 return
-            lo, hi = piece * job.N // job.pieces, (piece + 1) * job.N // job.pieces
-            wrong[piece] = not pack_row(row(x, lo, hi - lo), row(packed, lo, hi - lo))
+            first, end = share(piece, job.pieces, job.N)
+            wrong[piece] = not pack_row(row(x, first, end - first), row(packed, first, end - first))
 
     return Kernel(body, element.__name__)
 
@@ -368,8 +372,9 @@ def unpack(element: type) -> Kernel:
             piece = take(address)
             if piece >= job.pieces:
                 return fence()
-            for lo in range(piece * job.N // job.pieces, (piece + 1) * job.N // job.pieces, job.width):
-                n = min(job.width, (piece + 1) * job.N // job.pieces - lo)
+            first, end = share(piece, job.pieces, job.N)
+            for lo in range(first, end, job.width):
+                n = min(job.width, end - lo)
                 part = row(scratch, 0, n)
                 unpack_row(row(packed, lo, n), part)
                 stream(part, x, lo, n)

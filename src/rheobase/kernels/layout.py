@@ -20,6 +20,11 @@ BLOCK = 512  # neurons walked together, about
 CACHED = 1 << 13  # floats that a thread keeps in its first cache, about: T potentials a neuron, and some rows
 
 
+def pieces(elements: int) -> int:
+    """How many pieces so much work is cut into."""
+    return min(PIECES, max(1, elements // LEAST))
+
+
 def dense(x: Tensor) -> Tensor:
     """x itself if each step is dense in storage and the steps follow each other (or are the same), else a copy."""
     if x.is_contiguous():
@@ -70,9 +75,8 @@ def walk(x: Tensor, channels: bool) -> Walk:
 def _walk(shape: tuple[int, ...], strides: tuple[int, ...], channels: bool) -> Walk:
     T, N = shape[0], math.prod(shape[1:])
     C = shape[2] if channels else 1
-    pieces = min(PIECES, max(1, T * N // LEAST))
     moving = T > 1 and strides[0] != 0
-    return Walk(pieces, T, N, C, moving, T * N >= LARGE, *_cut(T, C, strides[2] if C > 1 else 1))
+    return Walk(pieces(T * N), T, N, C, moving, T * N >= LARGE, *_cut(T, C, strides[2] if C > 1 else 1))
 
 
 def _cut(T: int, C: int, inner: int) -> tuple[int, int, int]:

@@ -3,12 +3,11 @@
 `rheobase::fire` is a neuron over a sequence, with or without a norm of known statistics before it; `norm_fire` has a
 batch norm before it, whose statistics it takes from the currents and returns; `fire_backward` serves both.
 
-They are defined with `torch.library.Library`, as a call of a `torch.library.custom_op` takes five times as long.
+They are defined with `torch.library.Library`, as a call of a `torch.library.custom_op` takes several times as long.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -91,6 +90,12 @@ class _Inputs(NamedTuple):
         return found
 
 
+def _split(inputs: tuple[Any, ...]) -> tuple[_Inputs, tuple[Any, ...]]:
+    """The tensors, and the options after them."""
+    count = len(_Inputs._fields)
+    return _Inputs(*inputs[:count]), inputs[count:]
+
+
 def _outputs(x: Tensor, keep_state: bool) -> tuple[Tensor, Tensor]:
     final = empty_like(x, 1, torch.float32)[0] if keep_state else x.new_empty(0, dtype=torch.float32)
     return empty_like(x), final
@@ -98,8 +103,7 @@ def _outputs(x: Tensor, keep_state: bool) -> tuple[Tensor, Tensor]:
 
 def _fire(*inputs: Any) -> tuple[Tensor, Tensor]:
     """Spikes `[T, B, ...]` and, if `keep_state`, the final state `[B, ...]` (else an empty tensor)."""
-    given = _Inputs(*inputs[:8])
-    eps, _, soft, _, keep_state = inputs[8:]
+    given, (eps, _, soft, _, keep_state) = _split(inputs)
     x = dense(given.currents)
     spikes, final = _outputs(x, keep_state)
     if x.numel():
@@ -114,12 +118,11 @@ def _fire_fake(currents: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
 
 def _norm_fire(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `fire`, and the mean and (biased) variance of each channel, float64; the running ones move towards them."""
-    given = _Inputs(*inputs[:8])
-    eps, _, soft, _, keep_state, momentum = inputs[8:]
+    given, (eps, _, soft, _, keep_state, momentum) = _split(inputs)
     x = dense(given.currents)
     spikes, final = _outputs(x, keep_state)
     mean, var = (x.new_empty(x.shape[2], dtype=torch.float64) for _ in range(2))
-    moved = (inputs[6], inputs[7])
+    moved = (inputs[6], inputs[7])  # the running mean and variance
     running = [_row(values, torch.float32) for values in moved]
     tensors = given._replace(mean=mean, var=var).tensors(x)
     tensors |= {"spikes": spikes, "final": final if keep_state else None, "sums": _sums(x)}
@@ -141,13 +144,10 @@ def _norm_fire_fake(currents: Tensor, *others: Any) -> tuple[Tensor, Tensor, Ten
     return *_outputs(dense(currents), keep_state=others[-2]), row, torch.empty_like(row)
 
 
-def _gradients(
-    x: Tensor, residual: Tensor | None, state: Tensor | None, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    nothing = partial(x.new_empty, 0)
-    g_residual = nothing() if residual is None else empty_like(x)
-    g_state = nothing(dtype=torch.float32) if state is None else empty_like(x, 1, torch.float32)[0]
-    g_weight = x.new_empty(0 if weight is None else x.shape[2], dtype=torch.float32)
+def _gradients(x: Tensor, given: _Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    g_residual = x.new_empty(0) if given.residual is None else empty_like(x)
+    g_state = x.new_empty(0, dtype=torch.float32) if given.state is None else empty_like(x, 1, torch.float32)[0]
+    g_weight = x.new_empty(0 if given.weight is None else x.shape[2], dtype=torch.float32)
     return empty_like(x, 1 if static(x) else None), g_residual, g_state, g_weight, torch.empty_like(g_weight)
 
 
@@ -158,10 +158,9 @@ def _fire_backward(
 
     With batch statistics, mean and variance are those of the currents, and the gradient goes through them.
     """
-    given = _Inputs(*inputs[:8])
-    eps, kind, soft, detach, batch_statistics = inputs[8:]
+    given, (eps, kind, soft, detach, batch_statistics) = _split(inputs)
     x, normed = dense(given.currents), given.weight is not None
-    gradients = _gradients(x, given.residual, given.state, given.weight)
+    gradients = _gradients(x, given)
     gx, g_residual, g_state, g_weight, g_bias = gradients
     if not x.numel():
         for gradient in gradients:
@@ -182,8 +181,8 @@ def _fire_backward(
 def _fire_backward_fake(
     grad: Tensor, grad_final: Tensor | None, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    given = _Inputs(*inputs[:8])
-    return _gradients(dense(given.currents), given.residual, given.state, given.weight)
+    given, _ = _split(inputs)
+    return _gradients(dense(given.currents), given)
 
 
 class Fire(torch.autograd.Function):
@@ -192,8 +191,9 @@ class Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
         """See `_fire`."""
-        ctx.save_for_backward(*inputs[:8])
-        ctx.options = (*inputs[8:12], False)
+        given, options = _split(inputs)
+        ctx.save_for_backward(*given)
+        ctx.options = (*options[:4], False)  # without batch statistics
         with torch._C._AutoDispatchBelowAutograd():
             return fire(*inputs)
 
@@ -201,18 +201,16 @@ class Fire(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """See `_fire_backward`."""
-        currents, residual, state, constants, weight, bias, mean, var = ctx.saved_tensors
+        given = _Inputs(*ctx.saved_tensors)
         last = grads[1] if grads[1].numel() else None
-        gx, g_residual, g_state, g_weight, g_bias = fire_backward(
-            grads[0], last, currents, residual, state, constants, weight, bias, mean, var, *ctx.options
-        )
+        gx, g_residual, g_state, g_weight, g_bias = fire_backward(grads[0], last, *given, *ctx.options)
         return (
-            spread(gx[0], currents.shape[0]) if static(currents) else gx,
-            None if residual is None else g_residual,
-            None if state is None else g_state.to(state.dtype),
+            spread(gx[0], given.currents.shape[0]) if static(given.currents) else gx,
+            None if given.residual is None else g_residual,
+            None if given.state is None else g_state.to(given.state.dtype),
             None,
-            None if weight is None else g_weight.to(weight.dtype),
-            None if bias is None else g_bias.to(bias.dtype),
+            None if given.weight is None else g_weight.to(given.weight.dtype),
+            None if given.bias is None else g_bias.to(given.bias.dtype),
             *[None] * (len(ctx.needs_input_grad) - 6),
         )
 
@@ -225,9 +223,10 @@ class NormFire(torch.autograd.Function):
         """See `_norm_fire`."""
         with torch._C._AutoDispatchBelowAutograd():
             spikes, final, mean, var = norm_fire(*inputs)
-        ctx.save_for_backward(*inputs[:6], mean, var)
+        given, options = _split(inputs)
+        ctx.save_for_backward(*given._replace(mean=mean, var=var))
         ctx.mark_non_differentiable(mean, var)
-        ctx.options = (*inputs[8:12], True)
+        ctx.options = (*options[:4], True)
         return spikes, final, mean, var
 
     backward = Fire.backward  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from rheobase.kernels import cpu
 from rheobase.kernels.jit import Job
-from rheobase.kernels.layout import BLOCK, LEAST, PIECES
+from rheobase.kernels.layout import BLOCK, pieces
 from rheobase.kernels.ops import ELEMENTS
 from rheobase.kernels.threads import run
 
@@ -25,16 +25,15 @@ class Packed(NamedTuple):
 
 
 def _job(x: Tensor, values: Tensor, wrong: Tensor | None) -> Job:
-    pieces = min(PIECES, max(1, x.numel() // LEAST))
     sums = 0 if wrong is None else wrong.data_ptr()
-    return Job(0, pieces, N=x.numel(), width=BLOCK, x=x.data_ptr(), spikes=values.data_ptr(), sums=sums)
+    return Job(0, pieces(x.numel()), N=x.numel(), width=BLOCK, x=x.data_ptr(), spikes=values.data_ptr(), sums=sums)
 
 
 def pack(x: Tensor) -> Packed | None:
     """x as bytes, or None where this is not exact, or x has gaps in storage."""
     if x.numel() == 0 or not torch.ops.aten.is_non_overlapping_and_dense(x):
         return None
-    values, wrong = x.new_empty(x.numel(), dtype=torch.uint8), x.new_zeros(PIECES, dtype=torch.float64)
+    values, wrong = x.new_empty(x.numel(), dtype=torch.uint8), x.new_empty(pieces(x.numel()), dtype=torch.float64)
     run(cpu.pack(ELEMENTS[x.dtype]), _job(x, values, wrong))
     return None if wrong.any() else Packed(values, x.shape, x.stride(), x.dtype)
 
