@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -57,22 +58,25 @@ def _hooked(module: nn.Module) -> bool:
 
 
 class Fire(nn.Module):
-    """neuron(norm(currents) + residual), as one operator where the engine has one; the residual is optional.
+    """neuron(norm(currents) + residual) + skip, as one operator where the engine has one.
 
-    It runs as several when a child carries hooks, and under `rheobase.engine(fused=False)`.
+    Residual and skip are optional, and of the shape of the currents. It runs as several operators when a child carries
+    hooks, and under `rheobase.engine(fused=False)`.
 
     Args:
         norm: mostly a `CurrentNorm`.
         neuron: a `Neuron`; in an ANN twin, an activation.
+        drive: whether to return also what drives the neuron, norm(currents) + residual.
     """
 
-    def __init__(self, norm: nn.Module, neuron: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, neuron: nn.Module, drive: bool = False) -> None:
         super().__init__()
         self.norm = norm
         self.neuron = neuron
+        self.drive = drive
 
-    def forward(self, currents: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Spikes `[T, B, ...]`."""
+    def forward(self, currents: Tensor, residual: Tensor | None = None, skip: Tensor | None = None) -> Any:
+        """Spikes `[T, B, ...]`, or with `drive` the pair (spikes, drive)."""
         norm, neuron = self.norm, self.neuron
         if (
             type(norm) is CurrentNorm
@@ -80,12 +84,22 @@ class Fire(nn.Module):
             and neuron.native
             and not _hooked(norm)
             and not _hooked(neuron)
-            and kernels.can_fuse(currents, residual, neuron.kind)
+            and kernels.can_fuse(currents, residual, skip, neuron.kind)
         ):
-            spikes: Tensor = neuron.fire(currents, norm.operands(currents), residual)
-            return spikes
-        y = self.norm(currents)
-        return self.neuron(y if residual is None else y + residual)
+            operands = norm.operands(currents)
+            spikes, drive = neuron.fire(currents, norm=operands, residual=residual, skip=skip, keep_drive=self.drive)
+            return (spikes, drive) if self.drive else spikes
+        drive = norm(currents)
+        if residual is not None:
+            drive = drive + residual
+        spikes = neuron(drive)
+        if skip is not None:
+            spikes = spikes + skip
+        return (spikes, drive) if self.drive else spikes
+
+    def extra_repr(self) -> str:
+        """The option, where it is on."""
+        return "drive=True" if self.drive else ""
 
 
 JUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -79,7 +79,7 @@ class Neuron(nn.Module):
         stream = _local.stream
         return stream is not None and self in stream.given
 
-    def _through(self, run: Callable[[Tensor, State], tuple[Tensor, State]], currents: Tensor) -> Tensor:
+    def _through(self, run: Callable[[Tensor, State], tuple[Any, State]], currents: Tensor) -> Any:
         """Outputs of `run` from rest or, while `streaming`, from and to the stream's state."""
         stream = _local.stream
         if stream is None or self not in stream.given:
@@ -244,42 +244,41 @@ class LIF(Neuron):
 
     def run(self, currents: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Spikes `[T, B, ...]` and the potentials after the last step, `[B, ...]`, from `state` (default: rest)."""
-        return self._fire(currents, state) if self.native else super().run(currents, state)
+        if not self.native:
+            return super().run(currents, state)
+        (spikes, _), final = self._fire(currents, state)
+        return spikes, final
 
     def forward(self, currents: Tensor) -> Tensor:
         """Spikes `[T, B, ...]`, from rest."""
-        return self.fire(currents) if self.native else super().forward(currents)
+        return self.fire(currents)[0] if self.native else super().forward(currents)
 
-    def fire(self, currents: Tensor, norm: kernels.Norm | None = None, residual: Tensor | None = None) -> Tensor:
-        """`forward` of a native neuron; for norm and residual see `rheobase.Fire`."""
-        run = partial(self._fire, norm=norm, residual=residual, keep_state=self._streamed)
-        return self._through(run, currents)
+    def fire(self, currents: Tensor, **fused: Any) -> tuple[Tensor, Tensor | None]:
+        """`forward` of a native neuron, with what `kernels.fire` can fuse with it; and the drive, if that is kept."""
+        run = partial(self._fire, keep_state=self._streamed, **fused)
+        outputs: tuple[Tensor, Tensor | None] = self._through(run, currents)
+        return outputs
 
     def _fire(
-        self,
-        currents: Tensor,
-        state: State,
-        norm: kernels.Norm | None = None,
-        residual: Tensor | None = None,
-        keep_state: bool = True,
-    ) -> tuple[Tensor, State]:
+        self, currents: Tensor, state: State, keep_state: bool = True, **fused: Any
+    ) -> tuple[tuple[Tensor, Tensor | None], State]:
         self.check(currents)
         if state is not None and state.shape != currents.shape[1:]:
             raise ValueError(
                 f"{type(self).__name__}: state must be {list(currents.shape[1:])}, as the currents of one step, "
                 f"got {list(state.shape)}"
             )
-        return kernels.fire(
+        spikes, final, drive = kernels.fire(
             currents,
             state,
             self.constants,
             kind=self._kind,
             soft=self.reset == "soft",
             detach=self.detach_reset,
-            norm=norm,
-            residual=residual,
             keep_state=keep_state,
+            **fused,
         )
+        return (spikes, drive), final
 
     def extra_repr(self) -> str:
         """The arguments."""

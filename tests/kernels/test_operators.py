@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import rheobase as rb
@@ -17,19 +17,22 @@ def _fire(channels: int = 3) -> rb.Fire:
     return rb.Fire(rb.CurrentNorm(channels), rb.LIF())
 
 
-@pytest.mark.parametrize("keep_state", [True, False])
-def test_opcheck(keep_state: bool) -> None:
-    x = torch.randn(4, 2, 3, 5, 5).requires_grad_()
-    state = torch.randn(2, 3, 5, 5).requires_grad_()
-    constants, options = rb.LIF().constants, (1, True, True)
-    torch.library.opcheck(ops.fire, (x, None, state, constants, None, None, None, None, 0.0, *options, keep_state))
-    affine = (torch.ones(3).requires_grad_(), torch.zeros(3).requires_grad_())
-    norm = (*affine, torch.zeros(3), torch.ones(3), 1e-5)
-    residual = torch.randn_like(x).requires_grad_()
-    torch.library.opcheck(ops.fire, (x, residual, None, constants, *norm, *options, keep_state))
-    torch.library.opcheck(ops.norm_fire, (x, residual, state, constants, *norm, *options, keep_state, 0.1))
-    inputs = [v.detach() if isinstance(v, torch.Tensor) else v for v in (x, None, x, residual, state, constants, *norm)]
-    torch.library.opcheck(ops.fire_backward, (*inputs, *options, True))
+@pytest.mark.parametrize("keep", [True, False])
+def test_opcheck(keep: bool) -> None:
+    def tensor(*shape: int) -> Tensor:
+        return torch.randn(shape).requires_grad_()
+
+    x, residual, skip, state = (tensor(4, 2, 3, 5, 5), tensor(4, 2, 3, 5, 5), tensor(4, 2, 3, 5, 5), tensor(2, 3, 5, 5))
+    constants, neuron, kept = rb.LIF().constants, (1, True, True), (keep, keep)
+    none = (None, None, None, None, 0.0)
+    norm = (tensor(3), tensor(3), torch.zeros(3), torch.ones(3), 1e-5)
+    torch.library.opcheck(ops.fire, (x, None, state, constants, *none, *neuron, *kept, None))
+    torch.library.opcheck(ops.fire, (x, residual, None, constants, *norm, *neuron, *kept, skip))
+    torch.library.opcheck(ops.norm_fire, (x, residual, state, constants, *norm, *neuron, *kept, skip, 0.1))
+    drive = residual if keep else None
+    inputs = (x, None, drive, x, None if keep else residual, state, constants, *norm, *neuron, drive, True, True)
+    found = [value.detach() if isinstance(value, Tensor) else value for value in inputs]
+    torch.library.opcheck(ops.fire_backward, tuple(found))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own

@@ -58,27 +58,56 @@ def test_depth_counts_weight_layers(name: int, convolutions: int) -> None:
     assert found == convolutions
 
 
+def blocks(kind: type[nn.Module], **options: object) -> list[nn.Module]:
+    name = {SEW: "sew_resnet18", MS: "ms_resnet18", Classic: "spiking_resnet18"}[kind]
+    return [m for m in small(name, **options).eval().modules() if isinstance(m, kind)]
+
+
 def test_blocks_by_their_equations() -> None:
     x = (torch.rand(3, 2, 4, 6, 6) > 0.7).float()
-    for name, kind in (("sew_resnet18", SEW), ("ms_resnet18", MS), ("spiking_resnet18", Classic)):
-        block = next(m for m in small(name).modules() if isinstance(m, kind)).eval()
-        if kind is SEW:
-            want = block.branch(x) + x
-        elif kind is MS:
-            want = block.branch(block.neuron(x)) + x
-        else:
-            want = block.fire.neuron(block.fire.norm(block.branch(x)) + x)
-        assert torch.equal(block(x), want)
+    sew, classic, ms = blocks(SEW)[0], blocks(Classic)[0], blocks(MS)[0]
+    assert torch.equal(sew(x), sew.fire(sew.branch(x)) + x)
+    assert torch.equal(classic(x), classic.fire.neuron(classic.fire.norm(classic.branch(x)) + x))
+    nn.init.ones_(ms.fire.norm.weight)
+    v = torch.randn(3, 2, 4, 6, 6)
+    spikes, potentials = ms((x, v))
+    assert torch.equal(potentials, ms.fire.norm(ms.branch(x)) + v)
+    assert torch.equal(spikes, ms.fire.neuron(potentials))
 
 
 def test_sew_and_ms_blocks_can_be_the_identity() -> None:
     x = (torch.rand(3, 2, 4, 6, 6) > 0.5).float()
     for connect in ("add", "iand"):
-        sew = next(m for m in small("sew_resnet18", connect=connect).modules() if isinstance(m, SEW)).eval()
-        nn.init.zeros_(sew.branch[-1].norm.weight)
+        sew = blocks(SEW, connect=connect)[0]
+        nn.init.zeros_(sew.fire.norm.weight)
         assert torch.equal(sew(x), x)
-    ms = next(m for m in small("ms_resnet18").modules() if isinstance(m, MS)).eval()
-    assert torch.equal(ms(x), x), "an MS block begins as the identity"
+    v = torch.randn(3, 2, 4, 6, 6)
+    assert torch.equal(blocks(MS)[0]((x, v))[1], v), "an MS block begins as the identity"
+
+
+def test_the_last_ms_block_gives_spikes_alone() -> None:
+    *others, last = blocks(MS)
+    assert all(block.fire.drive for block in others)
+    assert not last.fire.drive
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_ms_resnet_by_its_equations(stem: str) -> None:
+    """Potentials alone go from block to block; each has its neuron first, and one comes last."""
+    model = small("ms_resnet18", stem=stem).eval()
+    for module in model.modules():
+        if isinstance(module, rb.CurrentNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+    images = torch.rand(2, 2, 16, 16)
+    first = next(i for i, m in enumerate(model.features) if isinstance(m, MS))
+    v = model.frames(images)
+    for layer in model.features[: first - 1]:
+        v = layer(v)
+    v = model.features[first - 1].norm(v)
+    for block in model.features[first:-1]:
+        v = block.fire.norm(block.branch(rb.LIF()(v))) + block.shortcut(v)
+    want = model.head(model.features[-1](rb.LIF()(v)))
+    torch.testing.assert_close(model(images), want)
 
 
 def test_neuron_option_is_a_prototype() -> None:

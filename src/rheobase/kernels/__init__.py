@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rheobase.kernels import reference
-from rheobase.kernels.time import static
+from rheobase.kernels.time import repeat, static
 from rheobase.surrogate import BUILT_IN
 
 EngineName = Literal["auto", "reference", "numba"]
@@ -115,13 +115,14 @@ def _numba(currents: Tensor, kind: int) -> bool:
     return obstacle is None
 
 
-def can_fuse(currents: Tensor, residual: Tensor | None, kind: int) -> bool:
-    """Whether `fire` may be called with a norm and this residual."""
+def can_fuse(currents: Tensor, residual: Tensor | None, skip: Tensor | None, kind: int) -> bool:
+    """Whether `fire` may be called with a norm, this residual and this skip."""
     if not _local.settings.fused or currents.dim() < 3 or not _numba(currents, kind):
         return False
-    if residual is None:
-        return True
-    return residual.shape == currents.shape and residual.dtype == currents.dtype and not static(currents)
+    if residual is not None and static(currents):
+        return False
+    others = [other for other in (residual, skip) if other is not None]
+    return all(other.shape == currents.shape and other.dtype == currents.dtype for other in others)
 
 
 def keeping(x: Tensor) -> AbstractContextManager[Any]:
@@ -143,11 +144,14 @@ def fire(
     detach: bool,
     norm: Norm | None = None,
     residual: Tensor | None = None,
+    skip: Tensor | None = None,
     keep_state: bool = True,
-) -> tuple[Tensor, Tensor | None]:
-    """Spikes of LIF neurons over a sequence of currents `[T, B, ...]`, and the final state if it is to be kept.
+    keep_drive: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Spikes of LIF neurons over a sequence of currents `[T, B, ...]`, and if kept the final state and the drive.
 
-    With a norm (only where `can_fuse`) the currents go through it first, and then a residual is added.
+    With a norm (only where `can_fuse`) the currents go through it first, then a residual is added: that drives the
+    neuron; and a skip is added to its spikes.
     """
     if norm is None and not _numba(currents, kind):
         dtype = currents.dtype
@@ -159,13 +163,15 @@ def fire(
             return reference.lif_step(current, v, constants, kind, soft, detach)
 
         spikes, final = reference.unroll(step, currents, state)
-        return spikes.to(dtype), final
+        return spikes.to(dtype), final, None
     from rheobase.kernels import ops
 
     *given, momentum = norm or (None, None, None, None, 0.0, None)
-    inputs = (currents, residual, state, constants, *given, kind, soft, detach, keep_state)
+    inputs = (currents, residual, state, constants, *given, kind, soft, detach, keep_state, keep_drive, skip)
     if momentum is None:
-        spikes, final = ops.apply(ops.fire, ops.Fire, *inputs)
+        spikes, final, drive = ops.apply(ops.fire, ops.Fire, *inputs)
     else:
-        spikes, final, _, _ = ops.apply(ops.norm_fire, ops.NormFire, *inputs, momentum)
-    return spikes, final if keep_state else None
+        spikes, final, drive, _, _ = ops.apply(ops.norm_fire, ops.NormFire, *inputs, momentum)
+    if keep_drive and static(currents):
+        drive = repeat(drive.squeeze(0), currents.shape[0])
+    return spikes, final if keep_state else None, drive if keep_drive else None

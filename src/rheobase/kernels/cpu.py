@@ -33,17 +33,17 @@ def _constants(job: Any) -> tuple[Any, Any, Any, Any, Any]:
 
 
 @exact
-def _affine(job: Any, input_scale: Any, scale: Array, shift: Array) -> None:
-    """Scale and shift of the current: the input scale, after the norm's map if there is one."""
-    if job.weight:
+def _affine(job: Any, normed: bool, scale: Array, shift: Array) -> None:
+    """The norm as scale and shift of what goes through it; 1 and 0 for none."""
+    if normed:
         weight, bias = carray(pointer(job.weight), job.C, f32), carray(pointer(job.bias), job.C, f32)
         mean, var = carray(pointer(job.mean), job.C, f64), carray(pointer(job.var), job.C, f64)
         for c in range(job.C):
             k = weight[c] / np.sqrt(var[c] + job.eps)
-            scale[c] = input_scale * k
-            shift[c] = input_scale * (bias[c] - mean[c] * k)
+            scale[c] = k
+            shift[c] = bias[c] - mean[c] * k
     else:
-        assign(scale, input_scale)
+        assign(scale, 1)
         assign(shift, 0)
 
 
@@ -64,23 +64,24 @@ def _write(v: Array, address: int, start: int) -> None:
 
 @cache
 def forward(element: type) -> Kernel:
-    """Spikes `[T, N]` and, if wanted, the final state `[N]` of currents `x [T or 1, N]`.
+    """Spikes `[T, N]` of inputs `x [T or 1, N]`; where wanted, the final state `[N]` and the drive `[T or 1, N]`.
 
-    The current is x, after the norm if there is one, and then the residual `[T, N]` if there is one.
+    The drive, the neuron's current, is x after the norm, if there is one, plus the residual `[T or 1, N]`, if there is
+    one. A skip `[T, N]` is added to the spikes.
     """
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
         T, N, w, inner, plane = job.T, job.N, job.width, job.inner, job.plane
-        step = N if job.moving else 0  # from a current to the next
-        x = carray(pointer(job.x), step * (T - 1) + N, element)
-        spikes = carray(pointer(job.spikes), T * N, element)
-        residual, nothing = carray(pointer(job.residual), T * N, element), np.zeros(w, element)
+        step = N if job.moving else 0  # from an input to the next
+        x, drive = carray(pointer(job.x), T * N, element), carray(pointer(job.drive), T * N, element)
+        residual, skip = carray(pointer(job.residual), T * N, element), carray(pointer(job.skip), T * N, element)
+        spikes, nothing = carray(pointer(job.spikes), T * N, element), np.zeros(w, element)
         decay, threshold, input_scale, _, _ = _constants(job)
         scale, shift = np.empty(job.C, f32), np.empty(job.C, f32)
-        _affine(job, input_scale, scale, shift)
+        _affine(job, job.weight != 0, scale, shift)
         scales, shifts, potentials = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
-        scratch = np.empty(w, element)
+        new_spikes, new_drive = np.empty(w, element), np.empty(w, element)
         if plane == 0:
             fill(scales, scale, inner, 0, 0)
             fill(shifts, shift, inner, 0, 0)
@@ -99,15 +100,29 @@ def forward(element: type) -> Kernel:
                 _read(job.state, lo, v)
                 ahead = min(w, N - lo - n)
                 for t in range(T):
-                    prefetch(x, t * step + lo + n, ahead)
+                    at = t * step + lo
+                    prefetch(x, at + n, ahead)
+                    more, extra = row(nothing, 0, n), row(nothing, 0, n)
                     if job.residual:
-                        prefetch(residual, t * N + lo + n, ahead)
-                    more = row(residual, t * N + lo, n) if job.residual else row(nothing, 0, n)
-                    s = row(scratch, 0, n) if job.large else row(spikes, t * N + lo, n)
-                    fire(
-                        row(x, t * step + lo, n), more, scales, shifts, v, s,
-                        input_scale, decay, threshold, f32(job.soft),
-                    )  # fmt: skip
+                        more = row(residual, t * job.residual_step + lo, n)
+                        prefetch(residual, t * job.residual_step + lo + n, ahead)
+                    if job.skip:
+                        extra = row(skip, t * N + lo, n)
+                        prefetch(skip, t * N + lo + n, ahead)
+                    s = row(new_spikes, 0, n) if job.large else row(spikes, t * N + lo, n)
+                    if job.drive:
+                        y = row(new_drive, 0, n) if job.large else row(drive, at, n)
+                        fire(
+                            row(x, at, n), more, scales, shifts, y, extra, v, s,
+                            input_scale, decay, threshold, f32(job.soft), True,
+                        )  # fmt: skip
+                        if job.large:
+                            stream(y, drive, at, n)
+                    else:
+                        fire(
+                            row(x, at, n), more, scales, shifts, row(new_drive, 0, n), extra, v, s,
+                            input_scale, decay, threshold, f32(job.soft), False,
+                        )  # fmt: skip
                     if job.large:
                         stream(s, spikes, t * N + lo, n)
                 _write(v, job.final, lo)
@@ -117,26 +132,27 @@ def forward(element: type) -> Kernel:
 
 @cache
 def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> Kernel:
-    """Gradients of `forward`: of the current into `gy [T or 1, N]`, of the state into `g_state [N]`.
+    """Gradients of `forward`: of the drive into `gy [T or 1, N]`, of the state into `g_state [N]`.
 
-    With `sums`, `sums [pieces, 2, C]` takes those of grad u and of grad u (x - mean).
+    The drive is read where it was kept, else computed anew. `g_drive [T or 1, N]` is the gradient that it gets from
+    elsewhere. With `sums`, `sums [pieces, 2, C]` takes those of gy and of gy (x - mean).
     """
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
         T, N, C, w, inner, plane = job.T, job.N, job.C, job.width, job.inner, job.plane
-        step = N if job.moving else 0  # from a current to the next
-        x = carray(pointer(job.x), step * (T - 1) + N, element)
-        gy = carray(pointer(job.gy), step * (T - 1) + N, element)
-        g = carray(pointer(job.g), T * N, element)
+        step = N if job.moving else 0  # from an input to the next
+        x, gy = carray(pointer(job.x), T * N, element), carray(pointer(job.gy), T * N, element)
+        g, g_drive = carray(pointer(job.g), T * N, element), carray(pointer(job.g_drive), T * N, element)
+        drive = carray(pointer(job.drive if job.drive else job.x), T * N, element)
         residual, nothing = carray(pointer(job.residual), T * N, element), np.zeros(w, element)
         decay, threshold, input_scale, a, height = _constants(job)
         scale, shift, mean = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
-        _affine(job, input_scale, scale, shift)
+        _affine(job, job.weight != 0 and job.drive == 0, scale, shift)
         if sums:
             copy(carray(pointer(job.mean), C, f64), mean)
         scales, shifts, means = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
-        sum_q, sum_qx = np.zeros(w, f32), np.zeros(w, f32)
+        sum_y, sum_yx = np.zeros(w, f32), np.zeros(w, f32)
         us, current, over_time = np.empty(T * w, f32), np.empty(w, f32), np.empty(w, f32)
         scratch = np.empty(w, element)
         if plane == 0:
@@ -150,10 +166,10 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
             if piece >= job.pieces:
                 return fence()
             first, end = share(piece, job.pieces, blocks)
-            found_q, found_qx = row(found, 2 * C * piece, C), row(found, 2 * C * piece + C, C)
+            found_y, found_yx = row(found, 2 * C * piece, C), row(found, 2 * C * piece + C, C)
             if sums:
-                assign(found_q, 0)
-                assign(found_qx, 0)
+                assign(found_y, 0)
+                assign(found_yx, 0)
             for k in range(first, end):
                 lo, n, p = block(k, N, w, plane)
                 if plane:
@@ -161,25 +177,33 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
                     fill(shifts, shift, inner, plane, p)
                     fill(means, mean, inner, plane, p)
                 v, total = row(current, 0, n), row(over_time, 0, n)
+                ahead = min(w, N - lo - n)
                 _read(job.state, lo, v)
                 for t in range(T):
                     prefetch(g, (T - 1 - t) * N + lo, n)
+                    if job.g_drive:
+                        prefetch(g_drive, (T - 1 - t) * step + lo, n)
+                    if job.drive:
+                        prefetch(x, (T - 1 - t) * step + lo, n)
+                    more = row(nothing, 0, n)
                     if job.residual:
-                        prefetch(residual, t * N + lo + n, min(w, N - lo - n))
-                    more = row(residual, t * N + lo, n) if job.residual else row(nothing, 0, n)
+                        more = row(residual, t * job.residual_step + lo, n)
+                        prefetch(residual, t * job.residual_step + lo + n, ahead)
                     charge(
-                        row(x, t * step + lo, n), more, scales, shifts, v, row(us, t * w, n),
+                        row(drive, t * step + lo, n), more, scales, shifts, v, row(us, t * w, n),
                         input_scale, decay, threshold, f32(job.soft),
                     )  # fmt: skip
                 _read(job.g_final, lo, v)
                 assign(total, 0)
-                ahead = min(w, N - lo - n)
                 for t in range(T - 1, -1, -1):
-                    prefetch(x, (T - 1 - t) * step + lo + n, ahead)
+                    more = row(nothing, 0, n)
+                    if job.g_drive and (step or t == 0):
+                        more = row(g_drive, t * step + lo, n)
+                    prefetch(drive, (T - 1 - t) * step + lo + n, ahead)
                     xs, gs, u = row(x, t * step + lo, n), row(g, t * N + lo, n), row(us, t * w, n)
                     q = row(scratch, 0, n) if job.large or not step else row(gy, t * N + lo, n)
                     descend(
-                        gs, u, xs, v, q, means, sum_q, sum_qx,
+                        gs, more, u, xs, v, q, means, sum_y, sum_yx,
                         input_scale, decay, threshold, a, height, kind, soft, detach, sums,
                     )  # fmt: skip
                     if not step:
@@ -190,11 +214,11 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
                     narrow(total, row(gy, lo, n))
                 _write(v, job.g_state, lo)
                 if sums and plane:
-                    collect(found_q, row(sum_q, 0, n), inner, plane, p)
-                    collect(found_qx, row(sum_qx, 0, n), inner, plane, p)
+                    collect(found_y, row(sum_y, 0, n), inner, plane, p)
+                    collect(found_yx, row(sum_yx, 0, n), inner, plane, p)
             if sums and plane == 0:
-                collect(found_q, sum_q, inner, 0, 0)
-                collect(found_qx, sum_qx, inner, 0, 0)
+                collect(found_y, sum_y, inner, 0, 0)
+                collect(found_yx, sum_yx, inner, 0, 0)
 
     return Kernel(body, element.__name__, kind, soft, detach, sums)
 
@@ -275,11 +299,10 @@ def sum_up() -> Kernel:
         C = job.C
         sums, var = carray(pointer(job.sums), job.pieces * 2 * C, f64), carray(pointer(job.var), C, f64)
         g_weight, g_bias = carray(pointer(job.g_weight), C, f32), carray(pointer(job.g_bias), C, f32)
-        _, _, input_scale, _, _ = _constants(job)
         _sum_up(sums, job.pieces)
         for c in range(C):
-            g_bias[c] = input_scale * sums[c]
-            g_weight[c] = input_scale * sums[C + c] / np.sqrt(var[c] + job.eps)
+            g_bias[c] = sums[c]
+            g_weight[c] = sums[C + c] / np.sqrt(var[c] + job.eps)
 
     return Kernel(body)
 
@@ -302,8 +325,7 @@ def norm_backward(element: type) -> Kernel:
         gy, gx = carray(pointer(job.gy), steps * N, element), carray(pointer(job.gx), steps * N, element)
         weight, sums = carray(pointer(job.weight), C, f32), carray(pointer(job.sums), 2 * C, f64)
         mean, var = carray(pointer(job.mean), C, f64), carray(pointer(job.var), C, f64)
-        _, _, input_scale, _, _ = _constants(job)
-        portion = input_scale / job.count if job.batch_statistics else 0.0
+        portion = 1 / job.count if job.batch_statistics else 0.0
         scale, factor, offset = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
         for c in range(C):
             a = weight[c] / np.sqrt(var[c] + job.eps)

@@ -46,11 +46,14 @@ class Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("next", "pieces", "T", "N", "C", "moving", "large")),
-        *((name, ctypes.c_int64) for name in ("width", "inner", "plane", "batch_statistics")),
+        *((name, ctypes.c_int64) for name in ("width", "inner", "plane", "residual_step", "batch_statistics")),
         *((name, ctypes.c_double) for name in ("soft", "eps", "momentum", "count")),
-        *((name, ctypes.c_int64) for name in ("x", "residual", "constants", "state", "weight", "bias", "mean", "var")),
-        *((name, ctypes.c_int64) for name in ("spikes", "final")),
-        *((name, ctypes.c_int64) for name in ("g", "g_final", "gy", "gx", "g_state", "g_weight", "g_bias")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("x", "residual", "skip", "constants", "state", "weight", "bias", "mean", "var")
+        ),
+        *((name, ctypes.c_int64) for name in ("spikes", "final", "drive")),
+        *((name, ctypes.c_int64) for name in ("g", "g_final", "g_drive", "gy", "gx", "g_state", "g_weight", "g_bias")),
         *((name, ctypes.c_int64) for name in ("sums", "running_mean", "running_var")),
     )
 

@@ -17,9 +17,9 @@ SUPERSPIKE, ATAN, SIGMOID, TRIANGLE, RECTANGLE, GAUSSIAN = range(6)  # as in sur
 
 
 @exact
-def _potential(x: Any, more: Any, v: Any, scale: Any, shift: Any, input_scale: Any, decay: Any) -> Any:
-    """Decay v + ((scale x + shift) + input_scale more)."""
-    return decay * v + ((wide(x) * scale + shift) + input_scale * wide(more))
+def _drive(x: Any, more: Any, scale: Any, shift: Any) -> Any:
+    """(scale x + shift) + more."""
+    return (wide(x) * scale + shift) + wide(more)
 
 
 @exact
@@ -40,11 +40,10 @@ def charge(
     threshold: Any,
     soft: Any,
 ) -> None:
-    """u = decay v + ((scale x + shift) + input_scale more); v = u after its reset."""
+    """u = decay v + input_scale ((scale x + shift) + more); v = u after its reset."""
     for i in range(x.size):
-        p = _potential(x[i], more[i], v[i], scale[i], shift[i], input_scale, decay)
-        u[i] = p
-        v[i] = _reset(p, threshold, soft)
+        u[i] = decay * v[i] + input_scale * _drive(x[i], more[i], scale[i], shift[i])
+        v[i] = _reset(u[i], threshold, soft)
 
 
 @exact
@@ -53,18 +52,25 @@ def fire(
     more: Array,
     scale: Array,
     shift: Array,
+    drive: Array,
+    skip: Array,
     v: Array,
     s: Array,
     input_scale: Any,
     decay: Any,
     threshold: Any,
     soft: Any,
+    keep: bool,
 ) -> None:
-    """The same, keeping the spikes instead of u."""
+    """The same, with the spikes plus skip instead of u; with `keep`, drive = (scale x + shift) + more is kept too."""
     for i in range(x.size):
-        p = _potential(x[i], more[i], v[i], scale[i], shift[i], input_scale, decay)
-        put(s, i, f32(1) if p >= threshold else f32(0))
-        v[i] = _reset(p, threshold, soft)
+        y = _drive(x[i], more[i], scale[i], shift[i])
+        if keep:
+            put(drive, i, y)
+            y = wide(drive[i])  # as the backward pass will read it
+        u = decay * v[i] + input_scale * y
+        put(s, i, (f32(1) if u >= threshold else f32(0)) + wide(skip[i]))
+        v[i] = _reset(u, threshold, soft)
 
 
 @fast
@@ -106,13 +112,14 @@ def derivative(x: Any, kind: int, a: Any, height: Any) -> Any:
 @fast
 def descend(
     g: Array,
+    more: Array,
     u: Array,
     x: Array,
     gv: Array,
     gy: Array,
     mean: Array,
-    sum_q: Array,
-    sum_qx: Array,
+    sum_y: Array,
+    sum_yx: Array,
     input_scale: Any,
     decay: Any,
     threshold: Any,
@@ -123,11 +130,11 @@ def descend(
     detach: bool,
     sums: bool,
 ) -> None:
-    """One step down in time: q, the gradient of u; gv becomes that of the state before, gy is input_scale q.
+    """One step down in time: q, the gradient of u; gv becomes that of the state before, gy is input_scale q + more.
 
     q = g h(u - threshold) + gv dv/du, where v is u after its reset. With the reset detached, dv/du is 1, or after a
     hard reset 0 where it fired; else -threshold h (soft) or -u h (hard) comes to it.
-    With `sums`: sum_q += q, sum_qx += q (x - mean).
+    With `sums`: sum_y += gy, sum_yx += gy (x - mean).
     """
     for i in range(g.size):
         h = derivative(u[i] - threshold, kind, a, height)
@@ -136,10 +143,11 @@ def descend(
             down -= gv[i] * h * (threshold if soft else u[i])
         q = wide(g[i]) * h + down
         gv[i] = decay * q
-        put(gy, i, q * input_scale)
+        y = q * input_scale + wide(more[i])
+        put(gy, i, y)
         if sums:
-            sum_q[i] += q
-            sum_qx[i] += q * (wide(x[i]) - mean[i])
+            sum_y[i] += y
+            sum_yx[i] += y * (wide(x[i]) - mean[i])
 
 
 @exact

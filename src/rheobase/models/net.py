@@ -44,9 +44,9 @@ class Parts:
         """A norm over `channels`."""
         return NORMS[self._norm](channels, gain=gain)
 
-    def fire(self, channels: int) -> Fire:
+    def fire(self, channels: int, gain: float = 1.0, drive: bool = False) -> Fire:
         """A norm and a neuron."""
-        return Fire(self.norm(channels), self.neuron())
+        return Fire(self.norm(channels, gain), self.neuron(), drive)
 
     def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> PerStep:
         """A convolution without bias that keeps the size (over the stride), at every step."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from rheobase.layers import JUNCTIONS, PerStep
+from rheobase.layers import JUNCTIONS, Fire, PerStep
 from rheobase.models.net import Net, Parts, Pool, linear
 from rheobase.models.registry import register
 from rheobase.neurons import Neuron
@@ -75,28 +75,37 @@ class SEW(nn.Module):
         super().__init__()
         if connect not in JUNCTIONS:
             raise ValueError(f"connect must be one of {', '.join(JUNCTIONS)}, got {connect!r}")
-        self.branch = nn.Sequential(*_branch(parts, convs), parts.fire(convs[-1].outputs))
+        self.branch = nn.Sequential(*_branch(parts, convs))
+        self.fire = parts.fire(convs[-1].outputs)  # the branch's last norm and neuron
         self.shortcut = _shortcut(parts, convs, parts.fire)
         self.connect = connect
 
     def forward(self, s: Tensor) -> Tensor:
         """Spikes to spikes (small integers with "add")."""
-        return JUNCTIONS[self.connect](self.branch(s), self.shortcut(s))
+        currents, s = self.branch(s), self.shortcut(s)
+        if self.connect == "add":  # as one operator with the neuron
+            out: Tensor = self.fire(currents, skip=s)
+            return out
+        return JUNCTIONS[self.connect](self.fire(currents), s)
 
 
 class MS(nn.Module):
-    """O = F(SN(S)) + S; the branch's last norm begins at zero, so that the block begins as the identity."""
+    """O = F(SN(S)) + S; the branch's last norm begins at zero, so that the block begins as the identity.
 
-    def __init__(self, parts: Parts, convs: Branch) -> None:
+    What it takes in is the pair (SN(S), S), and what it gives out such a pair of O: norm, sum and neuron are one
+    operator. The network's last block gives SN(O) alone (`last`).
+    """
+
+    def __init__(self, parts: Parts, convs: Branch, last: bool = False) -> None:
         super().__init__()
-        self.neuron = parts.neuron()
-        self.branch = nn.Sequential(*_branch(parts, convs), parts.norm(convs[-1].outputs, gain=0.0))
+        self.branch = nn.Sequential(*_branch(parts, convs))
+        self.fire = parts.fire(convs[-1].outputs, gain=0.0, drive=not last)  # the branch's norm, the next neuron
         self.shortcut = _shortcut(parts, convs, parts.norm)
 
-    def forward(self, v: Tensor) -> Tensor:
-        """Potentials to potentials."""
-        out: Tensor = self.branch(self.neuron(v)) + self.shortcut(v)
-        return out
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Any:
+        """Spikes and potentials to the next ones."""
+        s, v = inputs
+        return self.fire(self.branch(s), self.shortcut(v))
 
 
 class Plan(NamedTuple):
@@ -131,19 +140,22 @@ def _stages(plan: Plan, width: int) -> list[Branch]:
     return blocks
 
 
-def _stem(parts: Parts, stem: Stem, in_channels: int, width: int, last: nn.Module) -> list[nn.Module]:
-    """cifar: 3x3; imagenet: 7x7 with stride 2 and a pooling of 3x3 with stride 2."""
+def _stem(parts: Parts, stem: Stem, in_channels: int, width: int, potentials: bool) -> list[nn.Module]:
+    """cifar: 3x3; imagenet: 7x7 with stride 2 and a pooling of 3x3 with stride 2, of what blocks pass on."""
     if stem == "cifar":
-        return [parts.conv(in_channels, width, 3), last]
-    if stem == "imagenet":
-        return [parts.conv(in_channels, width, 7, 2), last, PerStep(nn.MaxPool2d(3, 2, 1))]
-    raise ValueError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
+        return [parts.conv(in_channels, width, 3), parts.fire(width, drive=potentials)]
+    if stem != "imagenet":
+        raise ValueError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
+    conv, pool = parts.conv(in_channels, width, 7, 2), PerStep(nn.MaxPool2d(3, 2, 1))
+    if potentials:
+        return [conv, parts.norm(width), pool, Fire(nn.Identity(), parts.neuron(), drive=True)]
+    return [conv, parts.fire(width), pool]
 
 
 def _assemble(
     plan: Plan,
     parts: Parts,
-    block: Callable[[Parts, Branch], nn.Module],
+    block: Callable[..., nn.Module],
     potentials: bool,
     classes: int,
     in_channels: int,
@@ -152,15 +164,14 @@ def _assemble(
     width: int,
     stem: Stem,
 ) -> Net:
-    """Stem, blocks, mean over space, linear head; where blocks pass potentials on, a neuron comes last, not first."""
+    """Stem, blocks, mean over space, linear head; with `potentials`, blocks pass them on beside the spikes."""
     if width < 1:
         raise ValueError(f"width must be a positive integer, got {width!r}")
-    branches = _stages(plan, width)
-    first = parts.norm(width) if potentials else parts.fire(width)
-    layers = _stem(parts, stem, in_channels, width, first)
+    *branches, last = _stages(plan, width)
+    layers = _stem(parts, stem, in_channels, width, potentials)
     layers += [block(parts, convs) for convs in branches]
-    layers += [parts.neuron()] if potentials else []
-    head = linear(branches[-1][-1].outputs, classes)
+    layers += [block(parts, last, last=True) if potentials else block(parts, last)]
+    head = linear(last[-1].outputs, classes)
     return Net(nn.Sequential(*layers, Pool()), head, in_channels, steps, spiking)
 
 
