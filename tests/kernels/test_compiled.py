@@ -157,6 +157,6 @@ print(cpu.forward(cpu.f32)._compiled._cache_hits)
 
 def test_kernels_work_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    kernel = cpu.settle.__wrapped__()
+    kernel = cpu.pack.__wrapped__(cpu.f32)
     assert kernel.address
     assert not kernel._compiled._cache_hits

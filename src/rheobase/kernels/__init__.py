@@ -16,6 +16,14 @@ from rheobase.kernels import reference
 from rheobase.kernels.time import repeat, static
 from rheobase.surrogate import BUILT_IN
 
+try:
+    from rheobase.kernels import ops, packing
+
+    _MISSING = None
+except ImportError as _error:
+    _MISSING = f"Numba cannot be imported ({_error})"
+    warnings.warn(f"rheobase runs on its slow reference engine, as {_MISSING}", RuntimeWarning, stacklevel=2)
+
 EngineName = Literal["auto", "reference", "numba"]
 
 
@@ -77,23 +85,6 @@ class Norm(NamedTuple):
     momentum: float | None
 
 
-_missing: dict[str, str | None] = {}  # why Numba cannot be used, once known (torch.compile sees through a cache)
-
-
-@torch.compiler.assume_constant_result
-def _numba_missing() -> str | None:
-    if not _missing:
-        try:
-            from rheobase.kernels import ops  # noqa: F401
-
-            _missing["numba"] = None
-        except ImportError as error:
-            _missing["numba"] = f"Numba cannot be imported ({error})"
-            text = f"rheobase runs on its slow reference engine, as {_missing['numba']}"
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
-    return _missing["numba"]
-
-
 def _obstacle(currents: Tensor, kind: int) -> str | None:
     """Why the Numba engine cannot take these currents, or None."""
     if currents.device.type != "cpu":
@@ -102,7 +93,7 @@ def _obstacle(currents: Tensor, kind: int) -> str | None:
         return f"it takes float32 and bfloat16, and the currents are {currents.dtype}"
     if kind >= BUILT_IN:
         return "it knows only the surrogates of rheobase.surrogate"
-    return _numba_missing()
+    return _MISSING
 
 
 def _numba(currents: Tensor, kind: int) -> bool:
@@ -129,8 +120,6 @@ def keeping(x: Tensor) -> AbstractContextManager[Any]:
     """Within it, autograd keeps x for the backward pass in its smallest exact form, where this was asked for."""
     if not _local.settings.packed or torch.compiler.is_compiling() or not _numba(x, 0):
         return nullcontext()
-    from rheobase.kernels import packing
-
     return packing.keeping(x)
 
 
@@ -164,8 +153,6 @@ def fire(
 
         spikes, final = reference.unroll(step, currents, state)
         return spikes.to(dtype), final, None
-    from rheobase.kernels import ops
-
     *given, momentum = norm or (None, None, None, None, 0.0, None)
     inputs = (currents, residual, state, constants, *given, kind, soft, detach, keep_state, keep_drive, skip)
     if momentum is None:

@@ -10,8 +10,8 @@ filled anew.
 
 from __future__ import annotations
 
-from rheobase.kernels.intrinsics import row
-from rheobase.kernels.jit import Array, exact, fast
+from rheobase.kernels.intrinsics import least, row
+from rheobase.kernels.jit import Array, called, exact, f32
 from rheobase.kernels.rows import add, assign, copy, total
 
 
@@ -33,14 +33,14 @@ def share(piece: int, pieces: int, size: int) -> tuple[int, int]:
 def block(b: int, N: int, w: int, plane: int) -> tuple[int, int, int]:
     """Start and size of block b, and its plane (0 when the pattern of channels repeats)."""
     if plane == 0:
-        return b * w, min(w, N - b * w), 0
+        return b * w, least(w, N - b * w), 0
     per = (plane + w - 1) // w
     p = b // per
     start = (b - p * per) * w
-    return p * plane + start, min(w, plane - start), p
+    return p * plane + start, least(w, plane - start), p
 
 
-@exact
+@called
 def fill(factors: Array, values: Array, inner: int, plane: int, p: int) -> None:
     """The factor of each neuron of a block, from one value a channel, or one in all."""
     C = values.size
@@ -54,7 +54,7 @@ def fill(factors: Array, values: Array, inner: int, plane: int, p: int) -> None:
             assign(row(factors, start, inner), values[start // inner % C])
 
 
-@fast
+@called
 def collect(sums: Array, lanes: Array, inner: int, plane: int, p: int) -> None:
     """Add the lanes of a block to the sums of their channels, and set them to zero."""
     C = sums.size
@@ -65,4 +65,4 @@ def collect(sums: Array, lanes: Array, inner: int, plane: int, p: int) -> None:
         step = lanes.size if plane else inner
         for start in range(0, lanes.size, step):
             sums[p % C if plane else start // inner % C] += total(row(lanes, start, step))
-    assign(lanes, 0)
+    assign(lanes, f32(0))

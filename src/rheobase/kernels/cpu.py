@@ -18,8 +18,8 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
 from rheobase.kernels.blocks import block, collect, count, fill, share
-from rheobase.kernels.intrinsics import fence, pointer, prefetch, row, stream, take
-from rheobase.kernels.jit import Array, Kernel, exact, f32, f64, u8
+from rheobase.kernels.intrinsics import array, fence, finish, least, prefetch, row, stream, take
+from rheobase.kernels.jit import Array, Kernel, called, exact, f32, f64, u8
 from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, gather, narrow, squares
 from rheobase.kernels.rows import pack as pack_row
 from rheobase.kernels.rows import unpack as unpack_row
@@ -28,38 +28,59 @@ from rheobase.kernels.rows import unpack as unpack_row
 @exact
 def _constants(job: Any) -> tuple[Any, Any, Any, Any, Any]:
     """Decay, threshold, input scale, and the surrogate's parameter and height."""
-    found = carray(pointer(job.constants), 5, f32)
+    found = array(job.constants, 5, f32)
     return found[0], found[1], found[2], found[3], found[4]
 
 
-@exact
+@called
 def _affine(job: Any, normed: bool, scale: Array, shift: Array) -> None:
     """The norm as scale and shift of what goes through it; 1 and 0 for none."""
     if normed:
-        weight, bias = carray(pointer(job.weight), job.C, f32), carray(pointer(job.bias), job.C, f32)
-        mean, var = carray(pointer(job.mean), job.C, f64), carray(pointer(job.var), job.C, f64)
+        weight, bias = array(job.weight, job.C, f32), array(job.bias, job.C, f32)
+        mean, var = array(job.mean, job.C, f64), array(job.var, job.C, f64)
         for c in range(job.C):
             k = weight[c] / np.sqrt(var[c] + job.eps)
             scale[c] = k
             shift[c] = bias[c] - mean[c] * k
     else:
-        assign(scale, 1)
-        assign(shift, 0)
+        assign(scale, f32(1))
+        assign(shift, f32(0))
 
 
 @exact
 def _read(address: int, start: int, v: Array) -> None:
     """V = a part of a state, or zeros where there is no state."""
     if address:
-        copy(carray(pointer(address + 4 * start), v.size, f32), v)
+        copy(array(address + 4 * start, v.size, f32), v)
     else:
-        assign(v, 0)
+        assign(v, f32(0))
 
 
 @exact
 def _write(v: Array, address: int, start: int) -> None:
     if address:
-        copy(v, carray(pointer(address + 4 * start), v.size, f32))
+        copy(v, array(address + 4 * start, v.size, f32))
+
+
+@called
+def _sum_up(job: Any) -> None:
+    """The sums of the first piece become those of all."""
+    size = 2 * job.C
+    sums = array(job.sums, job.pieces * size, f64)
+    for piece in range(1, job.pieces):
+        add(row(sums, 0, size), row(sums, piece * size, size))
+
+
+@called
+def _norm_gradients(job: Any) -> None:
+    """Gradients of the norm's weight and bias from the sums of `backward`, which become their total."""
+    C = job.C
+    sums, var = array(job.sums, 2 * C, f64), array(job.var, C, f64)
+    g_weight, g_bias = array(job.g_weight, C, f32), array(job.g_bias, C, f32)
+    _sum_up(job)
+    for c in range(C):
+        g_bias[c] = sums[c]
+        g_weight[c] = sums[C + c] / np.sqrt(var[c] + job.eps)
 
 
 @cache
@@ -74,17 +95,18 @@ def forward(element: type) -> Kernel:
         job = carray(address, 1)[0]
         T, N, w, inner, plane = job.T, job.N, job.width, job.inner, job.plane
         step = N if job.moving else 0  # from an input to the next
-        x, drive = carray(pointer(job.x), T * N, element), carray(pointer(job.drive), T * N, element)
-        residual, skip = carray(pointer(job.residual), T * N, element), carray(pointer(job.skip), T * N, element)
-        spikes, nothing = carray(pointer(job.spikes), T * N, element), np.zeros(w, element)
+        x, drive = array(job.x, T * N, element), array(job.drive, T * N, element)
+        residual, skip = array(job.residual, T * N, element), array(job.skip, T * N, element)
+        spikes, nothing = array(job.spikes, T * N, element), np.empty(w, element)
         decay, threshold, input_scale, _, _ = _constants(job)
         scale, shift = np.empty(job.C, f32), np.empty(job.C, f32)
         _affine(job, job.weight != 0, scale, shift)
         scales, shifts, potentials = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
         new_spikes, new_drive = np.empty(w, element), np.empty(w, element)
+        assign(nothing, f32(0))
         if plane == 0:
-            fill(scales, scale, inner, 0, 0)
-            fill(shifts, shift, inner, 0, 0)
+            fill(scales, scale, inner, plane, plane)
+            fill(shifts, shift, inner, plane, plane)
         blocks = count(N, w, plane)
         while True:
             piece = take(address)
@@ -98,7 +120,7 @@ def forward(element: type) -> Kernel:
                     fill(shifts, shift, inner, plane, p)
                 v = row(potentials, 0, n)
                 _read(job.state, lo, v)
-                ahead = min(w, N - lo - n)
+                ahead = least(w, N - lo - n)
                 for t in range(T):
                     at = t * step + lo
                     prefetch(x, at + n, ahead)
@@ -135,32 +157,36 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
     """Gradients of `forward`: of the drive into `gy [T or 1, N]`, of the state into `g_state [N]`.
 
     The drive is read where it was kept, else computed anew. `g_drive [T or 1, N]` is the gradient that it gets from
-    elsewhere. With `sums`, `sums [pieces, 2, C]` takes those of gy and of gy (x - mean).
+    elsewhere. With `sums`, the gradients of the norm's weight and bias too, and `sums [2, C]`, of gy and of
+    gy (x - mean).
     """
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
         T, N, C, w, inner, plane = job.T, job.N, job.C, job.width, job.inner, job.plane
         step = N if job.moving else 0  # from an input to the next
-        x, gy = carray(pointer(job.x), T * N, element), carray(pointer(job.gy), T * N, element)
-        g, g_drive = carray(pointer(job.g), T * N, element), carray(pointer(job.g_drive), T * N, element)
-        drive = carray(pointer(job.drive if job.drive else job.x), T * N, element)
-        residual, nothing = carray(pointer(job.residual), T * N, element), np.zeros(w, element)
+        x, gy = array(job.x, T * N, element), array(job.gy, T * N, element)
+        g, g_drive = array(job.g, T * N, element), array(job.g_drive, T * N, element)
+        drive = array(job.drive if job.drive else job.x, T * N, element)
+        residual, nothing = array(job.residual, T * N, element), np.empty(w, element)
         decay, threshold, input_scale, a, height = _constants(job)
         scale, shift, mean = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
         _affine(job, job.weight != 0 and job.drive == 0, scale, shift)
         if sums:
-            copy(carray(pointer(job.mean), C, f64), mean)
+            copy(array(job.mean, C, f64), mean)
         scales, shifts, means = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
-        sum_y, sum_yx = np.zeros(w, f32), np.zeros(w, f32)
+        sum_y, sum_yx = np.empty(w, f32), np.empty(w, f32)
         us, current, over_time = np.empty(T * w, f32), np.empty(w, f32), np.empty(w, f32)
         scratch = np.empty(w, element)
+        assign(nothing, f32(0))
+        assign(sum_y, f32(0))
+        assign(sum_yx, f32(0))
         if plane == 0:
-            fill(scales, scale, inner, 0, 0)
-            fill(shifts, shift, inner, 0, 0)
-            fill(means, mean, inner, 0, 0)
+            fill(scales, scale, inner, plane, plane)
+            fill(shifts, shift, inner, plane, plane)
+            fill(means, mean, inner, plane, plane)
         blocks = count(N, w, plane)
-        found = carray(pointer(job.sums), job.pieces * 2 * C, f64)
+        found = array(job.sums, job.pieces * 2 * C, f64)
         while True:
             piece = take(address)
             if piece >= job.pieces:
@@ -168,8 +194,8 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
             first, end = share(piece, job.pieces, blocks)
             found_y, found_yx = row(found, 2 * C * piece, C), row(found, 2 * C * piece + C, C)
             if sums:
-                assign(found_y, 0)
-                assign(found_yx, 0)
+                assign(found_y, f32(0))
+                assign(found_yx, f32(0))
             for k in range(first, end):
                 lo, n, p = block(k, N, w, plane)
                 if plane:
@@ -177,7 +203,7 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
                     fill(shifts, shift, inner, plane, p)
                     fill(means, mean, inner, plane, p)
                 v, total = row(current, 0, n), row(over_time, 0, n)
-                ahead = min(w, N - lo - n)
+                ahead = least(w, N - lo - n)
                 _read(job.state, lo, v)
                 for t in range(T):
                     prefetch(g, (T - 1 - t) * N + lo, n)
@@ -194,7 +220,7 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
                         input_scale, decay, threshold, f32(job.soft),
                     )  # fmt: skip
                 _read(job.g_final, lo, v)
-                assign(total, 0)
+                assign(total, f32(0))
                 for t in range(T - 1, -1, -1):
                     more = row(nothing, 0, n)
                     if job.g_drive and (step or t == 0):
@@ -217,23 +243,44 @@ def backward(element: type, kind: int, soft: bool, detach: bool, sums: bool) -> 
                     collect(found_y, row(sum_y, 0, n), inner, plane, p)
                     collect(found_yx, row(sum_yx, 0, n), inner, plane, p)
             if sums and plane == 0:
-                collect(found_y, sum_y, inner, 0, 0)
-                collect(found_yx, sum_yx, inner, 0, 0)
+                collect(found_y, sum_y, inner, plane, plane)
+                collect(found_yx, sum_yx, inner, plane, plane)
+            if sums and finish(address) == job.pieces - 1:
+                _norm_gradients(job)
 
     return Kernel(body, element.__name__, kind, soft, detach, sums)
 
 
+@called
+def _settle(job: Any) -> None:
+    """Mean and variance of the `count` values of a channel from their sums.
+
+    The running mean and (unbiased) variance move towards them by `momentum`.
+    """
+    C, n = job.C, job.count
+    mean, var, sums = array(job.mean, C, f64), array(job.var, C, f64), array(job.sums, 2 * C, f64)
+    running_mean, running_var = array(job.running_mean, C, f32), array(job.running_var, C, f32)
+    _sum_up(job)
+    for c in range(C):
+        mean[c] = sums[c] / n
+        var[c] = abs(sums[C + c] / n - mean[c] * mean[c])  # (rounding may bring a zero below it)
+        running_mean[c] += job.momentum * (mean[c] - running_mean[c])
+        running_var[c] += job.momentum * (var[c] * n / (n - 1) - running_var[c])
+
+
 @cache
 def moments(element: type) -> Kernel:
-    """Sums of x and of x^2 over x `[T or 1, N]` into `sums [pieces, 2, C]`."""
+    """Mean and variance `[C]`, and running ones that follow them, of x `[T or 1, N]`."""
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
         N, C, w, inner, plane = job.N, job.C, job.width, job.inner, job.plane
         steps = job.T if job.moving else 1
-        x = carray(pointer(job.x), steps * N, element)
-        sums = carray(pointer(job.sums), job.pieces * 2 * C, f64)
-        a, b = np.zeros(w, f64), np.zeros(w, f64)
+        x = array(job.x, steps * N, element)
+        sums = array(job.sums, job.pieces * 2 * C, f64)
+        a, b = np.empty(w, f64), np.empty(w, f64)
+        assign(a, f32(0))
+        assign(b, f32(0))
         blocks = count(N, w, plane)
         while True:
             piece = take(address)
@@ -241,70 +288,23 @@ def moments(element: type) -> Kernel:
                 return
             first, end = share(piece, job.pieces, blocks)
             sum_x, sum_xx = row(sums, 2 * C * piece, C), row(sums, 2 * C * piece + C, C)
-            assign(sum_x, 0)
-            assign(sum_xx, 0)
+            assign(sum_x, f32(0))
+            assign(sum_xx, f32(0))
             for t in range(steps):
                 for k in range(first, end):
                     lo, n, p = block(k, N, w, plane)
-                    prefetch(x, t * N + lo + n, min(w, N - lo - n))
+                    prefetch(x, t * N + lo + n, least(w, N - lo - n))
                     squares(row(x, t * N + lo, n), a, b)
                     if plane:
                         collect(sum_x, row(a, 0, n), inner, plane, p)
                         collect(sum_xx, row(b, 0, n), inner, plane, p)
             if plane == 0:
-                collect(sum_x, a, inner, 0, 0)
-                collect(sum_xx, b, inner, 0, 0)
+                collect(sum_x, a, inner, plane, plane)
+                collect(sum_xx, b, inner, plane, plane)
+            if finish(address) == job.pieces - 1:
+                _settle(job)
 
     return Kernel(body, element.__name__)
-
-
-@exact
-def _sum_up(sums: Array, pieces: int) -> None:
-    """The first row becomes the sum of all."""
-    size = sums.size // pieces
-    for piece in range(1, pieces):
-        add(row(sums, 0, size), row(sums, piece * size, size))
-
-
-@cache
-def settle() -> Kernel:
-    """Mean and variance of the `count` values of a channel, from their sums; alone.
-
-    The running mean and (unbiased) variance move towards them by `momentum`.
-    """
-
-    def body(address: Any) -> None:
-        job = carray(address, 1)[0]
-        C, n = job.C, job.count
-        sums = carray(pointer(job.sums), job.pieces * 2 * C, f64)
-        mean, var = carray(pointer(job.mean), C, f64), carray(pointer(job.var), C, f64)
-        running_mean = carray(pointer(job.running_mean), C, f32)
-        running_var = carray(pointer(job.running_var), C, f32)
-        _sum_up(sums, job.pieces)
-        for c in range(C):
-            mean[c] = sums[c] / n
-            var[c] = max(f64(0), sums[C + c] / n - mean[c] * mean[c])
-            running_mean[c] += job.momentum * (mean[c] - running_mean[c])
-            running_var[c] += job.momentum * (var[c] * n / (n - 1) - running_var[c])
-
-    return Kernel(body)
-
-
-@cache
-def sum_up() -> Kernel:
-    """Gradients of weight and bias from the sums of `backward`, which become their total; alone."""
-
-    def body(address: Any) -> None:
-        job = carray(address, 1)[0]
-        C = job.C
-        sums, var = carray(pointer(job.sums), job.pieces * 2 * C, f64), carray(pointer(job.var), C, f64)
-        g_weight, g_bias = carray(pointer(job.g_weight), C, f32), carray(pointer(job.g_bias), C, f32)
-        _sum_up(sums, job.pieces)
-        for c in range(C):
-            g_bias[c] = sums[c]
-            g_weight[c] = sums[C + c] / np.sqrt(var[c] + job.eps)
-
-    return Kernel(body)
 
 
 @cache
@@ -313,7 +313,7 @@ def norm_backward(element: type) -> Kernel:
 
     With y = weight (x - mean) / std + bias, g the gradient of y, and averages over the `count` values of a channel,
     dL/dx = weight / std (g - avg(g) - (x - mean) / std^2 avg(g (x - mean)))    (Ioffe and Szegedy 2015),
-    where `sums`, as `backward` and `sum_up` left them, give the averages. Without batch statistics, mean and std are
+    where `sums`, as `backward` left them, give the averages. Without batch statistics, mean and std are
     constants: weight / std g.
     """
 
@@ -321,10 +321,10 @@ def norm_backward(element: type) -> Kernel:
         job = carray(address, 1)[0]
         N, C, w, inner, plane = job.N, job.C, job.width, job.inner, job.plane
         steps = job.T if job.moving else 1
-        x = carray(pointer(job.x), steps * N, element)
-        gy, gx = carray(pointer(job.gy), steps * N, element), carray(pointer(job.gx), steps * N, element)
-        weight, sums = carray(pointer(job.weight), C, f32), carray(pointer(job.sums), 2 * C, f64)
-        mean, var = carray(pointer(job.mean), C, f64), carray(pointer(job.var), C, f64)
+        x = array(job.x, steps * N, element)
+        gy, gx = array(job.gy, steps * N, element), array(job.gx, steps * N, element)
+        weight, sums = array(job.weight, C, f32), array(job.sums, 2 * C, f64)
+        mean, var = array(job.mean, C, f64), array(job.var, C, f64)
         portion = 1 / job.count if job.batch_statistics else 0.0
         scale, factor, offset = np.empty(C, f32), np.empty(C, f32), np.empty(C, f32)
         for c in range(C):
@@ -334,9 +334,9 @@ def norm_backward(element: type) -> Kernel:
         scales, factors, offsets = np.empty(w, f32), np.empty(w, f32), np.empty(w, f32)
         scratch = np.empty(w, element)
         if plane == 0:
-            fill(scales, scale, inner, 0, 0)
-            fill(factors, factor, inner, 0, 0)
-            fill(offsets, offset, inner, 0, 0)
+            fill(scales, scale, inner, plane, plane)
+            fill(factors, factor, inner, plane, plane)
+            fill(offsets, offset, inner, plane, plane)
         blocks = count(N, w, plane)
         while True:
             piece = take(address)
@@ -350,7 +350,7 @@ def norm_backward(element: type) -> Kernel:
                         fill(scales, scale, inner, plane, p)
                         fill(factors, factor, inner, plane, p)
                         fill(offsets, offset, inner, plane, p)
-                    start, ahead = t * N + lo, min(w, N - lo - n)
+                    start, ahead = t * N + lo, least(w, N - lo - n)
                     prefetch(x, start + n, ahead)
                     prefetch(gy, start + n, ahead)
                     part = row(gx, start, n)
@@ -370,8 +370,8 @@ def pack(element: type) -> Kernel:
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
-        x, packed = carray(pointer(job.x), job.N, element), carray(pointer(job.spikes), job.N, u8)
-        wrong = carray(pointer(job.sums), job.pieces, f64)
+        x, packed = array(job.x, job.N, element), array(job.spikes, job.N, u8)
+        wrong = array(job.sums, job.pieces, f64)
         while True:
             piece = take(address)
             if piece >= job.pieces:
@@ -388,7 +388,7 @@ def unpack(element: type) -> Kernel:
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
-        x, packed = carray(pointer(job.x), job.N, element), carray(pointer(job.spikes), job.N, u8)
+        x, packed = array(job.x, job.N, element), array(job.spikes, job.N, u8)
         scratch = np.empty(job.width, element)
         while True:
             piece = take(address)
@@ -396,7 +396,7 @@ def unpack(element: type) -> Kernel:
                 return fence()
             first, end = share(piece, job.pieces, job.N)
             for lo in range(first, end, job.width):
-                n = min(job.width, end - lo)
+                n = least(job.width, end - lo)
                 part = row(scratch, 0, n)
                 unpack_row(row(packed, lo, n), part)
                 stream(part, x, lo, n)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, types  # type: ignore[attr-defined]
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
+from numba.np.arrayobj import populate_array
 
 from rheobase.kernels.jit import exact
 
@@ -15,25 +16,59 @@ LINE = 64  # bytes that come at once
 intrinsic: Any = _intrinsic  # its own type asks callers for the context, which Numba passes
 
 
+@exact
+def least(a: int, b: int) -> int:
+    """The smaller one. (Numba's `min` takes two functions to compile.)"""
+    return a if a < b else b
+
+
+def _view(context: Any, builder: Any, kind: Any, data: Any, size: Any) -> Any:
+    """An array of this type on memory that is another's: it does not keep it alive."""
+    array = context.make_array(kind)(context, builder)
+    item = context.get_constant(types.intp, context.get_abi_sizeof(data.type.pointee))
+    populate_array(array, data=data, shape=[size], strides=[item], itemsize=item, meminfo=None)
+    return array._getvalue()
+
+
 @intrinsic
-def pointer(context: Any, address: Any) -> Any:
-    """An integer as a pointer."""
+def array(context: Any, address: Any, size: Any, element: Any) -> Any:
+    """The array at an address. (Numba's `carray` and a slice are functions to compile; these two are not.)"""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        data = builder.inttoptr(arguments[0], context.get_data_type(element.dtype).as_pointer())
+        return _view(context, builder, signature.return_type, data, arguments[1])
 
-    return types.voidptr(types.int64), generate
+    return types.Array(element.dtype, 1, "C")(types.int64, types.intp, element), generate
 
 
 @intrinsic
-def take(context: Any, job: Any) -> Any:
-    """The number of the next piece of a job: its first field, which is counted up whichever thread asks."""
+def row(context: Any, array: Any, start: Any, size: Any) -> Any:
+    """`array[start : start + size]`, unchecked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        counter = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", counter, ir.Constant(ir.IntType(64), 1), "monotonic")
+        whole = context.make_array(signature.args[0])(context, builder, arguments[0])
+        data = builder.gep(whole.data, [arguments[1]])
+        return _view(context, builder, signature.return_type, data, arguments[2])
 
-    return types.int64(job), generate
+    return array(array, types.intp, types.intp), generate
+
+
+def _counted(field: int, order: str) -> Any:
+    """The value of one of a job's first fields, which is counted up whichever thread asks."""
+
+    def typed(context: Any, job: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            fields = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+            counter = builder.gep(fields, [ir.Constant(ir.IntType(32), field)])
+            return builder.atomic_rmw("add", counter, ir.Constant(ir.IntType(64), 1), order)
+
+        return types.int64(job), generate
+
+    return intrinsic(typed)
+
+
+take = _counted(0, "monotonic")  # the number of the next piece
+finish = _counted(1, "acq_rel")  # how many pieces were finished before; who finishes the last sees what all wrote
 
 
 @intrinsic
@@ -45,15 +80,6 @@ def _at(context: Any, array: Any, index: Any) -> Any:
         return builder.gep(array.data, [arguments[1]])
 
     return types.CPointer(array.dtype)(array, types.intp), generate
-
-
-@exact
-def row(array: Any, start: int, size: int) -> Any:
-    """`array[start : start + size]`, unchecked: a slice takes ten times as long to compile.
-
-    It does not keep the array alive.
-    """
-    return carray(_at(array, start), size)
 
 
 @intrinsic
@@ -111,7 +137,7 @@ def stream(source: Any, target: Any, start: int, size: int) -> None:
     Other threads may read it after a `fence`.
     """
     lanes = LINE // target.itemsize
-    head = min(size, -(_number(_at(target, start)) // target.itemsize) % lanes)
+    head = least(size, -(_number(_at(target, start)) // target.itemsize) % lanes)
     lines = (size - head) // lanes
     for i in range(head):
         target[start + i] = source[i]

@@ -39,13 +39,14 @@ OPTIONS: dict[str, Any] = {
 }
 exact = numba.njit(fastmath={"nsz"}, **OPTIONS)  # as written: no contraction, no reassociation
 fast = numba.njit(fastmath={"nsz", "arcp", "contract", "reassoc"}, **OPTIONS)
+called = numba.njit(fastmath={"nsz"}, **OPTIONS | {"forceinline": False})  # compiled once, whoever calls it
 
 
 class Job(ctypes.Structure):
     """What kernels work on. Arrays are addresses, 0 where there is none; N is the size of one step."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("next", "pieces", "T", "N", "C", "moving", "large")),
+        *((name, ctypes.c_int64) for name in ("next", "finished", "pieces", "T", "N", "C", "moving", "large")),
         *((name, ctypes.c_int64) for name in ("width", "inner", "plane", "residual_step", "batch_statistics")),
         *((name, ctypes.c_double) for name in ("soft", "eps", "momentum", "count")),
         *(

@@ -62,7 +62,7 @@ def _job(x: Tensor, tensors: dict[str, Tensor | None], **numbers: float) -> Job:
     count = how.N * (how.T if how.moving else 1) / how.C
     residual = tensors["residual"]
     residual_step = 0 if residual is None or residual.shape[0] == 1 else how.N
-    return Job(0, *how, residual_step, x=x.data_ptr(), count=count, **numbers, **addresses)
+    return Job(0, 0, *how, residual_step, x=x.data_ptr(), count=count, **numbers, **addresses)
 
 
 def _sums(x: Tensor) -> Tensor:
@@ -154,7 +154,6 @@ def _norm_fire(*inputs: Any) -> tuple[Tensor, ...]:
     tensors |= {"running_mean": running[0], "running_var": running[1]}
     job = _job(x, tensors, soft=soft, eps=eps, momentum=momentum)
     run(cpu.moments(ELEMENTS[x.dtype]), job)
-    run(cpu.settle(), job, alone=True)
     run(cpu.forward(ELEMENTS[x.dtype]), job)
     for values, row in zip(moved, running, strict=True):
         if row is values:
@@ -200,7 +199,6 @@ def _fire_backward(
     element = ELEMENTS[x.dtype]
     run(cpu.backward(element, kind, soft, detach, normed), job)
     if normed:
-        run(cpu.sum_up(), job, alone=True)
         run(cpu.norm_backward(element), job)
     return gradients
 

@@ -26,7 +26,7 @@ class Packed(NamedTuple):
 
 def _job(x: Tensor, values: Tensor, wrong: Tensor | None) -> Job:
     sums = 0 if wrong is None else wrong.data_ptr()
-    return Job(0, pieces(x.numel()), N=x.numel(), width=BLOCK, x=x.data_ptr(), spikes=values.data_ptr(), sums=sums)
+    return Job(0, 0, pieces(x.numel()), N=x.numel(), width=BLOCK, x=x.data_ptr(), spikes=values.data_ptr(), sums=sums)
 
 
 def pack(x: Tensor) -> Packed | None:

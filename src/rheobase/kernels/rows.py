@@ -76,7 +76,7 @@ def fire(
 @fast
 def _exp(x: Any) -> Any:
     """e^x for x <= 0 to about 1e-7, in operations that vectorise (the library's exp does not)."""
-    x = max(x, f32(-87))
+    x = x if x > f32(-87) else f32(-87)
     k = np.floor(x * f32(1.44269504) + f32(0.5))
     r = (x - k * f32(0.693359375)) + k * f32(2.12194440e-4)
     p = f32(1.9875691500e-4)
@@ -102,7 +102,8 @@ def derivative(x: Any, kind: int, a: Any, height: Any) -> Any:
         d = f32(1) + e
         return height * a * e / (d * d)
     if kind == TRIANGLE:
-        return height * max(f32(0), f32(1) - abs(x) / a)
+        d = f32(1) - abs(x) / a
+        return height * d if d > f32(0) else f32(0)
     if kind == RECTANGLE:
         return height / a if f32(2) * abs(x) < a else f32(0)
     d = x / a  # Gaussian

@@ -48,8 +48,8 @@ def _start() -> _Start:
     return _openmp() or _python()
 
 
-def run(kernel: Kernel, job: Job, alone: bool = False) -> None:
-    """Work the job off, on as many threads as torch uses and there are pieces; or alone, on this one."""
-    job.next = 0
-    threads = 1 if alone else min(torch.get_num_threads(), job.pieces)
+def run(kernel: Kernel, job: Job) -> None:
+    """Work the job off, on as many threads as torch uses and there are pieces."""
+    job.next = job.finished = 0
+    threads = min(torch.get_num_threads(), job.pieces)
     _start()(kernel.address, ctypes.addressof(job), threads)
