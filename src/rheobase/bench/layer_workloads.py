@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.bench.harness import Call, Case, Table, measure
-from rheobase.bench.rivals import NEURONS, Layer, Neuron, layers
+from rheobase.bench.memory import add_peaks
+from rheobase.bench.rivals import NEURONS, Build, Layer, Neuron, builds
 
 SAMPLE = 0.02  # seconds
 
 
-def backward(layer: Layer, x: Tensor, grad: Tensor) -> Call:
+def backward(build: Build, x: Tensor, grad: Tensor) -> Call:
     """Forward and backward of a layer, down to the gradient of its input."""
+    layer = build()
 
     def call() -> None:
         x.grad = None
@@ -26,12 +28,26 @@ def backward(layer: Layer, x: Tensor, grad: Tensor) -> Call:
     return call
 
 
-def cases(neuron: Neuron, call: Callable[[Layer], Call]) -> list[Case]:
+def cases(neuron: Neuron, call: Callable[[Build], Call]) -> list[Case]:
     """Our neuron and its rivals, each under `call`."""
-    found = [Case("rheobase", partial(call, neuron.ours()))]
-    for name, layer, why_not in layers(neuron):
-        found.append(Case(name, partial(call, layer) if layer else None, why_not))
+    found = [Case("rheobase", partial(call, neuron.ours))]
+    for name, build, why_not in builds(neuron):
+        found.append(Case(name, partial(call, build) if build else None, why_not))
     return found
+
+
+def _tiny(case: Case) -> Callable[[], Call] | None:
+    """The case on a few neurons, if it is a layer."""
+    if not isinstance(case.setup, partial) or "grad" not in case.setup.keywords:
+        return None
+    some = {name: value[:4, ..., :8].detach() for name, value in case.setup.keywords.items()}
+    return partial(case.setup, x=some["x"].requires_grad_(), grad=some["grad"])
+
+
+def rate(neuron: Neuron, currents: Tensor) -> float:
+    """Mean spikes per neuron and step of ours."""
+    with torch.no_grad():
+        return float(neuron.ours()(currents).mean())
 
 
 def _loop(compiled: bool) -> Layer:
@@ -71,12 +87,17 @@ def lif(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
         for number, neuron in enumerate(NEURONS):
             rows = cases(neuron, partial(backward, x=x, grad=grad))
             if number == 0:
-                rows.insert(1, Case("torch loop", partial(backward, _loop(False), x, grad)))
+                rows.insert(1, Case("torch loop", partial(backward, partial(_loop, False), x=x, grad=grad)))
                 if compiled:
-                    rows.insert(2, Case("torch.compile of the loop", partial(backward, _loop(True), x, grad)))
+                    loop = partial(_loop, True)
+                    rows.insert(2, Case("torch.compile of the loop", partial(backward, loop, x=x, grad=grad)))
                 rows.append(Case("copy of the least bytes", partial(_copies, x)))
             size = " x ".join(map(str, shape))
-            yield measure(f"{neuron.title}, forward and backward, T x B x N = {size}", rows, repeats, least=SAMPLE)
+            title = f"{neuron.title}, forward and backward, T x B x N = {size}, firing rate {rate(neuron, x):.1%}"
+            table = measure(title, rows, repeats, least=SAMPLE)
+            if not quick:
+                add_peaks(table, rows, _tiny)
+            yield table
 
 
 class _NormLIF(nn.Module):
@@ -92,6 +113,10 @@ class _NormLIF(nn.Module):
         return spikes.flatten(0, 1)
 
 
+def _twin(channels: int) -> Layer:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+
+
 def norm(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
     """CurrentNorm and LIF at the shapes of a CIFAR ResNet-18, channels last, against BatchNorm2d and ReLU."""
     steps, batch = 4, 16
@@ -100,10 +125,12 @@ def norm(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
         x = torch.randn(steps * batch, channels, size, size).contiguous(memory_format=torch.channels_last).to(dtype)
         x.requires_grad_()
         grad = torch.randn_like(x)
-        twin = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
         rows = [
-            Case("rheobase", partial(backward, _NormLIF(channels, steps), x, grad)),
-            Case("BatchNorm2d and ReLU", partial(backward, twin, x, grad)),
+            Case("rheobase", partial(backward, partial(_NormLIF, channels, steps), x=x, grad=grad)),
+            Case("BatchNorm2d and ReLU", partial(backward, partial(_twin, channels), x=x, grad=grad)),
         ]
         name = f"{str(dtype).removeprefix('torch.')}, T={steps}, B={batch}, {channels} x {size} x {size}"
-        yield measure(f"CurrentNorm and LIF, forward and backward, {name}", rows, repeats, least=SAMPLE)
+        table = measure(f"CurrentNorm and LIF, forward and backward, {name}", rows, repeats, least=SAMPLE)
+        if not quick:
+            add_peaks(table, rows, _tiny)
+        yield table

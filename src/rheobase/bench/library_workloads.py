@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase.bench.harness import Call, Case, Table, measure
-from rheobase.bench.layer_workloads import backward, cases
-from rheobase.bench.rivals import NEURONS, Layer, Neuron
+from rheobase.bench.layer_workloads import backward, cases, rate
+from rheobase.bench.rivals import NEURONS, Build, Neuron
 
 
 def library(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
@@ -39,17 +39,17 @@ def _linear_and_lif(neuron: Neuron, x: Tensor, repeats: int) -> Table:
     size = x.shape[2]
     # currents of standard deviation 0.8 in units of the neuron's own input scale
     weight = nn.Parameter(torch.randn(size, size) * (0.8 / neuron.ours().input_scale / size**0.5))
-    with torch.no_grad():
-        rate = float(neuron.ours()(F.linear(x, weight)).mean())
     rows = cases(neuron, partial(_call, x=x, weight=weight))
-    rows.insert(1, Case("linear layer alone", partial(_call, lambda currents: currents, x, weight)))
+    rows.insert(1, Case("linear layer alone", partial(_call, nn.Identity, x, weight)))
     steps, batch, _ = x.shape
-    title = f"W1: linear and {neuron.title}, n={size}, T={steps}, B={batch}, firing rate {rate:.1%}"
+    fired = rate(neuron, F.linear(x, weight))
+    title = f"W1: linear and {neuron.title}, n={size}, T={steps}, B={batch}, firing rate {fired:.1%}"
     return measure(title, rows, repeats)
 
 
-def _call(layer: Layer, x: Tensor, weight: nn.Parameter) -> Call:
+def _call(build: Build, x: Tensor, weight: nn.Parameter) -> Call:
     """Forward, sum, and backward down to the weights."""
+    layer = build()
 
     def call() -> None:
         weight.grad = None

@@ -8,12 +8,12 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from rheobase.bench.harness import Call
+from rheobase.bench.harness import Call, Case, Table
 
 _PROCESS = Path("/proc/self")
 
@@ -41,6 +41,14 @@ def peak(setup: Callable[[], Call], warm: Callable[[], Call]) -> float | None:
         raise RuntimeError(f"peak memory of {setup}: its process ended with status {found.returncode}: {last}")
     answer: float | None = json.loads(found.stdout.splitlines()[-1])
     return answer
+
+
+def add_peaks(table: Table, cases: Sequence[Case], warm: Callable[[Case], Callable[[], Call] | None]) -> None:
+    """Each case's peak; `warm` gives the small one that goes before it, or None where a peak says nothing."""
+    for row, case in zip(table.rows, cases, strict=True):
+        small = warm(case)
+        if case.setup is not None and small is not None:
+            row.peak_mib = peak(case.setup, small)
 
 
 def _status(key: str) -> int:

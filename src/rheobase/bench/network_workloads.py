@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import rheobase as rb
 from rheobase.bench import rival_models
 from rheobase.bench.harness import Call, Case, Table, measure
-from rheobase.bench.memory import peak
+from rheobase.bench.memory import add_peaks
 
 TWIN = "ANN twin on T x B images"
 
@@ -64,6 +64,19 @@ def training_step(
     return call
 
 
+def _rate(name: str, steps: int, width: int) -> float:
+    """Mean spikes per neuron and step of the network as it begins."""
+    torch.manual_seed(0)
+    model, found = rb.models.create(name, classes=100, steps=steps, width=width), []
+    for module in model.modules():
+        if isinstance(module, rb.Neuron):
+            module.register_forward_hook(lambda module, inputs, spikes: found.append((spikes.sum(), spikes.numel())))
+    with torch.no_grad():
+        model(images(16))
+    spikes, places = map(sum, zip(*found, strict=True))
+    return float(spikes) / places
+
+
 def _cases(name: str, steps: int, batch: int, width: int, precision: str = "float32") -> list[Case]:
     """Ours, the twin, and SpikingJelly in its best mode and as its documentation runs it."""
     obstacle = no_bfloat16() if precision == "bfloat16" else ""
@@ -82,12 +95,11 @@ def _cases(name: str, steps: int, batch: int, width: int, precision: str = "floa
     return cases
 
 
-def _add_peaks(table: Table, cases: list[Case]) -> None:
-    """Each case's peak memory, in a process of its own."""
-    small = partial(training_step, "sew_resnet18", True, 2, 2, 4)
-    for row, case in zip(table.rows, cases, strict=True):
-        if case.setup is not None:
-            row.peak_mib = peak(case.setup, rival_models.warm if "SpikingJelly" in case.name else small)
+def _small(case: Case) -> Callable[[], Call]:
+    """What brings the code of a case in."""
+    if "SpikingJelly" in case.name:
+        return rival_models.warm
+    return partial(training_step, "sew_resnet18", True, 2, 2, 4)
 
 
 def step(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
@@ -98,9 +110,10 @@ def step(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
         if quick and precision == "bfloat16" and name != families[0]:
             continue
         cases = _cases(name, steps, batch, width, precision)
-        table = measure(f"{name}, width {width}, training step, T={steps}, B={batch}, {precision}", cases, repeats)
+        title = f"{name}, width {width}, training step, T={steps}, B={batch}, {precision}"
+        table = measure(f"{title}, firing rate {_rate(name, steps, width):.1%}", cases, repeats)
         if not quick or (name, precision) == (families[0], "float32"):  # a process each: seconds
-            _add_peaks(table, cases)
+            add_peaks(table, cases, _small)
         yield table
 
 
@@ -110,7 +123,7 @@ def memory(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
     for steps in (2,) if quick else (4, 8, 16, 32, 64):
         cases = _cases("sew_resnet18", steps, batch, width)
         table = measure(f"sew_resnet18, width {width}, training step, T={steps}, B={batch}", cases, min(repeats, 3), 1)
-        _add_peaks(table, cases)
+        add_peaks(table, cases, _small)
         yield table
 
 
@@ -134,7 +147,10 @@ def inference(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
             Case("ANN twin on B images", partial(_inference, False, batch, width)),
             Case(TWIN, partial(_inference, False, 4 * batch, width)),
         ]
-        yield measure(f"sew_resnet18, width {width}, inference, T=4, B={batch}", cases, repeats)
+        table = measure(f"sew_resnet18, width {width}, inference, T=4, B={batch}", cases, repeats)
+        if not quick:
+            add_peaks(table, cases, lambda case: partial(_inference, True, 1, 4))
+        yield table
 
 
 def scaling(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 import rheobase as rb
 
 Layer = Callable[[Tensor], Tensor]
+Build = Callable[[], Layer]  # a partial of something in a module: it may go to another process
 
 PACKAGES = ("spikingjelly", "snntorch", "norse")
 
@@ -27,22 +29,21 @@ class Neuron:
 
     title: str
     ours: Callable[[], rb.LIF]
-    rivals: dict[str, Callable[[], Layer] | str]
+    rivals: dict[str, Build | str]
 
 
-def layers(neuron: Neuron) -> Iterator[tuple[str, Layer | None, str]]:
-    """Name, layer, and why there is none, of each rival."""
+def builds(neuron: Neuron) -> Iterator[tuple[str, Build | None, str]]:
+    """Name, how to build it, and why it cannot be, of each rival."""
     for name, build in neuron.rivals.items():
         if isinstance(build, str):
             yield name, None, build
             continue
         try:
-            layer = build()
+            difference = _difference(neuron.ours(), build())
         except ImportError as error:
             yield name, None, f"not installed: {error}"
             continue
-        difference = _difference(neuron.ours(), layer)
-        yield (name, layer, "") if not difference else (name, None, difference)
+        yield (name, build, "") if not difference else (name, None, difference)
 
 
 def _difference(ours: rb.LIF, layer: Layer) -> str:
@@ -124,22 +125,24 @@ NEURONS = (
         "LIF, soft reset",
         rb.LIF,
         {
-            "SpikingJelly LIFNode, multi-step": lambda: _spikingjelly(None, True),
+            "SpikingJelly LIFNode, multi-step": partial(_spikingjelly, None, True),
             "snnTorch Leaky": "its subtraction follows a step later, another neuron; see hard reset",
             "Norse LIFBox": "it has no ATan surrogate; see hard reset, SuperSpike",
         },
     ),
     Neuron(
         "LIF, hard reset with gradient",
-        lambda: rb.LIF(reset="hard", detach_reset=False),
+        partial(rb.LIF, reset="hard", detach_reset=False),
         {
-            "SpikingJelly LIFNode, multi-step": lambda: _spikingjelly(0.0, False),
+            "SpikingJelly LIFNode, multi-step": partial(_spikingjelly, 0.0, False),
             "snnTorch Leaky": _snntorch,
         },
     ),
     Neuron(
         "LIF, hard reset with gradient, SuperSpike, input halved",
-        lambda: rb.LIF(reset="hard", detach_reset=False, surrogate=rb.surrogate.SuperSpike(alpha=1.0), input_scale=0.5),
+        partial(
+            rb.LIF, reset="hard", detach_reset=False, surrogate=rb.surrogate.SuperSpike(alpha=1.0), input_scale=0.5
+        ),
         {"Norse LIFBox": _norse},
     ),
 )
