@@ -84,10 +84,10 @@ class Fire(nn.Module):
             and neuron.native
             and not _hooked(norm)
             and not _hooked(neuron)
-            and kernels.can_fuse(currents, residual, skip, neuron.kind)
+            and kernels.can_fuse(currents, residual, skip, neuron.constants, neuron.kind)
         ):
             operands = norm.operands(currents)
-            spikes, drive = neuron.fire(currents, norm=operands, residual=residual, skip=skip, keep_drive=self.drive)
+            spikes, drive = neuron.fused(currents, norm=operands, residual=residual, skip=skip, keep_drive=self.drive)
             return (spikes, drive) if self.drive else spikes
         drive = norm(currents)
         if residual is not None:

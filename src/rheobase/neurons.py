@@ -251,10 +251,10 @@ class LIF(Neuron):
 
     def forward(self, currents: Tensor) -> Tensor:
         """Spikes `[T, B, ...]`, from rest."""
-        return self.fire(currents)[0] if self.native else super().forward(currents)
+        return self.fused(currents)[0] if self.native else super().forward(currents)
 
-    def fire(self, currents: Tensor, **fused: Any) -> tuple[Tensor, Tensor | None]:
-        """`forward` of a native neuron, with what `kernels.fire` can fuse with it; and the drive, if that is kept."""
+    def fused(self, currents: Tensor, **fused: Any) -> tuple[Tensor, Tensor | None]:
+        """`forward` with what `kernels.fire` can do along, and the drive if that is kept; of a `native` neuron only."""
         run = partial(self._fire, keep_state=self._streamed, **fused)
         outputs: tuple[Tensor, Tensor | None] = self._through(run, currents)
         return outputs

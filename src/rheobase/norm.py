@@ -84,7 +84,7 @@ class CurrentNorm(nn.Module):
     def operands(self, currents: Tensor) -> kernels.Norm:
         """What the operator needs that has this norm in it."""
         self.check(currents)
-        momentum = self.momentum if self.training else None
+        momentum = float(self.momentum) if self.training else None
         return kernels.Norm(self.weight, self.bias, self.running_mean, self.running_var, self.eps, momentum)
 
     def extra_repr(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numba import types
+from torch.utils.checkpoint import checkpoint
 
 import rheobase as rb
 from rheobase.kernels import cpu, layout, packing, threads
@@ -138,6 +139,28 @@ def test_packed_spikes_are_what_autograd_keeps() -> None:
     alive = weakref.ref(memory)
     del memory, spikes
     assert alive() is None  # what they were packed from is free
+
+
+def test_packing_still_sees_a_change_in_place() -> None:
+    conv, x = rb.PerStep(torch.nn.Conv2d(2, 3, 3)), torch.ones(2, 4, 2, 8, 8, requires_grad=True)
+    with rb.engine(packed=True):
+        y = conv(x).sum()
+    with torch.no_grad():
+        conv.module.weight.zero_()
+    with pytest.raises(RuntimeError, match=r"\[3, 2, 3, 3\] needed for the backward pass was modified by an inplace"):
+        y.backward()
+
+
+def test_packing_leaves_checkpointing_its_own() -> None:
+    conv, x = rb.PerStep(torch.nn.Conv2d(2, 3, 3)), torch.ones(2, 4, 2, 8, 8, requires_grad=True)
+    grads = []
+    for packed in (False, True):
+        x.grad = None
+        with rb.engine(packed=packed):
+            y = checkpoint(conv, x, use_reentrant=False)
+        y.square().sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(*grads)
 
 
 def test_kernels_are_kept_on_disk_for_other_processes(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import rheobase as rb
+from rheobase import kernels
 from rheobase.kernels import ops
 
 
@@ -17,22 +19,91 @@ def _fire(channels: int = 3) -> rb.Fire:
     return rb.Fire(rb.CurrentNorm(channels), rb.LIF())
 
 
+def tensor(*shape: int) -> Tensor:
+    return torch.randn(shape).requires_grad_()
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_opcheck(keep: bool) -> None:
-    def tensor(*shape: int) -> Tensor:
-        return torch.randn(shape).requires_grad_()
-
     x, residual, skip, state = (tensor(4, 2, 3, 5, 5), tensor(4, 2, 3, 5, 5), tensor(4, 2, 3, 5, 5), tensor(2, 3, 5, 5))
-    constants, neuron, kept = rb.LIF().constants, (1, True, True), (keep, keep)
-    none = (None, None, None, None, 0.0)
-    norm = (tensor(3), tensor(3), torch.zeros(3), torch.ones(3), 1e-5)
-    torch.library.opcheck(ops.fire, (x, None, state, constants, *none, *neuron, *kept, None))
-    torch.library.opcheck(ops.fire, (x, residual, None, constants, *norm, *neuron, *kept, skip))
-    torch.library.opcheck(ops.norm_fire, (x, residual, state, constants, *norm, *neuron, *kept, skip, 0.1))
+    constants, neuron, kept = rb.LIF().constants, (1e-5, 1, True, True), (keep, keep)
+    norm = (tensor(3), tensor(3), torch.zeros(3), torch.ones(3))
+    torch.library.opcheck(ops.fire, (x, None, None, state, constants, *[None] * 4, *neuron, *kept))
+    torch.library.opcheck(ops.fire, (x, residual, skip, None, constants, *norm, *neuron, *kept))
+    torch.library.opcheck(ops.norm_fire, (x, residual, skip, state, constants, *norm, *neuron, *kept, 0.1))
     drive = residual if keep else None
-    inputs = (x, None, drive, x, None if keep else residual, state, constants, *norm, *neuron, drive, True, True)
+    given = (x, None if keep else residual, None, state, constants, *norm)
+    inputs = (x, None, drive, *given, *neuron, drive, True, True)
     found = [value.detach() if isinstance(value, Tensor) else value for value in inputs]
     torch.library.opcheck(ops.fire_backward, tuple(found))
+
+
+def test_operators_refuse_what_they_would_read_past() -> None:
+    x, constants, neuron = torch.rand(4, 2, 3, 5), rb.LIF().constants, (1e-5, 1, True, True, False, False)
+    norm = [torch.ones(3), torch.zeros(3), torch.zeros(3), torch.ones(3)]
+    for name, wrong in (("residual", x[:, :1]), ("skip", x[:2]), ("state", x[0, :, :2])):
+        others = [wrong if name == other else None for other in ("residual", "skip", "state")]
+        with pytest.raises(ValueError, match=rf"{name} must be .* got {list(wrong.shape)}".replace("[", r"\[")):
+            ops.fire(x, *others, constants, *norm, *neuron)
+    with pytest.raises(ValueError, match=r"weight must be \[3\] on cpu, .* got \[1\] on cpu"):
+        ops.fire(x, None, None, None, constants, norm[0][:1], *norm[1:], *neuron)
+    with pytest.raises(ValueError, match=r"constants must be \[6\]"):
+        ops.fire(x, None, None, None, constants[:3], *norm, *neuron)
+    with pytest.raises(ValueError, match="a residual or skip needs a norm"):
+        ops.fire(x, x, None, None, constants, *[None] * 4, *neuron)
+    with pytest.raises(ValueError, match="more than one value a channel"):
+        ops.norm_fire(x[:1, :1, :, :1], None, None, None, constants, *norm, *neuron, 0.1)
+
+
+def test_a_module_left_on_meta_is_refused() -> None:
+    x = torch.rand(4, 2, 3)
+    with pytest.raises(ValueError, match=r"constants must be \[6\] on cpu, .* got \[6\] on meta"):
+        rb.LIF().to("meta")(x)
+    with pytest.raises(ValueError, match=r"weight must be \[3\] on cpu"):
+        rb.Fire(rb.CurrentNorm(3).to("meta"), rb.LIF())(x)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda c: c.bfloat16(), lambda c: c.double(), lambda c: torch.stack([c, c], 1)[:, 0]]
+)
+def test_constants_of_another_dtype_or_layout(change: Callable[[Tensor], Tensor]) -> None:
+    lif, x = rb.LIF(), torch.full((4, 1, 3), 0.6)
+    want = lif(x)
+    lif.constants.data = change(lif.constants)
+    assert torch.equal(lif(x), want)
+    assert want.sum() > 0
+
+
+def test_constants_that_want_a_gradient_take_the_reference() -> None:
+    lif, grads = rb.LIF(), []
+    lif.constants.requires_grad_()
+    for engine in ("auto", "reference"):
+        lif.constants.grad = None
+        with rb.engine(engine):
+            (lif(grid := torch.arange(24.0).reshape(4, 6) / 8) * grid).sum().backward()
+        grads.append(lif.constants.grad)
+    assert torch.equal(*grads)
+    with rb.engine("numba"), pytest.raises(RuntimeError, match="no gradient of a neuron's constants"):
+        lif(torch.rand(2, 2))
+
+
+def test_second_derivatives_are_refused() -> None:
+    x = torch.rand(3, 2, 4).requires_grad_()
+    for module in (rb.LIF(), _fire(4)):
+        with pytest.raises(RuntimeError, match="no second derivatives"):
+            torch.autograd.grad(module(x).sum(), x, create_graph=True)
+
+
+def test_a_final_state_is_no_view() -> None:
+    _, final = rb.LIF().run(torch.rand(3, 2, 4).requires_grad_())
+    final.detach_()
+
+
+@pytest.mark.parametrize("kind", [rb.surrogate.ATan(), rb.surrogate.Sigmoid(), rb.surrogate.Triangle(1.0)])
+def test_a_nan_is_not_hidden_in_the_backward_pass(kind: rb.surrogate.Surrogate) -> None:
+    x = torch.tensor([[0.5], [float("nan")], [0.5]], requires_grad=True)
+    rb.LIF(surrogate=kind)(x).sum().backward()
+    assert x.grad.isnan().any()
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own
@@ -87,6 +158,21 @@ def test_engines_nest_and_end_with_an_error() -> None:
             rb.LIF()(x)
         rb.LIF()(x)
     rb.LIF()(x)
+
+
+def test_one_engine_object_may_serve_several_threads() -> None:
+    chosen, found = rb.engine("reference"), []
+
+    def enter() -> None:
+        with chosen, pytest.raises(RuntimeError, match="float64"), rb.engine("numba"):
+            rb.LIF()(torch.rand(2, 2, dtype=torch.float64))
+        found.append(kernels._local.settings.name)
+
+    with rb.engine("numba"), chosen, ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(enter) for _ in range(2)]:
+            future.result()
+    assert found == ["auto", "auto"]
+    assert kernels._local.settings.name == "auto"
 
 
 def test_without_numba_the_reference_runs_after_one_warning() -> None:

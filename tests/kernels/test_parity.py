@@ -231,8 +231,8 @@ def test_one_of_two_outputs_may_go_unused(taken: str) -> None:
 
 def test_fused_norm_keeps_the_variance_of_currents_with_a_large_mean() -> None:
     x = torch.randn(4, 8, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 3000
-    row, options = torch.ones(3), (1, True, True, False, False, None)
-    inputs = (x.float(), None, None, rb.LIF().constants, row, row, row.clone(), row.clone(), 1e-5, *options, 0.1)
+    row, options = torch.ones(3), (1e-5, 1, True, True, False, False)
+    inputs = (x.float(), None, None, None, rb.LIF().constants, row, row, row.clone(), row.clone(), *options, 0.1)
     *_, mean, var = ops.norm_fire(*inputs)
     want = x.float().double().transpose(0, 2).flatten(1)
     torch.testing.assert_close(mean, want.mean(1), rtol=1e-12, atol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -16,13 +17,15 @@ import torch
 from rheobase.bench.harness import Call, Case, Table
 
 _PROCESS = Path("/proc/self")
+# glibc then asks the system for each large tensor and returns it: what is used is seen, not the holes of a kept heap
+_RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
 def peak(setup: Callable[[], Call], warm: Callable[[], Call]) -> float | None:
     """MiB that setting a case up and two calls of it add to a process that already did the small case `warm`.
 
     `warm` brings code and compiled kernels in, which do not count. The peak is the kernel's (VmHWM, less VmRSS before),
-    so it is known on Linux only; elsewhere None.
+    so it is known on Linux only; elsewhere None. Freed memory goes back to the system there.
 
     Args:
         setup: of the case; a partial of a function of a module, since it goes to another process.
@@ -35,7 +38,8 @@ def peak(setup: Callable[[], Call], warm: Callable[[], Call]) -> float | None:
         return None
     message = pickle.dumps((torch.get_num_threads(), setup, warm))
     command = [sys.executable, "-m", __name__]
-    found = subprocess.run(command, input=message, capture_output=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")} | _RETURNED
+    found = subprocess.run(command, input=message, capture_output=True, env=environment)
     if found.returncode:
         last = found.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise RuntimeError(f"peak memory of {setup}: its process ended with status {found.returncode}: {last}")

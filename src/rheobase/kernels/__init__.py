@@ -21,6 +21,8 @@ try:
 
     _MISSING = None
 except ImportError as _error:
+    if (_error.name or "").split(".")[0] not in ("numba", "llvmlite"):
+        raise
     _MISSING = f"Numba cannot be imported ({_error})"
     warnings.warn(f"rheobase runs on its slow reference engine, as {_MISSING}", RuntimeWarning, stacklevel=2)
 
@@ -35,7 +37,9 @@ class _Settings:
 
 
 class _Local(threading.local):
-    settings = _Settings()  # of this thread
+    def __init__(self) -> None:
+        self.settings = _Settings()  # of this thread
+        self.before: list[_Settings] = []
 
 
 _local = _Local()
@@ -49,7 +53,8 @@ class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"):
             an error where they cannot).
         fused: whether a norm and a neuron may run as one operator.
         packed: whether `PerStep` keeps spikes for its module's weight gradient as bytes: exact, a quarter of the
-            memory of float32, and some more time. CPU only; what is not small whole numbers is kept as it is.
+            memory of float32, and some more time. CPU only; what is not small whole numbers is kept as it is, and so
+            is all under the hooks of somebody else (checkpointing).
 
     Raises:
         ValueError: an unknown name.
@@ -59,16 +64,15 @@ class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"):
         if name not in get_args(EngineName):
             raise ValueError(f"engine: name must be one of {get_args(EngineName)}, got {name!r}")
         self._chosen = _Settings(name, fused, packed)
-        self._before: list[_Settings] = []
 
     def __enter__(self) -> None:
-        self._before.append(_local.settings)
+        _local.before.append(_local.settings)
         _local.settings = self._chosen
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _local.settings = self._before.pop()
+        _local.settings = _local.before.pop()
 
 
 class Norm(NamedTuple):
@@ -85,30 +89,32 @@ class Norm(NamedTuple):
     momentum: float | None
 
 
-def _obstacle(currents: Tensor, kind: int) -> str | None:
+def _obstacle(currents: Tensor, constants: Tensor, kind: int) -> str | None:
     """Why the Numba engine cannot take these currents, or None."""
     if currents.device.type != "cpu":
         return f"it runs on the CPU, and the currents are on {currents.device}"
     if currents.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes float32 and bfloat16, and the currents are {currents.dtype}"
+    if constants.requires_grad:
+        return "it has no gradient of a neuron's constants"
     if kind >= BUILT_IN:
         return "it knows only the surrogates of rheobase.surrogate"
     return _MISSING
 
 
-def _numba(currents: Tensor, kind: int) -> bool:
+def _numba(currents: Tensor, constants: Tensor, kind: int) -> bool:
     name = _local.settings.name
     if name == "reference":
         return False
-    obstacle = _obstacle(currents, kind)
+    obstacle = _obstacle(currents, constants, kind)
     if obstacle is not None and name == "numba":
         raise RuntimeError(f"the numba engine was asked for, but {obstacle}")
     return obstacle is None
 
 
-def can_fuse(currents: Tensor, residual: Tensor | None, skip: Tensor | None, kind: int) -> bool:
+def can_fuse(currents: Tensor, residual: Tensor | None, skip: Tensor | None, constants: Tensor, kind: int) -> bool:
     """Whether `fire` may be called with a norm, this residual and this skip."""
-    if not _local.settings.fused or currents.dim() < 3 or not _numba(currents, kind):
+    if not _local.settings.fused or currents.dim() < 3 or not _numba(currents, constants, kind):
         return False
     if residual is not None and static(currents):
         return False
@@ -118,7 +124,10 @@ def can_fuse(currents: Tensor, residual: Tensor | None, skip: Tensor | None, kin
 
 def keeping(x: Tensor) -> AbstractContextManager[Any]:
     """Within it, autograd keeps x for the backward pass in its smallest exact form, where this was asked for."""
-    if not _local.settings.packed or torch.compiler.is_compiling() or not _numba(x, 0):
+    settings = _local.settings
+    if not settings.packed or settings.name == "reference" or torch.compiler.is_compiling() or _MISSING is not None:
+        return nullcontext()
+    if not packing.can_keep(x):
         return nullcontext()
     return packing.keeping(x)
 
@@ -142,7 +151,7 @@ def fire(
     With a norm (only where `can_fuse`) the currents go through it first, then a residual is added: that drives the
     neuron; and a skip is added to its spikes.
     """
-    if norm is None and not _numba(currents, kind):
+    if norm is None and not _numba(currents, constants, kind):
         dtype = currents.dtype
         if dtype in (torch.bfloat16, torch.float16):  # states are float32 in every engine
             currents = currents.float()
@@ -154,7 +163,8 @@ def fire(
         spikes, final = reference.unroll(step, currents, state)
         return spikes.to(dtype), final, None
     *given, momentum = norm or (None, None, None, None, 0.0, None)
-    inputs = (currents, residual, state, constants, *given, kind, soft, detach, keep_state, keep_drive, skip)
+    *affine, eps = given
+    inputs = (currents, residual, skip, state, constants, *affine, eps, kind, soft, detach, keep_state, keep_drive)
     if momentum is None:
         spikes, final, drive = ops.apply(ops.fire, ops.Fire, *inputs)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import threading
 from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
@@ -72,6 +73,9 @@ def _origin() -> str:
     return found.hexdigest()[:16]
 
 
+_compiling = threading.Lock()
+
+
 class Kernel:
     """A function of the pointer to a Job, compiled at its first use and kept on disk.
 
@@ -81,18 +85,23 @@ class Kernel:
 
     def __init__(self, body: Callable[[Any], None], *choices: object) -> None:
         self._body = body
+        self._compiled: Any = None
         body.__qualname__ = "_".join([body.__qualname__.split(".")[0], *map(str, choices), _origin()])
 
     @cached_property
     def address(self) -> int:
-        """Of the machine code."""
+        """Of the machine code, which lives as long as the kernel."""
+        with _compiling:
+            if self._compiled is None:
+                self._compiled = self._compile()
+        address: int = self._compiled.address
+        return address
+
+    def _compile(self) -> Any:
         signature = types.void(types.CPointer(numba.from_dtype(np.dtype(Job))))
         try:
-            compiled: Any = numba.cfunc(signature, cache=True, error_model="numpy")(self._body)
+            return numba.cfunc(signature, cache=True, error_model="numpy")(self._body)
         except RuntimeError as error:
             if not str(error).startswith("cannot cache"):  # no folder that can be written
                 raise
-            compiled = numba.cfunc(signature, error_model="numpy")(self._body)
-        self._compiled = compiled  # it owns the code
-        address: int = compiled.address
-        return address
+            return numba.cfunc(signature, error_model="numpy")(self._body)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rheobase.kernels import cpu
 from rheobase.kernels.jit import Job, f32, i16
@@ -20,13 +19,13 @@ from rheobase.kernels.layout import aligned, dense, empty_like, walk
 from rheobase.kernels.threads import run
 from rheobase.kernels.time import spread, static
 
-_INPUTS = "Tensor currents, Tensor? residual, Tensor? state, Tensor constants"
-_NORM = "Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, float eps"
-_NEURON = "int kind, bool soft, bool detach"
-_WANTED = "bool keep_state, bool keep_drive, Tensor? skip"
+_INPUTS = "Tensor currents, Tensor? residual, Tensor? skip, Tensor? state, Tensor constants"
+_NORM = "Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var"
+_NEURON = "float eps, int kind, bool soft, bool detach"
+_WANTED = "bool keep_state, bool keep_drive"
 _SCHEMAS = (
     f"fire({_INPUTS}, {_NORM}, {_NEURON}, {_WANTED}) -> (Tensor, Tensor, Tensor)",
-    f"norm_fire({_INPUTS}, Tensor weight, Tensor bias, Tensor(a!) running_mean, Tensor(b!) running_var, float eps, "
+    f"norm_fire({_INPUTS}, Tensor weight, Tensor bias, Tensor(a!) running_mean, Tensor(b!) running_var, "
     f"{_NEURON}, {_WANTED}, float momentum) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     f"fire_backward(Tensor grad, Tensor? grad_final, Tensor? grad_drive, {_INPUTS}, {_NORM}, {_NEURON}, "
     "Tensor? drive, bool joined, bool batch_statistics) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -71,14 +70,12 @@ def _sums(x: Tensor) -> Tensor:
     return x.new_empty((how.pieces, 2, how.C), dtype=torch.float64)
 
 
-_SKIP = 14  # where the skip is among a forward operator's inputs
-
-
 class _Inputs(NamedTuple):
     """What operators begin with; with batch statistics, mean and var are the running ones, or those of the currents."""
 
     currents: Tensor
     residual: Tensor | None
+    skip: Tensor | None
     state: Tensor | None
     constants: Tensor
     weight: Tensor | None
@@ -86,22 +83,51 @@ class _Inputs(NamedTuple):
     mean: Tensor | None
     var: Tensor | None
 
+    def check(self) -> None:
+        """Refuse what a kernel would read past the end of, or elsewhere.
+
+        Raises:
+            ValueError: a tensor of another shape or on another device than the currents ask for.
+        """
+        x = self.currents
+        channels = x.shape[2:3]
+        shapes = (x.shape, x.shape, x.shape, x.shape[1:], (6,), channels, channels, channels, channels)
+        for name, tensor, shape in zip(self._fields, self, shapes, strict=True):
+            if tensor is not None and (tensor.shape != shape or tensor.device != x.device):
+                got = f"{list(tensor.shape)} on {tensor.device}"
+                raise ValueError(
+                    f"{name} must be {list(shape)} on {x.device}, as currents of {list(x.shape)} want, got {got}"
+                )
+        if self.weight is None and (self.residual is not None or self.skip is not None):
+            raise ValueError("a residual or skip needs a norm before it")
+
     def tensors(self, x: Tensor) -> dict[str, Tensor | None]:
         """As kernels want them, with x the dense currents."""
-        found: dict[str, Tensor | None] = {"state": _flat(self.state, x), "constants": self.constants}
-        found |= {"residual": None, "weight": None}
+        found: dict[str, Tensor | None] = {"residual": None, "skip": None, "weight": None}
+        found |= {"state": _flat(self.state, x), "constants": _row(self.constants, torch.float32)}
         if self.residual is not None:
             found["residual"] = aligned(self.residual[:1], x) if static(self.residual) else aligned(self.residual, x)
+        if self.skip is not None:
+            found["skip"] = aligned(self.skip, x)
         if self.weight is not None and self.bias is not None and self.mean is not None and self.var is not None:
             found |= {"weight": _row(self.weight, torch.float32), "bias": _row(self.bias, torch.float32)}
             found |= {"mean": _row(self.mean, torch.float64), "var": _row(self.var, torch.float64)}
         return found
 
 
-def _split(inputs: tuple[Any, ...]) -> tuple[_Inputs, tuple[Any, ...]]:
-    """The tensors, and the options after them."""
-    count = len(_Inputs._fields)
-    return _Inputs(*inputs[:count]), inputs[count:]
+class _Neuron(NamedTuple):
+    """What operators go on with."""
+
+    eps: float
+    kind: int
+    soft: bool
+    detach: bool
+
+
+def _split(inputs: tuple[Any, ...]) -> tuple[_Inputs, _Neuron, tuple[Any, ...]]:
+    """Both, and what comes after them."""
+    count, end = len(_Inputs._fields), len(_Inputs._fields) + len(_Neuron._fields)
+    return _Inputs(*inputs[:count]), _Neuron(*inputs[count:end]), inputs[end:]
 
 
 class _Outputs(NamedTuple):
@@ -112,16 +138,19 @@ class _Outputs(NamedTuple):
     drive: Tensor
 
 
+def _state_like(x: Tensor) -> Tensor:
+    """A new state `[B, ...]`, each step of which lies in storage as those of x."""
+    return x.new_empty_strided(x.shape[1:], x.stride()[1:], dtype=torch.float32)
+
+
 def _outputs(x: Tensor, keep_state: bool, keep_drive: bool) -> _Outputs:
-    final = empty_like(x, 1, torch.float32)[0] if keep_state else x.new_empty(0, dtype=torch.float32)
+    final = _state_like(x) if keep_state else x.new_empty(0, dtype=torch.float32)
     drive = empty_like(x, 1 if static(x) else None) if keep_drive else x.new_empty(0)
     return _Outputs(empty_like(x), final, drive)
 
 
-def _forward(x: Tensor, given: _Inputs, outputs: _Outputs, skip: Tensor | None) -> dict[str, Tensor | None]:
-    """The tensors of a forward pass, as kernels want them."""
-    found = given.tensors(x) | {"skip": None if skip is None else aligned(skip, x)}
-    return found | {name: tensor if tensor.numel() else None for name, tensor in outputs._asdict().items()}
+def _wanted(outputs: _Outputs) -> dict[str, Tensor | None]:
+    return {name: tensor if tensor.numel() else None for name, tensor in outputs._asdict().items()}
 
 
 def _fire(*inputs: Any) -> _Outputs:
@@ -129,30 +158,36 @@ def _fire(*inputs: Any) -> _Outputs:
 
     The drive is what goes into the neuron: the currents, after the norm and with the residual.
     """
-    given, (eps, _, soft, _, keep_state, keep_drive, skip) = _split(inputs)
+    given, neuron, (keep_state, keep_drive) = _split(inputs)
+    given.check()
     x = dense(given.currents)
     outputs = _outputs(x, keep_state, keep_drive)
     if x.numel():
-        tensors = _forward(x, given, outputs, skip)
-        run(cpu.forward(ELEMENTS[x.dtype]), _job(x, tensors, soft=soft, eps=eps))
+        tensors = given.tensors(x) | _wanted(outputs)
+        run(cpu.forward(ELEMENTS[x.dtype]), _job(x, tensors, soft=neuron.soft, eps=neuron.eps))
     return outputs
 
 
-def _fire_fake(currents: Tensor, *others: Any) -> _Outputs:
-    return _outputs(dense(currents), *others[-3:-1])
+def _fire_fake(*inputs: Any) -> _Outputs:
+    given, _, (keep_state, keep_drive) = _split(inputs)
+    given.check()
+    return _outputs(dense(given.currents), keep_state, keep_drive)
 
 
 def _norm_fire(*inputs: Any) -> tuple[Tensor, ...]:
     """As `fire`, and the mean and (biased) variance of each channel, float64; the running ones move towards them."""
-    given, (eps, _, soft, _, keep_state, keep_drive, skip, momentum) = _split(inputs)
+    given, neuron, (keep_state, keep_drive, momentum) = _split(inputs)
+    given.check()
     x = dense(given.currents)
+    if x.numel() <= x.shape[2]:
+        raise ValueError(f"batch statistics need more than one value a channel, got shape {list(x.shape)}")
     outputs = _outputs(x, keep_state, keep_drive)
     mean, var = (x.new_empty(x.shape[2], dtype=torch.float64) for _ in range(2))
-    moved = (inputs[6], inputs[7])  # the running mean and variance
+    moved: Any = (given.mean, given.var)
     running = [_row(values, torch.float32) for values in moved]
-    tensors = _forward(x, given._replace(mean=mean, var=var), outputs, skip) | {"sums": _sums(x)}
-    tensors |= {"running_mean": running[0], "running_var": running[1]}
-    job = _job(x, tensors, soft=soft, eps=eps, momentum=momentum)
+    tensors = given._replace(mean=mean, var=var).tensors(x) | _wanted(outputs)
+    tensors |= {"running_mean": running[0], "running_var": running[1], "sums": _sums(x)}
+    job = _job(x, tensors, soft=neuron.soft, eps=neuron.eps, momentum=momentum)
     run(cpu.moments(ELEMENTS[x.dtype]), job)
     run(cpu.forward(ELEMENTS[x.dtype]), job)
     for values, row in zip(moved, running, strict=True):
@@ -163,14 +198,16 @@ def _norm_fire(*inputs: Any) -> tuple[Tensor, ...]:
     return *outputs, mean, var
 
 
-def _norm_fire_fake(currents: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    row = currents.new_empty(currents.shape[2], dtype=torch.float64)
-    return *_outputs(dense(currents), *others[-4:-2]), row, torch.empty_like(row)
+def _norm_fire_fake(*inputs: Any) -> tuple[Tensor, ...]:
+    given, _, (keep_state, keep_drive, _) = _split(inputs)
+    given.check()
+    row = given.currents.new_empty(given.currents.shape[2], dtype=torch.float64)
+    return *_outputs(dense(given.currents), keep_state, keep_drive), row, torch.empty_like(row)
 
 
 def _gradients(x: Tensor, given: _Inputs, joined: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     g_residual = empty_like(x) if joined else x.new_empty(0)
-    g_state = x.new_empty(0, dtype=torch.float32) if given.state is None else empty_like(x, 1, torch.float32)[0]
+    g_state = x.new_empty(0, dtype=torch.float32) if given.state is None else _state_like(x)
     g_weight = x.new_empty(0 if given.weight is None else x.shape[2], dtype=torch.float32)
     return empty_like(x, 1 if static(x) else None), g_residual, g_state, g_weight, torch.empty_like(g_weight)
 
@@ -183,7 +220,8 @@ def _fire_backward(
     With batch statistics, mean and variance are those of the currents, and the gradient goes through them. Where the
     drive was kept no residual is needed, and `joined` tells whether there was one.
     """
-    given, (eps, kind, soft, detach, drive, joined, batch_statistics) = _split(inputs)
+    given, (eps, kind, soft, detach), (drive, joined, batch_statistics) = _split(inputs)
+    given.check()
     x, normed = dense(given.currents), given.weight is not None
     gradients = _gradients(x, given, joined)
     gx, g_residual, g_state, g_weight, g_bias = gradients
@@ -204,71 +242,73 @@ def _fire_backward(
 
 
 def _fire_backward_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    given, (*_, joined, _) = _split(inputs[3:])
+    given, _, (_, joined, _) = _split(inputs[3:])
     return _gradients(dense(given.currents), given, joined)
 
 
-def _save(ctx: Any, given: _Inputs, options: tuple[Any, ...], outputs: Any, batch_statistics: bool) -> None:
+def _save(ctx: Any, given: _Inputs, neuron: _Neuron, drive: Tensor | None, batch_statistics: bool) -> None:
     """For `Fire.backward`."""
-    keep_drive, joined = options[5], given.residual is not None
-    if keep_drive:
+    joined = given.residual is not None
+    if drive is not None:
         given = given._replace(residual=None)
-    ctx.save_for_backward(*given, outputs[2] if keep_drive else None)
-    ctx.options, ctx.last = options[:4], (joined, batch_statistics)
+    ctx.save_for_backward(*given._replace(skip=None), drive)
+    ctx.neuron, ctx.rest = neuron, (joined, batch_statistics)
     ctx.set_materialize_grads(False)
 
 
 class Fire(torch.autograd.Function):
-    """`fire`, differentiable."""
+    """`fire`, differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
         """See `_fire`."""
         with torch._C._AutoDispatchBelowAutograd():
-            outputs = fire(*inputs)
-        _save(ctx, *_split(inputs), outputs, False)
-        return outputs
+            spikes, final, drive = fire(*inputs)
+        given, neuron, (_, keep_drive) = _split(inputs)
+        _save(ctx, given, neuron, drive if keep_drive else None, False)
+        return spikes, final, drive
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         """See `_fire_backward`."""
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the numba engine has no second derivatives (create_graph=True): use rheobase.engine('reference')"
+            )
         *saved, drive = ctx.saved_tensors
-        given = _Inputs(*saved)
+        given, (joined, batch_statistics) = _Inputs(*saved), ctx.rest
         grad, final, moved = (None if g is None or not g.numel() else g for g in grads[:3])
         if grad is None:
             grad = torch.zeros_like(given.currents)
         gx, g_residual, g_state, g_weight, g_bias = fire_backward(
-            grad, final, moved, *given, *ctx.options, drive, *ctx.last
+            grad, final, moved, *given, *ctx.neuron, drive, joined, batch_statistics
         )
-        return (
-            spread(gx[0], given.currents.shape[0]) if static(given.currents) else gx,
-            g_residual if ctx.last[0] else None,
-            None if given.state is None else g_state.to(given.state.dtype),
-            None,
-            None if given.weight is None else g_weight.to(given.weight.dtype),
-            None if given.bias is None else g_bias.to(given.bias.dtype),
-            *[None] * (_SKIP - 6),
-            grad if ctx.needs_input_grad[_SKIP] else None,
-            *[None] * (len(ctx.needs_input_grad) - _SKIP - 1),
-        )
+        gradients = {
+            "currents": spread(gx[0], given.currents.shape[0]) if static(given.currents) else gx,
+            "residual": g_residual if joined else None,
+            "skip": grad if ctx.needs_input_grad[_Inputs._fields.index("skip")] else None,
+            "state": None if given.state is None else g_state.to(given.state.dtype),
+            "weight": None if given.weight is None else g_weight.to(given.weight.dtype),
+            "bias": None if given.bias is None else g_bias.to(given.bias.dtype),
+        }
+        others = len(ctx.needs_input_grad) - len(_Inputs._fields)
+        return *(gradients.get(name) for name in _Inputs._fields), *[None] * others
 
 
 class NormFire(torch.autograd.Function):
-    """`norm_fire`, differentiable."""
+    """`norm_fire`, differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
         """See `_norm_fire`."""
         with torch._C._AutoDispatchBelowAutograd():
-            outputs = norm_fire(*inputs)
-        given, options = _split(inputs)
-        *_, mean, var = outputs
+            spikes, final, drive, mean, var = norm_fire(*inputs)
+        given, neuron, (_, keep_drive, _) = _split(inputs)
         ctx.mark_non_differentiable(mean, var)
-        _save(ctx, given._replace(mean=mean, var=var), options, outputs, True)
-        return outputs
+        _save(ctx, given._replace(mean=mean, var=var), neuron, drive if keep_drive else None, True)
+        return spikes, final, drive, mean, var
 
-    backward = Fire.backward  # type: ignore[assignment]
+    backward = Fire.backward
 
 
 for _name, _function, _fake in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,12 +45,33 @@ def unpack(packed: Packed) -> Tensor:
     return x
 
 
+def can_keep(x: Tensor) -> bool:
+    """Whether x may be packed: not under the hooks of somebody else (checkpointing), which ours would hide."""
+    return x.is_cpu and x.dtype in ELEMENTS and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+
+
+class _Kept(NamedTuple):
+    tensor: Tensor
+    version: int
+
+
+def _unpack(kept: Packed | _Kept) -> Tensor:
+    if isinstance(kept, Packed):
+        return unpack(kept)
+    if kept.tensor._version != kept.version:  # autograd does not look where there are hooks
+        raise RuntimeError(
+            f"a tensor {list(kept.tensor.shape)} needed for the backward pass was modified by an inplace operation: it "
+            f"is at version {kept.tensor._version}, and version {kept.version} was kept"
+        )
+    return kept.tensor
+
+
 def keeping(x: Tensor) -> saved_tensors_hooks:
     """Within it, autograd keeps x packed where it can; other tensors as they are."""
     it = (x.data_ptr(), x.shape, x.dtype)  # not x itself: autograd keeps the hook, and the hook what it names
 
-    def keep(saved: Tensor) -> Any:
+    def keep(saved: Tensor) -> Packed | _Kept:
         packed = pack(saved) if (saved.data_ptr(), saved.shape, saved.dtype) == it else None
-        return saved if packed is None else packed
+        return _Kept(saved, saved._version) if packed is None else packed
 
-    return saved_tensors_hooks(keep, lambda kept: unpack(kept) if isinstance(kept, Packed) else kept)
+    return saved_tensors_hooks(keep, _unpack)

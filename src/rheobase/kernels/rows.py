@@ -76,7 +76,7 @@ def fire(
 @fast
 def _exp(x: Any) -> Any:
     """e^x for x <= 0 to about 1e-7, in operations that vectorise (the library's exp does not)."""
-    x = x if x > f32(-87) else f32(-87)
+    x = f32(-87) if x < f32(-87) else x  # (a NaN stays one)
     k = np.floor(x * f32(1.44269504) + f32(0.5))
     r = (x - k * f32(0.693359375)) + k * f32(2.12194440e-4)
     p = f32(1.9875691500e-4)
@@ -103,7 +103,7 @@ def derivative(x: Any, kind: int, a: Any, height: Any) -> Any:
         return height * a * e / (d * d)
     if kind == TRIANGLE:
         d = f32(1) - abs(x) / a
-        return height * d if d > f32(0) else f32(0)
+        return f32(0) if d < f32(0) else height * d
     if kind == RECTANGLE:
         return height / a if f32(2) * abs(x) < a else f32(0)
     d = x / a  # Gaussian

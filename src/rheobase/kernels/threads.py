@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 
@@ -36,9 +36,10 @@ def _python() -> _Start:
     def start(kernel: int, job: int, threads: int) -> None:
         call = function(kernel)
         others = [pool.submit(call, job) for _ in range(threads - 1)]
-        call(job)
-        for other in others:
-            other.result()
+        try:
+            call(job)
+        finally:  # whatever comes between: they write to memory that the caller would free
+            wait(others)
 
     return start
 
