@@ -61,7 +61,8 @@ class Fire(nn.Module):
     """neuron(norm(currents) + residual) + skip, as one operator where the engine has one.
 
     Residual and skip are optional, and of the shape of the currents. It runs as several operators when a child carries
-    hooks, and under `rheobase.engine(fused=False)`.
+    hooks, and under `rheobase.engine(fused=False)`. In bfloat16 the neuron sees the drive rounded if that is returned,
+    else unrounded: a potential that close to the threshold may then fire in one case only.
 
     Args:
         norm: mostly a `CurrentNorm`.

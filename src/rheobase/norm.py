@@ -53,11 +53,11 @@ class CurrentNorm(nn.Module):
         Raises:
             ValueError: another number of axes or channels, or (in training) only one value a channel.
         """
-        shape = list(currents.shape)
-        if currents.dim() < 3 or currents.shape[2] != self.channels:
-            raise ValueError(f"CurrentNorm: currents must be [T, B, {self.channels}, ...], got {shape}")
+        shape = currents.shape
+        if len(shape) < 3 or shape[2] != self.channels:
+            raise ValueError(f"CurrentNorm: currents must be [T, B, {self.channels}, ...], got {list(shape)}")
         if self.training and self._samples(currents) < 2:
-            raise ValueError(f"CurrentNorm: training needs more than one value a channel, got shape {shape}")
+            raise ValueError(f"CurrentNorm: training needs more than one value a channel, got shape {list(shape)}")
 
     def _samples(self, currents: Tensor) -> int:
         shape = currents.shape[1:] if static(currents) else currents.shape

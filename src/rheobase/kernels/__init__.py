@@ -91,7 +91,7 @@ class Norm(NamedTuple):
 
 def _obstacle(currents: Tensor, constants: Tensor, kind: int) -> str | None:
     """Why the Numba engine cannot take these currents, or None."""
-    if currents.device.type != "cpu":
+    if not currents.is_cpu:
         return f"it runs on the CPU, and the currents are on {currents.device}"
     if currents.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes float32 and bfloat16, and the currents are {currents.dtype}"
@@ -118,8 +118,8 @@ def can_fuse(currents: Tensor, residual: Tensor | None, skip: Tensor | None, con
         return False
     if residual is not None and static(currents):
         return False
-    others = [other for other in (residual, skip) if other is not None]
-    return all(other.shape == currents.shape and other.dtype == currents.dtype for other in others)
+    others = (residual, skip)
+    return all(o is None or (o.shape == currents.shape and o.dtype == currents.dtype) for o in others)
 
 
 def keeping(x: Tensor) -> AbstractContextManager[Any]:
