@@ -31,7 +31,7 @@ def _seconds(name: str, folder: Path) -> float:
 
 
 def first(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
-    """Seconds of the first step of a small net, importing Numba included."""
+    """Seconds of the first step of a small net; everything is imported before."""
     for name in ("sew_resnet18",) if quick else ("sew_resnet18", "spiking_resnet18"):
         rows = [Row("kernels to compile"), Row("kernels on disk")]
         for _ in range(min(repeats, 5)):
