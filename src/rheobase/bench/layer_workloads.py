@@ -13,8 +13,10 @@ import rheobase as rb
 from rheobase.bench.harness import Call, Case, Table, measure
 from rheobase.bench.memory import add_peaks
 from rheobase.bench.rivals import NEURONS, Build, Layer, Neuron, builds
+from rheobase.kernels import threads
 
 SAMPLE = 0.02  # seconds
+HOLLOW = "rheobase without its kernels"
 
 
 def backward(build: Build, x: Tensor, grad: Tensor) -> Call:
@@ -24,6 +26,20 @@ def backward(build: Build, x: Tensor, grad: Tensor) -> Call:
     def call() -> None:
         x.grad = None
         layer(x).backward(grad)
+
+    return call
+
+
+def hollow(build: Build, x: Tensor, grad: Tensor) -> Call:
+    """`backward` with every kernel left out: what a call costs besides them, whatever the size."""
+    whole = backward(build, x, grad)
+
+    def call() -> None:
+        run, threads.run = threads.run, lambda kernel, job: None
+        try:
+            whole()
+        finally:
+            threads.run = run
 
     return call
 
@@ -38,7 +54,7 @@ def cases(neuron: Neuron, call: Callable[[Build], Call]) -> list[Case]:
 
 def _tiny(case: Case) -> Callable[[], Call] | None:
     """The case on a few neurons, if it is a layer."""
-    if not isinstance(case.setup, partial) or "grad" not in case.setup.keywords:
+    if case.name == HOLLOW or not isinstance(case.setup, partial) or "grad" not in case.setup.keywords:
         return None
     some = {name: value[:4, ..., :8].detach() for name, value in case.setup.keywords.items()}
     return partial(case.setup, x=some["x"].requires_grad_(), grad=some["grad"])
@@ -92,6 +108,7 @@ def lif(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
                     loop = partial(_loop, True)
                     rows.insert(2, Case("torch.compile of the loop", partial(backward, loop, x=x, grad=grad)))
                 rows.append(Case("copy of the least bytes", partial(_copies, x)))
+                rows.append(Case(HOLLOW, partial(hollow, rb.LIF, x=x, grad=grad)))
             size = " x ".join(map(str, shape))
             title = f"{neuron.title}, forward and backward, T x B x N = {size}, firing rate {rate(neuron, x):.1%}"
             table = measure(title, rows, repeats, least=SAMPLE)
@@ -128,6 +145,7 @@ def norm(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
         rows = [
             Case("rheobase", partial(backward, partial(_NormLIF, channels, steps), x=x, grad=grad)),
             Case("BatchNorm2d and ReLU", partial(backward, partial(_twin, channels), x=x, grad=grad)),
+            Case(HOLLOW, partial(hollow, partial(_NormLIF, channels, steps), x=x, grad=grad)),
         ]
         name = f"{str(dtype).removeprefix('torch.')}, T={steps}, B={batch}, {channels} x {size} x {size}"
         table = measure(f"CurrentNorm and LIF, forward and backward, {name}", rows, repeats, least=SAMPLE)

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rheobase.kernels import cpu
+from rheobase.kernels import cpu, threads
 from rheobase.kernels.jit import Job, f32, i16
 from rheobase.kernels.layout import aligned, dense, empty_like, walk
-from rheobase.kernels.threads import run
 from rheobase.kernels.time import spread, static
 
 _INPUTS = "Tensor currents, Tensor? residual, Tensor? skip, Tensor? state, Tensor constants"
@@ -169,7 +168,7 @@ def _fire(*inputs: Any) -> _Outputs:
     outputs = _outputs(x, keep_state, keep_drive)
     if x.numel():
         tensors = given.tensors(x) | _wanted(outputs)
-        run(cpu.forward(ELEMENTS[x.dtype]), _job(x, tensors, soft=neuron.soft, eps=neuron.eps))
+        threads.run(cpu.forward(ELEMENTS[x.dtype]), _job(x, tensors, soft=neuron.soft, eps=neuron.eps))
     return outputs
 
 
@@ -193,8 +192,8 @@ def _norm_fire(*inputs: Any) -> tuple[Tensor, ...]:
     tensors = given._replace(mean=mean, var=var).tensors(x) | _wanted(outputs)
     tensors |= {"running_mean": running[0], "running_var": running[1], "sums": _sums(x)}
     job = _job(x, tensors, soft=neuron.soft, eps=neuron.eps, momentum=momentum)
-    run(cpu.moments(ELEMENTS[x.dtype]), job)
-    run(cpu.forward(ELEMENTS[x.dtype]), job)
+    threads.run(cpu.moments(ELEMENTS[x.dtype]), job)
+    threads.run(cpu.forward(ELEMENTS[x.dtype]), job)
     for values, row in zip(moved, running, strict=True):
         if row is values:
             torch.autograd.graph.increment_version(values)
@@ -240,9 +239,9 @@ def _fire_backward(
     tensors |= {"g_weight": g_weight, "g_bias": g_bias, "sums": _sums(x) if normed else None}
     job = _job(x, tensors, soft=soft, eps=eps, batch_statistics=batch_statistics)
     element = ELEMENTS[x.dtype]
-    run(cpu.backward(element, kind, soft, detach, normed), job)
+    threads.run(cpu.backward(element, kind, soft, detach, normed), job)
     if normed:
-        run(cpu.norm_backward(element), job)
+        threads.run(cpu.norm_backward(element), job)
     return gradients
 
 
