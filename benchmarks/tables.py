@@ -75,11 +75,12 @@ def lif() -> str:
         cells = [f"{size}, {neuron}", rate, ms(row["rheobase"], 2), *(of(row, name) for name in RIVALS)]
         peaks = [share(row["rheobase"], other) for name in RIVALS if (other := named(row, name)) and other["samples"]]
         rows.append(
-            [*cells, of(row, "torch loop"), of(row, "torch.compile"), of(row, "copy"), mib(row["rheobase"]), min(peaks)]
+            [*cells, of(row, "torch loop"), of(row, "torch.compile"), of(row, "copy"), mib(row["rheobase"]), max(peaks)]
         )
     head = ["T x B x N, neuron", "firing rate", "rheobase", *(f"of {name}" for name in RIVALS)]
     return grid(
-        [*head, "of the torch loop", "of it compiled", "of the least bytes", "peak", "of the smallest rival's"], rows
+        [*head, "of the torch loop", "of it compiled", "of the least bytes", "peak", "of the smallest other library's"],
+        rows,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.testing._internal.two_tensor import TwoTensor
 
 import rheobase as rb
 from rheobase import kernels
@@ -45,21 +46,30 @@ def test_operators_refuse_what_they_would_read_past() -> None:
         others = [wrong if name == other else None for other in ("residual", "skip", "state")]
         with pytest.raises(ValueError, match=rf"{name} must be .* got {list(wrong.shape)}".replace("[", r"\[")):
             ops.fire(x, *others, constants, *norm, *neuron)
-    with pytest.raises(ValueError, match=r"weight must be \[3\] on cpu, .* got \[1\] on cpu"):
+    with pytest.raises(ValueError, match=r"weight must be \[3\], .* got \[1\]"):
         ops.fire(x, None, None, None, constants, norm[0][:1], *norm[1:], *neuron)
     with pytest.raises(ValueError, match=r"constants must be \[6\]"):
         ops.fire(x, None, None, None, constants[:3], *norm, *neuron)
-    with pytest.raises(ValueError, match="a residual or skip needs a norm"):
-        ops.fire(x, x, None, None, constants, *[None] * 4, *neuron)
+    for others, affine in ((x, [None] * 4), (None, [norm[0], None, *norm[2:]])):
+        with pytest.raises(ValueError, match="a norm is weight, bias, mean and var; a residual or skip needs one"):
+            ops.fire(x, others, None, None, constants, *affine, *neuron)
+    with pytest.raises(ValueError, match=r"residual must be .*float32, on cpu, .* got .*bfloat16"):
+        ops.fire(x, x.bfloat16(), None, None, constants, *norm, *neuron)
+    with pytest.raises(ValueError, match="not static"):
+        ops.fire(x[:1].expand(4, -1, -1, -1), x, None, None, constants, *norm, *neuron)
+    given = (x, None, None, None, constants, *norm, *neuron[:4])
+    for name, wrong in (("grad", (x[:1], None, None, None)), ("drive", (x, None, None, x[:1]))):
+        with pytest.raises(ValueError, match=rf"{name} must be"):
+            ops.fire_backward(*wrong[:3], *given, wrong[3], False, False)
     with pytest.raises(ValueError, match="more than one value a channel"):
         ops.norm_fire(x[:1, :1, :, :1], None, None, None, constants, *norm, *neuron, 0.1)
 
 
 def test_a_module_left_on_meta_is_refused() -> None:
     x = torch.rand(4, 2, 3)
-    with pytest.raises(ValueError, match=r"constants must be \[6\] on cpu, .* got \[6\] on meta"):
+    with pytest.raises(ValueError, match=r"constants must be \[6\], .* on cpu, .* on meta"):
         rb.LIF().to("meta")(x)
-    with pytest.raises(ValueError, match=r"weight must be \[3\] on cpu"):
+    with pytest.raises(ValueError, match=r"weight must be \[3\], .* on cpu, .* on meta"):
         rb.Fire(rb.CurrentNorm(3).to("meta"), rb.LIF())(x)
 
 
@@ -85,6 +95,26 @@ def test_constants_that_want_a_gradient_take_the_reference() -> None:
     assert torch.equal(*grads)
     with rb.engine("numba"), pytest.raises(RuntimeError, match="no gradient of a neuron's constants"):
         lif(torch.rand(2, 2))
+
+
+def test_a_subclass_is_left_to_the_dispatcher() -> None:
+    fire, x = _fire(4), torch.randn(4, 2, 4, 5)
+    want = fire(x)
+    for name in ("weight", "bias"):
+        data = getattr(fire.norm, name).detach()
+        setattr(fire.norm, name, nn.Parameter(TwoTensor(data, data.clone())))
+    got = fire(x)
+    assert isinstance(got, TwoTensor)
+    assert torch.equal(got.a, want)
+
+
+@pytest.mark.parametrize("module", [rb.LIF(), rb.Fire(rb.CurrentNorm(4), rb.LIF())])
+def test_gradients_may_come_in_batches(module: nn.Module) -> None:
+    x = torch.randn(3, 2, 4, requires_grad=True)
+    spikes, grads = module(x), torch.randn(5, 3, 2, 4)
+    found = torch.autograd.grad(spikes, x, grads, is_grads_batched=True, retain_graph=True)[0]
+    want = [torch.autograd.grad(spikes, x, grad, retain_graph=True)[0] for grad in grads]
+    torch.testing.assert_close(found, torch.stack(want))
 
 
 def test_second_derivatives_are_refused() -> None:

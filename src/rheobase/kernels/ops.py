@@ -8,6 +8,7 @@ They are defined with `torch.library.Library`, as a call of a `torch.library.cus
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,9 +45,14 @@ def apply(operator: Any, function: type[torch.autograd.Function], *inputs: Any) 
     return operator(*inputs) if torch.compiler.is_compiling() else function.apply(*inputs)
 
 
-def _plain(x: Tensor) -> bool:
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), float, int, bool})
+_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def _plain(values: Sequence[Any]) -> bool:
     """Whether nobody looks on by way of the dispatcher (a subclass, a mode, a tracer): it costs as much as a kernel."""
-    return type(x) is Tensor and torch._C._len_torch_dispatch_stack() == 0 and torch._C._get_tracing_state() is None
+    quiet = torch._C._len_torch_dispatch_stack() == 0 and torch._C._get_tracing_state() is None
+    return quiet and all(type(value) in _PLAIN for value in values)
 
 
 def _row(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -74,6 +80,16 @@ def _sums(x: Tensor) -> Tensor:
     return x.new_empty((how.pieces, 2, how.C), dtype=torch.float64)
 
 
+def _fit(x: Tensor, name: str, tensor: Tensor | None, shape: Sequence[int], dtype: torch.dtype | None = None) -> None:
+    """Refuse a tensor that is not of this shape (and dtype), on the device of currents x."""
+    if tensor is None:
+        return
+    if tensor.shape != shape or tensor.device != x.device or (dtype is not None and tensor.dtype is not dtype):
+        got = f"{list(tensor.shape)}, {tensor.dtype}, on {tensor.device}"
+        wanted = f"{list(shape)}, {dtype or 'of any dtype'}, on {x.device}"
+        raise ValueError(f"{name} must be {wanted}, as currents of {list(x.shape)} want, got {got}")
+
+
 class _Inputs(NamedTuple):
     """What operators begin with; with batch statistics, mean and var are the running ones, or those of the currents."""
 
@@ -91,19 +107,21 @@ class _Inputs(NamedTuple):
         """Refuse what a kernel would read past the end of, or elsewhere.
 
         Raises:
-            ValueError: a tensor of another shape or on another device than the currents ask for.
+            ValueError: a tensor that does not go with the currents, or half a norm.
         """
-        x, whole, device = self.currents, self.currents.shape, self.currents.device
-        channels = whole[2:3]
-        shapes = (whole, whole, whole, whole[1:], (6,), channels, channels, channels, channels)
-        for name, tensor, shape in zip(self._fields, self, shapes, strict=True):
-            if tensor is not None and (tensor.shape != shape or tensor.device != device):
-                got = f"{list(tensor.shape)} on {tensor.device}"
-                raise ValueError(
-                    f"{name} must be {list(shape)} on {x.device}, as currents of {list(x.shape)} want, got {got}"
-                )
-        if self.weight is None and (self.residual is not None or self.skip is not None):
-            raise ValueError("a residual or skip needs a norm before it")
+        x = self.currents
+        for name in ("residual", "skip"):
+            _fit(x, name, getattr(self, name), x.shape, x.dtype)
+        _fit(x, "state", self.state, x.shape[1:])
+        _fit(x, "constants", self.constants, (6,))
+        norm = self[self._fields.index("weight") :]
+        for name, tensor in zip(("weight", "bias", "mean", "var"), norm, strict=True):
+            _fit(x, name, tensor, x.shape[2:3])
+        missing = norm.count(None)
+        if missing and (missing < len(norm) or self.residual is not None or self.skip is not None):
+            raise ValueError("a norm is weight, bias, mean and var; a residual or skip needs one before it")
+        if self.residual is not None and static(x):
+            raise ValueError("a residual needs currents that are not static")
 
     def tensors(self, x: Tensor) -> dict[str, Tensor | None]:
         """As kernels want them, with x the dense currents."""
@@ -216,6 +234,18 @@ def _gradients(x: Tensor, given: _Inputs, joined: bool) -> tuple[Tensor, Tensor,
     return empty_like(x, 1 if static(x) else None), g_residual, g_state, g_weight, torch.empty_like(g_weight)
 
 
+def _check_backward(
+    given: _Inputs, grad: Tensor, grad_final: Tensor | None, grad_drive: Tensor | None, drive: Tensor | None
+) -> None:
+    """As `_Inputs.check`, with what a backward pass takes besides them."""
+    given.check()
+    x = given.currents
+    _fit(x, "grad", grad, x.shape, x.dtype)
+    _fit(x, "grad_final", grad_final, x.shape[1:])
+    for name, tensor in (("grad_drive", grad_drive), ("drive", drive)):
+        _fit(x, name, tensor, (1 if static(x) else x.shape[0], *x.shape[1:]), x.dtype)
+
+
 def _fire_backward(
     grad: Tensor, grad_final: Tensor | None, grad_drive: Tensor | None, *inputs: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -225,7 +255,7 @@ def _fire_backward(
     drive was kept no residual is needed, and `joined` tells whether there was one.
     """
     given, (eps, kind, soft, detach), (drive, joined, batch_statistics) = _split(inputs)
-    given.check()
+    _check_backward(given, grad, grad_final, grad_drive, drive)
     x, normed = dense(given.currents), given.weight is not None
     gradients = _gradients(x, given, joined)
     gx, g_residual, g_state, g_weight, g_bias = gradients
@@ -246,7 +276,8 @@ def _fire_backward(
 
 
 def _fire_backward_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    given, _, (_, joined, _) = _split(inputs[3:])
+    given, _, (drive, joined, _) = _split(inputs[3:])
+    _check_backward(given, inputs[0], inputs[1], inputs[2], drive)
     return _gradients(dense(given.currents), given, joined)
 
 
@@ -267,7 +298,7 @@ class Fire(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Any:
         """See `_fire`."""
         with torch._C._AutoDispatchBelowAutograd():
-            spikes, final, drive = (_fire if _plain(inputs[0]) else fire)(*inputs)
+            spikes, final, drive = (_fire if _plain(inputs) else fire)(*inputs)
         given, neuron, (_, keep_drive) = _split(inputs)
         _save(ctx, given, neuron, drive if keep_drive else None, False)
         return spikes, final, drive
@@ -284,9 +315,9 @@ class Fire(torch.autograd.Function):
         grad, final, moved = (None if g is None or not g.numel() else g for g in grads[:3])
         if grad is None:
             grad = torch.zeros_like(given.currents)
-        gx, g_residual, g_state, g_weight, g_bias = (_fire_backward if _plain(grad) else fire_backward)(
-            grad, final, moved, *given, *ctx.neuron, drive, joined, batch_statistics
-        )
+        inputs = (grad, final, moved, *given, *ctx.neuron, drive, joined, batch_statistics)
+        direct = _plain(inputs) and not any(g is not None and _batched(g) for g in (grad, final, moved))
+        gx, g_residual, g_state, g_weight, g_bias = (_fire_backward if direct else fire_backward)(*inputs)
         gradients = {
             "currents": spread(gx[0], given.currents.shape[0]) if static(given.currents) else gx,
             "residual": g_residual if joined else None,
@@ -306,7 +337,7 @@ class NormFire(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Any:
         """See `_norm_fire`."""
         with torch._C._AutoDispatchBelowAutograd():
-            spikes, final, drive, mean, var = (_norm_fire if _plain(inputs[0]) else norm_fire)(*inputs)
+            spikes, final, drive, mean, var = (_norm_fire if _plain(inputs) else norm_fire)(*inputs)
         given, neuron, (_, keep_drive, _) = _split(inputs)
         ctx.mark_non_differentiable(mean, var)
         _save(ctx, given._replace(mean=mean, var=var), neuron, drive if keep_drive else None, True)
