@@ -117,7 +117,7 @@ class _Inputs(NamedTuple):
         norm = self[self._fields.index("weight") :]
         for name, tensor in zip(("weight", "bias", "mean", "var"), norm, strict=True):
             _fit(x, name, tensor, x.shape[2:3])
-        missing = norm.count(None)
+        missing = sum(tensor is None for tensor in norm)  # (`count` would compare tensors)
         if missing and (missing < len(norm) or self.residual is not None or self.skip is not None):
             raise ValueError("a norm is weight, bias, mean and var; a residual or skip needs one before it")
         if self.residual is not None and static(x):
