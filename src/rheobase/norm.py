@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase import kernels
-from rheobase.kernels.time import once, repeat, static
+from rheobase.kernels.time import distinct, once, repeat, static
 
 
 class CurrentNorm(nn.Module):
@@ -60,8 +60,7 @@ class CurrentNorm(nn.Module):
             raise ValueError(f"CurrentNorm: training needs more than one value a channel, got shape {list(shape)}")
 
     def _samples(self, currents: Tensor) -> int:
-        shape = currents.shape[1:] if static(currents) else currents.shape
-        return math.prod(shape) // self.channels
+        return distinct(currents) * math.prod(currents.shape[1:]) // self.channels
 
     def forward(self, currents: Tensor) -> Tensor:
         """Normalised currents `[T, B, C, ...]`."""

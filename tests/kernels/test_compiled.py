@@ -15,7 +15,7 @@ from numba import types
 from torch.utils.checkpoint import checkpoint
 
 import rheobase as rb
-from rheobase.kernels import cpu, layout, packing, threads
+from rheobase.kernels import bytewise, cpu, layout, packing, threads
 from rheobase.kernels.jit import Job, Kernel, f32, i16
 from rheobase.surrogate import BUILT_IN, KINDS
 
@@ -34,8 +34,8 @@ def code(kernel: Kernel) -> str:
         (lambda element: cpu.backward(element, 1, True, True, True), ["fdiv .*<N x float>", "fcmp .*<N x float>"]),
         (cpu.moments, ["fpext <N x float>|bitcast <N x i32>", "fadd .*<N x double>|call .*<N x double> @llvm.fm"]),
         (cpu.norm_backward, ["fadd .*<N x float>|call .*<N x float> @llvm.fm"]),
-        (cpu.pack, ["fptoui <N x float>"]),
-        (cpu.unpack, ["uitofp .*<N x i8>"]),
+        (bytewise.pack, ["fptoui <N x float>"]),
+        (bytewise.unpack, ["uitofp .*<N x i8>"]),
     ],
     ids=["forward", "backward", "moments", "norm_backward", "pack", "unpack"],
 )
@@ -180,6 +180,6 @@ print(cpu.forward(cpu.f32)._compiled._cache_hits)
 
 def test_kernels_work_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    kernel = cpu.pack.__wrapped__(cpu.f32)
+    kernel = bytewise.pack.__wrapped__(cpu.f32)
     assert kernel.address
     assert not kernel._compiled._cache_hits

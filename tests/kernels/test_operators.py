@@ -63,6 +63,8 @@ def test_operators_refuse_what_they_would_read_past() -> None:
             ops.fire_backward(*wrong[:3], *given, wrong[3], False, False)
     with pytest.raises(ValueError, match="more than one value a channel"):
         ops.norm_fire(x[:1, :1, :, :1], None, None, None, constants, *norm, *neuron, 0.1)
+    with pytest.raises(ValueError, match="more than one value a channel"):  # four steps, but one value
+        ops.norm_fire(x[:1, :1, :, :1].expand(4, -1, -1, -1), None, None, None, constants, *norm, *neuron, 0.1)
 
 
 def test_a_module_left_on_meta_is_refused() -> None:

@@ -127,9 +127,7 @@ def keeping(x: Tensor) -> AbstractContextManager[Any]:
     settings = _local.settings
     if not settings.packed or settings.name == "reference" or torch.compiler.is_compiling() or _MISSING is not None:
         return nullcontext()
-    if not packing.can_keep(x):
-        return nullcontext()
-    return packing.keeping(x)
+    return packing.keeping(x) if packing.can_keep(x) else nullcontext()
 
 
 def fire(

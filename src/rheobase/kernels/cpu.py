@@ -19,10 +19,8 @@ from numba import carray  # type: ignore[attr-defined]
 
 from rheobase.kernels.blocks import block, collect, count, fill, share
 from rheobase.kernels.intrinsics import array, fence, finish, least, prefetch, row, stream, take
-from rheobase.kernels.jit import Array, Kernel, called, exact, f32, f64, u8
+from rheobase.kernels.jit import Array, Kernel, called, exact, f32, f64
 from rheobase.kernels.rows import add, assign, charge, combine, copy, descend, fire, gather, narrow, squares
-from rheobase.kernels.rows import pack as pack_row
-from rheobase.kernels.rows import unpack as unpack_row
 
 
 @exact
@@ -360,45 +358,5 @@ def norm_backward(element: type) -> Kernel:
                     combine(part, row(x, start, n), scales, factors, offsets)
                     if job.gx != job.gy:
                         stream(part, gx, start, n)
-
-    return Kernel(body, element.__name__)
-
-
-@cache
-def pack(element: type) -> Kernel:
-    """Bytes `spikes [N]` of x `[N]`; a piece that they are not equal to sets `sums [pieces]` to 1."""
-
-    def body(address: Any) -> None:
-        job = carray(address, 1)[0]
-        x, packed = array(job.x, job.N, element), array(job.spikes, job.N, u8)
-        wrong = array(job.sums, job.pieces, f64)
-        while True:
-            piece = take(address)
-            if piece >= job.pieces:
-                return
-            first, end = share(piece, job.pieces, job.N)
-            wrong[piece] = not pack_row(row(x, first, end - first), row(packed, first, end - first))
-
-    return Kernel(body, element.__name__)
-
-
-@cache
-def unpack(element: type) -> Kernel:
-    """x `[N]` of bytes `spikes [N]`."""
-
-    def body(address: Any) -> None:
-        job = carray(address, 1)[0]
-        x, packed = array(job.x, job.N, element), array(job.spikes, job.N, u8)
-        scratch = np.empty(job.width, element)
-        while True:
-            piece = take(address)
-            if piece >= job.pieces:
-                return fence()
-            first, end = share(piece, job.pieces, job.N)
-            for lo in range(first, end, job.width):
-                n = least(job.width, end - lo)
-                part = row(scratch, 0, n)
-                unpack_row(row(packed, lo, n), part)
-                stream(part, x, lo, n)
 
     return Kernel(body, element.__name__)

@@ -30,6 +30,12 @@ def _view(context: Any, builder: Any, kind: Any, data: Any, size: Any) -> Any:
     return array._getvalue()
 
 
+def _place(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Pointer to element arguments[1] of the array arguments[0]."""
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.gep(array.data, [arguments[1]])
+
+
 @intrinsic
 def array(context: Any, address: Any, size: Any, element: Any) -> Any:
     """The array at an address. (Numba's `carray` and a slice are functions to compile; these two are not.)"""
@@ -46,8 +52,7 @@ def row(context: Any, array: Any, start: Any, size: Any) -> Any:
     """`array[start : start + size]`, unchecked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        whole = context.make_array(signature.args[0])(context, builder, arguments[0])
-        data = builder.gep(whole.data, [arguments[1]])
+        data = _place(context, builder, signature, arguments)
         return _view(context, builder, signature.return_type, data, arguments[2])
 
     return array(array, types.intp, types.intp), generate
@@ -76,8 +81,7 @@ def _at(context: Any, array: Any, index: Any) -> Any:
     """Pointer to `array[index]`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        return builder.gep(array.data, [arguments[1]])
+        return _place(context, builder, signature, arguments)
 
     return types.CPointer(array.dtype)(array, types.intp), generate
 

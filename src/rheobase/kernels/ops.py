@@ -17,7 +17,7 @@ from torch import Tensor
 from rheobase.kernels import cpu, threads
 from rheobase.kernels.jit import Job, f32, i16
 from rheobase.kernels.layout import aligned, dense, empty_like, walk
-from rheobase.kernels.time import spread, static
+from rheobase.kernels.time import distinct, spread, static
 
 _INPUTS = "Tensor currents, Tensor? residual, Tensor? skip, Tensor? state, Tensor constants"
 _NORM = "Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var"
@@ -167,7 +167,7 @@ def _state_like(x: Tensor) -> Tensor:
 
 def _outputs(x: Tensor, keep_state: bool, keep_drive: bool) -> _Outputs:
     final = _state_like(x) if keep_state else x.new_empty(0, dtype=torch.float32)
-    drive = empty_like(x, 1 if static(x) else None) if keep_drive else x.new_empty(0)
+    drive = empty_like(x, distinct(x)) if keep_drive else x.new_empty(0)
     return _Outputs(empty_like(x), final, drive)
 
 
@@ -201,7 +201,7 @@ def _norm_fire(*inputs: Any) -> tuple[Tensor, ...]:
     given, neuron, (keep_state, keep_drive, momentum) = _split(inputs)
     given.check()
     x = dense(given.currents)
-    if x.numel() <= x.shape[2]:
+    if distinct(x) * x[0].numel() <= x.shape[2]:
         raise ValueError(f"batch statistics need more than one value a channel, got shape {list(x.shape)}")
     outputs = _outputs(x, keep_state, keep_drive)
     mean, var = (x.new_empty(x.shape[2], dtype=torch.float64) for _ in range(2))
@@ -231,7 +231,7 @@ def _gradients(x: Tensor, given: _Inputs, joined: bool) -> tuple[Tensor, Tensor,
     g_residual = empty_like(x) if joined else x.new_empty(0)
     g_state = x.new_empty(0, dtype=torch.float32) if given.state is None else _state_like(x)
     g_weight = x.new_empty(0 if given.weight is None else x.shape[2], dtype=torch.float32)
-    return empty_like(x, 1 if static(x) else None), g_residual, g_state, g_weight, torch.empty_like(g_weight)
+    return empty_like(x, distinct(x)), g_residual, g_state, g_weight, torch.empty_like(g_weight)
 
 
 def _check_backward(
@@ -243,7 +243,7 @@ def _check_backward(
     _fit(x, "grad", grad, x.shape, x.dtype)
     _fit(x, "grad_final", grad_final, x.shape[1:])
     for name, tensor in (("grad_drive", grad_drive), ("drive", drive)):
-        _fit(x, name, tensor, (1 if static(x) else x.shape[0], *x.shape[1:]), x.dtype)
+        _fit(x, name, tensor, (distinct(x), *x.shape[1:]), x.dtype)
 
 
 def _fire_backward(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from rheobase.kernels import cpu, threads
+from rheobase.kernels import bytewise, threads
 from rheobase.kernels.jit import Job
 from rheobase.kernels.layout import BLOCK, pieces
 from rheobase.kernels.ops import ELEMENTS
@@ -33,14 +33,14 @@ def pack(x: Tensor) -> Packed | None:
     if x.numel() == 0 or not torch.ops.aten.is_non_overlapping_and_dense(x):
         return None
     values, wrong = x.new_empty(x.numel(), dtype=torch.uint8), x.new_empty(pieces(x.numel()), dtype=torch.float64)
-    threads.run(cpu.pack(ELEMENTS[x.dtype]), _job(x, values, wrong))
+    threads.run(bytewise.pack(ELEMENTS[x.dtype]), _job(x, values, wrong))
     return None if wrong.any() else Packed(values, x.shape, x.stride(), x.dtype)
 
 
 def unpack(packed: Packed) -> Tensor:
     """The tensor."""
     x = packed.values.new_empty_strided(packed.shape, packed.strides, dtype=packed.dtype)
-    threads.run(cpu.unpack(ELEMENTS[x.dtype]), _job(x, packed.values, None))
+    threads.run(bytewise.unpack(ELEMENTS[x.dtype]), _job(x, packed.values, None))
     return x
 
 

@@ -13,6 +13,11 @@ def static(x: Tensor) -> bool:
     return x.shape[0] > 1 and x.stride(0) == 0
 
 
+def distinct(x: Tensor) -> int:
+    """How many steps lie in memory: 1 where every step is the same, else T."""
+    return 1 if static(x) else x.shape[0]
+
+
 class _Once(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
