@@ -1,15 +1,15 @@
-"""Neurons against numbers worked out by hand from the equations, and their promises: no state, clear errors."""
+"""Neurons against numbers worked out by hand from the equations; their numbers, kept in range; clear errors."""
 
-import copy
+import itertools
 import math
 import threading
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.neurons import LIF
 
 
 def column(*values: float) -> Tensor:
@@ -20,28 +20,43 @@ def listed(x: Tensor) -> list[float]:
     return [round(v, 6) for v in x.flatten().tolist()]
 
 
-ENGINES = ["reference", "numba"]
+def randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 0.4
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_soft_reset_by_hand(engine: str) -> None:
-    # u: .8, .4+.8=1.2 -> v=.2, .1+.8=.9, .45+.8=1.25 -> v=.25, .125-1=-.875
+on_both = pytest.mark.parametrize("engine", ["reference", "numba"])
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+# the equations
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("reset", "currents", "spikes", "state"),
+    [
+        # u: .8, .4+.8=1.2 -> v=.2, .1+.8=.9, .45+.8=1.25 -> v=.25, .125-1=-.875
+        ("soft", [0.8, 0.8, 0.8, 0.8, -1], [0, 1, 0, 1, 0], -0.875),
+        # u: 1.5 -> 0, .6, .3+.6=.9, .45+.6=1.05 -> 0
+        ("hard", [1.5, 0.6, 0.6, 0.6], [1, 0, 0, 1], 0),
+        # u: .8, .4+.8, .6+.8, .7+.8
+        ("none", [0.8, 0.8, 0.8, 0.8], [0, 1, 1, 1], 1.5),
+        # u: .7, .35+.7=1.05, .525+.7-1=.225, .1125+.7=.8125, .40625+.7=1.10625, .553125+.7-1
+        ("delayed", [0.7] * 6, [0, 1, 0, 0, 1, 0], 0.253125),
+    ],
+)
+def test_lif_by_hand(engine: str, reset: str, currents: list[float], spikes: list[float], state: float) -> None:
     with rb.engine(engine):
-        spikes, v = rb.LIF(0.5).run(column(0.8, 0.8, 0.8, 0.8, -1.0))
-    assert listed(spikes) == [0, 1, 0, 1, 0]
-    assert listed(v) == [-0.875]
+        got, v = rb.LIF(0.5, reset=reset).run(column(*currents))
+    assert listed(got) == spikes
+    assert listed(v) == [state]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_hard_reset_by_hand(engine: str) -> None:
-    # u: 1.5 -> 0, .6, .3+.6=.9, .45+.6=1.05 -> 0
-    with rb.engine(engine):
-        spikes, v = rb.LIF(0.5, reset="hard").run(column(1.5, 0.6, 0.6, 0.6))
-    assert listed(spikes) == [1, 0, 0, 1]
-    assert listed(v) == [0]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
+@on_both
 def test_threshold_scale_and_state_by_hand(engine: str) -> None:
     # u = .5*2 + .5*1 = 1.5 (fires at 1.5, v = 0), then .5*0 + .5*4 = 2 (fires, v = .5)
     with rb.engine(engine):
@@ -50,23 +65,96 @@ def test_threshold_scale_and_state_by_hand(engine: str) -> None:
     assert listed(v) == [0.5]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@on_both
+def test_a_delayed_reset_is_of_the_state_too(engine: str) -> None:
+    # u[-1] = 1.5 has fired: u = .75 + .5 - 1
+    with rb.engine(engine):
+        spikes, u = rb.LIF(0.5, reset="delayed").run(column(0.5), torch.tensor([1.5]))
+    assert (listed(spikes), listed(u)) == ([0], [0.25])
+
+
+@on_both
 def test_integrate_and_fire_counts_charge(engine: str) -> None:
     with rb.engine(engine):
         assert listed(rb.IF()(torch.full((8, 1), 0.25))) == [0, 0, 0, 1, 0, 0, 0, 1]
         assert listed(rb.IF(reset="hard")(column(0.75, 0.75, 0.75, 0.75))) == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@on_both
+def test_cuba_lif_by_hand(engine: str) -> None:
+    # i: 2, .5, 1.125; u = .5 i + .5 v: 1 (fires, v = 0), .25, .5625 + .125
+    with rb.engine(engine):
+        spikes, (i, v) = rb.CubaLIF(0.25, 0.5, input_scale=0.5).run(column(2, 0, 1))
+        again, _ = rb.CubaLIF(0.25, 0.5, input_scale=0.5).run(column(0), (torch.tensor([2.0]), torch.tensor([1.5])))
+    assert (listed(spikes), listed(i), listed(v)) == ([1, 0, 0], [1.125], [0.6875])
+    assert listed(again) == [1], ".5 * .5 + .5 * 1.5 = 1"
+
+
+@on_both
+def test_adaptive_lif_by_hand(engine: str) -> None:
+    # bar 1 + a/2: 1, 1.5, 1.25, 1.625, 1.3125; a: 1, .5, 1.25, .625, 1.3125; u: 1, 1, 1.5, 1.25, 1.625
+    with rb.engine(engine):
+        spikes, (v, a) = rb.AdaptiveLIF(0.5, 0.5, 0.5).run(torch.ones(5, 1))
+        again, _ = rb.AdaptiveLIF(0.5, 0.5, 0.5).run(column(1.25), (torch.tensor([0.0]), torch.tensor([0.75])))
+    assert (listed(spikes), listed(v), listed(a)) == ([1, 0, 1, 0, 1], [0.625], [1.3125])
+    assert listed(again) == [0], "1.25 is below 1 + .5 * .75"
+
+
+@on_both
+def test_recurrent_by_hand(engine: str) -> None:
+    # drive: 1, .5, 1, .5, 1; u: 1 (fires), .5, .25+1 (fires, v = .25), .125+.5, .3125+1 (fires)
+    neuron = rb.Recurrent(rb.LIF(0.5), nn.Linear(1, 1, bias=False))
+    nn.init.constant_(neuron.module.weight, -0.5)
+    with rb.engine(engine):
+        spikes, (v, s) = neuron.run(torch.ones(5, 1, 1))
+    assert (listed(spikes), listed(v), listed(s)) == ([1, 0, 1, 0, 1], [0.3125], [1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        rb.LIF,
+        lambda: rb.LIF(torch.tensor([0.3, 0.5, 0.9]), learn=("decay", "threshold")),
+        lambda: rb.LIF(reset="delayed", detach_reset=False),
+        rb.CubaLIF,
+        rb.AdaptiveLIF,
+    ],
+)
+def test_recurrent_in_one_go_is_recurrent_step_by_step(make: Any) -> None:
+    neuron, linear, found = make(), nn.Linear(3, 3), []
+    for module in (linear, nn.Sequential(linear)):
+        recurrent, x = rb.Recurrent(neuron, module), randn(6, 4, 3).requires_grad_()
+        _, before = recurrent.run(randn(2, 4, 3))
+        recurrent.zero_grad()
+        spikes, (inner, s) = recurrent.run(x, before)
+        v = inner[0] if isinstance(inner, tuple) else inner
+        assert 0.1 < spikes.mean() < 0.9
+        ((spikes * torch.linspace(-1, 1, 72).view_as(spikes)).sum() + (v * s).sum()).backward()
+        found.append([spikes.detach(), v.detach(), x.grad, *(p.grad.clone() for p in recurrent.parameters())])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_integrator_by_hand() -> None:
+    assert listed(rb.Integrator(0.5)(column(1, 1, 1))) == [1, 1.5, 1.75]
+    assert listed(rb.Integrator()(column(1, 2, 3))) == [1, 3, 6]
+    outputs, v = rb.Integrator(0.5, 2.0).run(column(1, 1), torch.tensor([4.0]))
+    assert (listed(outputs), listed(v)) == ([4, 4], [4])
+
+
+@on_both
 @pytest.mark.parametrize(
     ("reset", "detach", "want"),
     [
-        # Triangle(1): h = 1 - |u - 1|. I = .5, .75: u1 = .5, u2 = .25 + .75 = 1 (fires). h1 = h2 with .5 and 1.
-        # dL/du2 = 1, dL/du1 = h1 + decay dL/du2 dv1/du1; dv1/du1 = 1 (detached), 1 - h1 (soft), 1 - u1 h1 (hard)
+        # Triangle(1): h = 1 - |u - 1|. I = .5, .75: u1 = .5, u2 = .25 + .75 = 1 (fires). h1, h2 = .5, 1.
+        # dL/du2 = 1, dL/du1 = h1 + dL/du2 du2/du1; du2/du1 = .5 times 1 (detached), 1 - h1 (soft), 1 - u1 h1 (hard);
+        # with the delayed reset .5 - h1
         ("soft", True, [0.5 + 0.5, 1]),
         ("soft", False, [0.5 + 0.5 * (1 - 0.5), 1]),
         ("hard", True, [0.5 + 0.5, 1]),
         ("hard", False, [0.5 + 0.5 * (1 - 0.25), 1]),
+        ("none", False, [0.5 + 0.5, 1]),
+        ("delayed", True, [0.5 + 0.5, 1]),
+        ("delayed", False, [0.5 + 0.5 - 0.5, 1]),
     ],
 )
 def test_gradients_by_hand(engine: str, reset: str, detach: bool, want: list[float]) -> None:
@@ -76,111 +164,33 @@ def test_gradients_by_hand(engine: str, reset: str, detach: bool, want: list[flo
     assert listed(currents.grad) == want
 
 
+@on_both
+def test_gradients_of_learned_numbers_by_hand(engine: str) -> None:
+    # as above, by decay, threshold and scale: h2 v1 = .5, -h1 - h2 = -1.5, h1 I1 + h2 (I2 + .5 I1) = 1.25
+    lif = rb.LIF(0.5, surrogate=rb.surrogate.Triangle(1.0), learn=("decay", "threshold", "input_scale"))
+    with rb.engine(engine):
+        lif(column(0.5, 0.75)).sum().backward()
+    positive = 1 - math.exp(-1)  # slope of softplus where it is 1; that of the sigmoid where it is a half is a quarter
+    assert lif.raw_decay.grad.item() == pytest.approx(0.5 / 4, abs=1e-6)
+    assert lif.raw_threshold.grad.item() == pytest.approx(-1.5 * positive, abs=1e-6)
+    assert lif.raw_input_scale.grad.item() == pytest.approx(1.25 * positive, abs=1e-6)
+
+
 def test_a_hard_reset_cuts_the_gradient_through_time() -> None:
     currents = column(2.0, 0.5).requires_grad_()
     rb.LIF(0.5, reset="hard", surrogate=rb.surrogate.Rectangle(2.5))(currents)[1].sum().backward()
     assert listed(currents.grad) == [0, 0.4]
 
 
-def test_integrator() -> None:
-    assert listed(rb.Integrator(0.5)(column(1, 1, 1))) == [1, 1.5, 1.75]
-    assert listed(rb.Integrator()(column(1, 2, 3))) == [1, 3, 6]
-
-
-def test_a_second_call_equals_the_first_and_pieces_equal_the_whole() -> None:
-    lif, x = rb.LIF(0.9, reset="hard"), torch.randn(9, 4, 7)
-    whole, end = lif.run(x)
-    assert torch.equal(lif(x), whole)
-    pieces, state = [], None
-    for piece in x.split([1, 5, 3]):
-        spikes, state = lif.run(piece, state)
-        pieces.append(spikes)
-    assert torch.equal(torch.cat(pieces), whole)
-    assert torch.equal(state, end)
-
-
-class Refractory(rb.Neuron):
-    """A neuron of one's own, with two states: it integrates, and rests one step after a spike."""
-
-    def initial_state(self, current: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(current), torch.zeros_like(current)
-
-    def step(self, current: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        v, last = state
-        v = v + current * (1 - last)
-        s = (v >= 1).to(v.dtype)
-        return s, (v * (1 - s), s)
-
-
-class Leakier(LIF):
-    """A LIF with a step of its own: the engines must not run theirs instead."""
-
-    def step(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return super().step(current, 0 * state)
-
-
-def test_a_neuron_of_ones_own_works_everywhere() -> None:
-    assert listed(Refractory()(torch.full((6, 1), 1.0))) == [1, 0, 1, 0, 1, 0]
-    assert listed(Leakier()(torch.full((4, 1), 0.9))) == [0, 0, 0, 0]
-    x = torch.randn(4, 2, 3)
-    fire = rb.Fire(rb.CurrentNorm(3), Refractory()).eval()
-    assert torch.equal(fire(x), fire.neuron(fire.norm(x)))
-    model = rb.models.create("sew_resnet18", classes=2, in_channels=1, width=2, neuron=Refractory()).eval()
-    frames = torch.rand(3, 2, 1, 8, 8)
-    logits, _ = rb.run(model, frames)
-    torch.testing.assert_close(logits, model(frames))
-
-
-def test_arguments_are_checked() -> None:
-    for wrong in (
-        {"decay": 1.5},
-        {"decay": -0.1},
-        {"threshold": 0.0},
-        {"threshold": math.nan},
-        {"reset": "medium"},
-        {"input_scale": -1.0},
-        {"surrogate": "atan"},
-    ):
-        name = next(iter(wrong))
-        with pytest.raises((ValueError, TypeError), match=name):
-            rb.LIF(**wrong)
-    lif = rb.LIF()
-    with pytest.raises(ValueError, match="threshold"):
-        lif.threshold = -1.0
-    with pytest.raises(ValueError, match="decay"):
-        rb.Integrator(2.0)
-
-
-def test_inputs_are_checked() -> None:
-    lif = rb.LIF()
-    with pytest.raises(ValueError, match=r"LIF: currents must be \[T, B, \.\.\.\].* got shape \[4\]"):
-        lif(torch.rand(4))
-    with pytest.raises(ValueError, match="T >= 1"):
-        lif(torch.rand(0, 4))
-    with pytest.raises(TypeError, match="floating point tensor, got torch.int64"):
-        lif(torch.ones(3, 4, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"state must be \[4\], .* got \[5\]"):
-        lif.run(torch.rand(3, 4), torch.zeros(5))
-
-
-def test_numbers_are_assignable_and_travel_with_the_state_dict() -> None:
-    lif = rb.LIF(0.9, 0.7, surrogate=rb.surrogate.ATan(2.3))
-    assert (lif.decay, lif.threshold, lif.surrogate) == (0.9, 0.7, rb.surrogate.ATan(2.3))
-    lif.surrogate, lif.threshold = rb.surrogate.Sigmoid(5.0).scaled(0.3), 0.5
-    other = rb.LIF(surrogate=rb.surrogate.Sigmoid())
-    other.load_state_dict(lif.state_dict())
-    assert other.surrogate == rb.surrogate.Sigmoid(5.0, 0.3)
-    assert (other.decay, other.threshold) == (0.9, 0.5)
-    assert copy.deepcopy(lif).surrogate == lif.surrogate
-    assert repr(lif) == (
-        "LIF(decay=0.9, threshold=0.5, reset='soft', detach_reset=True, "
-        "surrogate=Sigmoid(slope=5.0, height=0.3), input_scale=1)"
-    )
-
-
-def test_constants_keep_their_precision_when_the_dtype_changes() -> None:
-    assert rb.LIF(0.9).bfloat16().decay == 0.9
-    assert rb.LIF(0.9)(torch.rand(3, 4, dtype=torch.float64)).dtype == torch.float64
+@pytest.mark.parametrize("expanded", [False, True])
+@on_both
+def test_each_step_of_a_static_sequence_has_its_gradient(engine: str, expanded: bool) -> None:
+    frame = torch.full((1, 1, 1), 0.3)
+    x = (frame.expand(4, 1, 1) if expanded else frame.repeat(4, 1, 1)).detach().requires_grad_()
+    with rb.engine(engine):
+        rb.LIF(0.5)(x)[0].sum().backward()
+    h = 1 / (1 + (math.pi * (0.3 - 1)) ** 2)
+    assert listed(x.grad) == [round(h, 6), 0, 0, 0], "later currents do not change the first spike"
 
 
 def test_the_smooth_part_of_the_definition_passes_gradcheck() -> None:
@@ -191,43 +201,441 @@ def test_the_smooth_part_of_the_definition_passes_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda x, v: lif.run(x, v)[1], (x, v))
 
 
-def test_an_empty_batch_is_fine() -> None:
-    assert rb.LIF()(torch.rand(3, 0, 5)).shape == (3, 0, 5)
+@on_both
+@pytest.mark.parametrize("make", [rb.LIF, rb.CubaLIF, rb.AdaptiveLIF], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("reset", ["soft", "hard", "none", "delayed"])
+def test_what_is_not_a_number_shows(engine: str, make: Any, reset: str) -> None:
+    if make is rb.AdaptiveLIF and reset == "delayed":
+        pytest.skip("there is none")
+    with rb.engine(engine):
+        spikes, _ = make(reset=reset).run(torch.tensor([[math.nan, math.inf, -math.inf], [0, 0, 0]]))
+    assert spikes[:, 0].isnan().all(), "silence would hide it for ever"
+    assert spikes[0, 1:].tolist() == [1, 0]
 
 
-class Primed(LIF):
+# subclasses
+
+
+class Primed(rb.LIF):
     """Starts just below its threshold."""
 
     def initial_state(self, current: Tensor) -> Tensor:
         return torch.full_like(current, 1.8)
 
 
-class Doubled(LIF):
-    """With a forward of its own."""
+class Leakier(rb.LIF):
+    """With a step of its own: the engines must not run theirs instead."""
 
-    def forward(self, currents: Tensor) -> Tensor:
-        return 2 * super().forward(currents)
+    def step(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return super().step(current, 0 * state)
 
 
-def test_a_subclass_with_other_methods_is_taken_as_it_is() -> None:
+class Steep(rb.LIF):
+    """With a surrogate of its own."""
+
+    @property
+    def surrogate(self) -> rb.surrogate.Surrogate:
+        return rb.surrogate.Triangle(2.0)
+
+    @surrogate.setter
+    def surrogate(self, value: rb.surrogate.Surrogate) -> None:
+        pass
+
+
+def test_a_subclass_is_taken_as_it_is() -> None:
     assert listed(Primed()(column(0.2, 0.2))) == [1, 0]
-    x = torch.randn(4, 2, 3, 5, 5)
-    fire = rb.Fire(rb.CurrentNorm(3), Doubled())
-    assert set(fire(x).unique().tolist()) == {0, 2}
+    assert listed(Leakier()(torch.full((4, 1), 0.9))) == [0, 0, 0, 0]
+    currents = column(0.5).requires_grad_()
+    Steep()(currents).sum().backward()
+    assert listed(currents.grad) == [0.75]
 
 
-def test_the_shape_of_the_surrogate_travels_with_the_state_dict() -> None:
+class Deaf(rb.Neuron):
+    """Its spikes come from a comparison, which has no gradient."""
+
+    def step(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        u = 0.9 * state + current
+        s = (u >= 1).to(u.dtype)
+        return s, u - s
+
+
+def test_a_neuron_that_cannot_learn_is_told_so() -> None:
+    with pytest.warns(RuntimeWarning, match=r"Deaf: .* no gradient.*rheobase\.spike"):
+        Deaf()(randn(4, 2, 3).requires_grad_())
+    with torch.no_grad():
+        Deaf()(randn(4, 2, 3).requires_grad_())
+    Deaf()(randn(4, 2, 3))
+
+
+# one number, one a channel, one a neuron
+
+
+@on_both
+@pytest.mark.parametrize("learn", [(), ("decay", "threshold", "input_scale")], ids=["fixed", "learned"])
+@pytest.mark.parametrize("number", [(3,), (3, 2, 2)], ids=["channel", "neuron"])
+def test_numbers_of_channels_and_of_neurons(engine: str, learn: tuple[str, ...], number: tuple[int, ...]) -> None:
+    size = math.prod(number)
+    values = {
+        "decay": torch.linspace(0.1, 0.9, size).reshape(number),
+        "threshold": torch.linspace(0.5, 1.5, size).reshape(number),
+        "input_scale": torch.linspace(1.5, 0.5, size).reshape(number),
+    }
+    lif, x = rb.LIF(**values, learn=learn), randn(6, 4, 3, 2, 2).requires_grad_()
+    with rb.engine(engine):
+        spikes, v = lif.run(x)
+    spikes.sum().backward()
+    each = {name: value.reshape(3, *number[1:] or (1, 1)).expand(3, 2, 2) for name, value in values.items()}
+    for c, i, j in ((0, 0, 0), (1, 1, 0), (2, 0, 1), (2, 1, 1)):
+        alone = x.detach()[:, :, c, i, j].clone().requires_grad_()
+        want, end = rb.LIF(**{name: value[c, i, j].item() for name, value in each.items()}).run(alone)
+        want.sum().backward()
+        assert torch.equal(spikes[:, :, c, i, j], want)
+        torch.testing.assert_close(v[:, c, i, j], end, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(x.grad[:, :, c, i, j], alone.grad, rtol=1e-4, atol=1e-5)
+    assert spikes.mean() > 0.1
+
+
+@on_both
+def test_a_surrogate_of_each_channel(engine: str) -> None:
+    x = randn(4, 5, 3).requires_grad_()
+    with rb.engine(engine):
+        rb.LIF(surrogate=rb.surrogate.ATan(torch.tensor([1.0, 2.0, 5.0])))(x).sum().backward()
+    for channel, alpha in enumerate((1.0, 2.0, 5.0)):
+        alone = x.detach()[:, :, channel].clone().requires_grad_()
+        rb.LIF(surrogate=rb.surrogate.ATan(alpha))(alone).sum().backward()
+        torch.testing.assert_close(x.grad[:, :, channel], alone.grad, rtol=1e-4, atol=1e-6)
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (rb.LIF, "decay"),
+        (rb.LIF, "threshold"),
+        (rb.LIF, "surrogate_width"),
+        (rb.CubaLIF, "current_decay"),
+        (rb.AdaptiveLIF, "adaptation"),
+        (rb.Integrator, "input_scale"),
+    ],
+)
+def test_a_number_of_another_shape_is_named(engine: str, make: Any, name: str) -> None:
+    neuron = make()
+    setattr(neuron, name, torch.full((4,), 0.5))
+    said = rf"{name} must be a number, .*one a channel \[3\].* or one a neuron \[3, 2\].* got \[4\]"
+    with rb.engine(engine), pytest.raises(ValueError, match=said):
+        neuron(randn(5, 2, 3, 2))
+
+
+# what they may be
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong"),
+    [
+        (rb.LIF, {"decay": 1.5}),
+        (rb.LIF, {"decay": -0.1}),
+        (rb.LIF, {"decay": torch.tensor([0.5, 1.1])}),
+        (rb.LIF, {"decay": True}),
+        (rb.LIF, {"threshold": 0.0}),
+        (rb.LIF, {"threshold": math.nan}),
+        (rb.LIF, {"threshold": math.inf}),
+        (rb.LIF, {"threshold": "1"}),
+        (rb.LIF, {"threshold": torch.tensor([1, 2])}),
+        (rb.LIF, {"reset": "medium"}),
+        (rb.LIF, {"input_scale": -1.0}),
+        (rb.LIF, {"surrogate": "atan"}),
+        (rb.LIF, {"learn": ("beta",)}),
+        (rb.LIF, {"learn": "surrogate_width"}),
+        (rb.CubaLIF, {"current_decay": 2.0}),
+        (rb.CubaLIF, {"learn": ("adaptation",)}),
+        (rb.AdaptiveLIF, {"adaptation": -0.1}),
+        (rb.AdaptiveLIF, {"adaptation_decay": 1.1}),
+        (rb.AdaptiveLIF, {"reset": "delayed"}),
+        (rb.Integrator, {"decay": 2.0}),
+        (rb.Integrator, {"learn": ("threshold",)}),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_wrong_argument_is_named(make: Any, wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises((ValueError, TypeError), match=rf"{make.__name__}: {name} .*got"):
+        make(**wrong)
+
+
+@pytest.mark.parametrize("name", ["surrogate_width", "surrogate_height", "adaptation", "bata"])
+def test_an_argument_that_does_nothing_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        rb.LIF(**{name: 3.0})
+
+
+def test_a_wrong_value_is_refused_when_assigned_and_changes_nothing() -> None:
     lif = rb.LIF()
-    lif.load_state_dict(rb.LIF(surrogate=rb.surrogate.Sigmoid(5.0)).state_dict())
-    assert lif.surrogate == rb.surrogate.Sigmoid(5.0)
+    for name, value in {"decay": 1.1, "threshold": -1.0, "reset": "medium", "surrogate": None}.items():
+        with pytest.raises((ValueError, TypeError), match=name):
+            setattr(lif, name, value)
+    assert repr(lif) == repr(rb.LIF())
+    with pytest.raises(ValueError, match="reset must be one of soft, hard, none, got 'delayed'"):
+        rb.AdaptiveLIF().reset = "delayed"
 
 
-def test_reset_is_checked_when_assigned() -> None:
+@pytest.mark.parametrize(
+    ("make", "elsewhere", "hint"),
+    [
+        (rb.LIF, "beta", "decay"),
+        (rb.LIF, "tau", "1 - 1/tau"),
+        (rb.LIF, "v_threshold", "threshold"),
+        (rb.LIF, "v_reset", "reset"),
+        (rb.LIF, "reset_mechanism", "reset"),
+        (rb.LIF, "surrogate_function", "surrogate"),
+        (rb.LIF, "spike_grad", "surrogate"),
+        (rb.LIF, "learn_beta", "learn=('decay',)"),
+        (rb.LIF, "learn_threshold", "learn=('threshold',)"),
+        (rb.LIF, "step_mode", "first axis"),
+        (rb.LIF, "init_hidden", "no hidden state"),
+        (rb.LIF, "alpha", "CubaLIF"),
+        (rb.CubaLIF, "alpha", "current_decay"),
+        (rb.IF, "beta", "decay"),
+        (rb.AdaptiveLIF, "v_threshold", "threshold"),
+    ],
+)
+def test_names_of_other_libraries_are_understood(make: Any, elsewhere: str, hint: str) -> None:
+    with pytest.raises(TypeError) as told:
+        make(**{elsewhere: 0.5})
+    assert str(told.value).startswith(f"{make.__name__} takes no {elsewhere!r}: ")
+    assert hint in str(told.value)
+
+
+def test_a_neuron_of_ones_own_may_use_those_names() -> None:
+    class Mine(rb.Neuron):
+        def __init__(self, beta: float) -> None:
+            super().__init__()
+            self.beta = beta
+
+    assert Mine(beta=0.3).beta == 0.3
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: rb.IF(learn=("decay",)), "use LIF"),
+        (lambda: rb.LIF(1.0, learn=("decay",)), r"learned decay must begin inside \[0, 1\], not at its end"),
+        (lambda: rb.LIF(torch.tensor([0.5, 0.0]), learn=("decay",)), "learned decay must begin inside"),
+        (lambda: rb.AdaptiveLIF(adaptation=0.0, learn="adaptation"), "learned adaptation must begin inside"),
+        (lambda: rb.LIF(nn.Parameter(torch.tensor(0.5))), r"to learn it: learn=\('decay',\)"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(make: Any, said: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=said):
+        make()
+
+
+def test_learned_numbers_stay_in_range() -> None:
+    for way in (1, -1):
+        lif = rb.LIF(torch.full((3,), 0.5), learn=("decay", "threshold", "input_scale"))
+        optimizer = torch.optim.SGD(lif.parameters(), 1e6)
+        (way * lif(randn(6, 4, 3))).sum().backward()
+        optimizer.step()
+        assert ((lif.decay >= 0) & (lif.decay <= 1)).all()
+        assert ((lif.threshold > 0) & lif.threshold.isfinite()).all()
+        assert ((lif.input_scale > 0) & lif.input_scale.isfinite()).all()
+        assert lif(randn(6, 4, 3)).isfinite().all()
+
+
+def test_learning_finds_a_decay() -> None:
+    x = 0.4 * randn(20, 16, 1)
+    target = rb.Integrator(0.9)(x)
+    neuron = rb.Integrator(0.5, learn="decay")
+    optimizer = torch.optim.Adam(neuron.parameters(), 0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (neuron(x) - target).square().mean().backward()
+        optimizer.step()
+    assert neuron.decay.item() == pytest.approx(0.9, abs=0.01)
+
+
+# assigned at any time
+
+
+def test_numbers_are_assignable_at_any_time() -> None:
+    lif, x = rb.LIF(0.9, 0.7, surrogate=rb.surrogate.ATan(2.3)), randn(6, 4, 3)
+    lif(x)
+    lif.decay, lif.threshold, lif.input_scale, lif.reset = torch.linspace(0.1, 0.5, 3), 0.5, 0.8, "hard"
+    lif.surrogate, lif.detach_reset = rb.surrogate.Sigmoid(5.0).scaled(0.3), False
+    want = rb.LIF(torch.linspace(0.1, 0.5, 3), 0.5, "hard", False, rb.surrogate.Sigmoid(5.0, 0.3), 0.8)
+    found = []
+    for neuron in (lif, want):
+        given = x.clone().requires_grad_()
+        spikes = neuron(given)
+        spikes.sum().backward()
+        found.append((spikes, given.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_a_learned_number_may_be_assigned_too() -> None:
+    lif = rb.LIF(0.5, learn=("decay", "threshold"))
+    optimizer = torch.optim.SGD(lif.parameters(), 0.1)
+    lif.decay, lif.threshold = 0.9, 0.3
+    assert lif.decay.item() == pytest.approx(0.9)
+    assert lif.threshold.item() == pytest.approx(0.3)
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in lif.parameters()}
+    with pytest.raises(ValueError, match=r"decay is learned, with shape \[\], got \[3\]"):
+        lif.decay = torch.full((3,), 0.5)
+    with pytest.raises(ValueError, match="must begin inside"):
+        lif.decay = 1.0
+
+
+def test_a_backward_pass_under_way_keeps_the_numbers_it_began_with() -> None:
+    def gradient(change: bool) -> Tensor:
+        lif, x = rb.LIF(0.5), randn(6, 4, 3).requires_grad_()
+        y = lif(x)
+        if change:
+            lif.decay, lif.threshold, lif.surrogate, lif.reset = 0.1, 0.2, rb.surrogate.Rectangle(9.0), "hard"
+        y.sum().backward()
+        return x.grad
+
+    assert torch.equal(gradient(True), gradient(False))
+
+
+def test_a_compiled_neuron_takes_what_is_assigned() -> None:
+    torch._dynamo.reset()
+    lif, x = rb.LIF(), randn(4, 3, 6)
+    compiled, seen = torch.compile(lif, backend="eager"), []
+    for name, value in {
+        "decay": 0.9,
+        "threshold": 0.4,
+        "reset": "hard",
+        "input_scale": torch.linspace(0.5, 1, 6),
+    }.items():
+        setattr(lif, name, value)
+        seen.append(compiled(x))
+        assert torch.equal(seen[-1], lif(x))
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
+
+
+def test_a_refused_change_in_place_changes_nothing() -> None:
+    lif = rb.LIF(0.9)
+    with pytest.raises(ValueError, match="decay must be a number in"):
+        lif.decay += 0.5
+    assert lif.decay.item() == pytest.approx(0.9)
+    lif.decay -= 0.5
+    assert lif.decay.item() == pytest.approx(0.4)
+
+
+def test_a_number_is_a_copy_of_what_is_assigned() -> None:
+    decay = torch.tensor([0.5, 0.6])
+    lif = rb.LIF(decay)
+    decay.zero_()
+    assert listed(lif.decay) == [0.5, 0.6]
+
+
+def test_it_is_shown_with_its_arguments() -> None:
+    assert repr(rb.LIF(0.9, 0.5, surrogate=rb.surrogate.Sigmoid(5.0).scaled(0.3))) == (
+        "LIF(decay=0.9, threshold=0.5, reset='soft', detach_reset=True, "
+        "surrogate=Sigmoid(slope=5.0, height=0.3), input_scale=1)"
+    )
+    assert "decay=[3] from 0.1 to 0.5" in repr(rb.LIF(torch.linspace(0.1, 0.5, 3)))
+    assert "learn=('decay',)" in repr(rb.LIF(learn="decay"))
+    assert rb.LIF(0.9, surrogate=rb.surrogate.ATan(2.3)).surrogate == rb.surrogate.ATan(2.3)
+
+
+# precision
+
+NUMBERS = {
+    rb.LIF: {"decay": 0.9, "threshold": 0.7, "input_scale": 1.1},
+    rb.CubaLIF: {"current_decay": 0.3, "decay": 0.9},
+    rb.AdaptiveLIF: {"adaptation_decay": 0.9, "adaptation": 0.3},
+    rb.Integrator: {"decay": 0.9, "input_scale": 1.1},
+}
+each_kind = pytest.mark.parametrize("make", NUMBERS, ids=lambda kind: kind.__name__)
+
+
+@pytest.fixture
+def default_dtype() -> Any:
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
+
+
+@each_kind
+@pytest.mark.parametrize("default", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
+def test_numbers_are_float32(make: Any, default: torch.dtype, learned: bool, default_dtype: Any) -> None:
+    default_dtype(default)
+    neuron = make(**NUMBERS[make], learn=tuple(NUMBERS[make]) if learned else ())
+    for change in (lambda n: n, nn.Module.bfloat16, nn.Module.half, nn.Module.float):
+        change(neuron)
+        for name, value in NUMBERS[make].items():
+            got = getattr(neuron, name)
+            assert got.dtype is torch.float32
+            assert got.item() == pytest.approx(value, rel=2e-7)
+
+
+@each_kind
+@pytest.mark.parametrize("way", ["default", "double"])
+def test_in_a_float64_net_they_are_exact(make: Any, way: str, default_dtype: Any) -> None:
+    if way == "default":
+        default_dtype(torch.float64)
+    neuron = make(**NUMBERS[make])
+    if way == "double":
+        neuron.double()
+    for name, value in NUMBERS[make].items():
+        assert getattr(neuron, name).item() == value
+        setattr(neuron, name, 0.123)
+        assert getattr(neuron, name).item() == 0.123
+
+
+def test_float64_arithmetic_is_that_of_python() -> None:
+    v, want = 0.0, []
+    for _ in range(50):
+        u = 0.9 * v + 0.3
+        want.append(float(u >= 1))
+        v = u - want[-1]
+    spikes, end = rb.LIF(0.9).double().run(torch.full((50, 1), 0.3, dtype=torch.float64))
+    assert spikes.flatten().tolist() == want
+    assert end.item() == pytest.approx(v, rel=1e-14)
+
+
+# inputs
+
+
+def test_inputs_are_checked() -> None:
     lif = rb.LIF()
-    lif.reset = "hard"
-    with pytest.raises(ValueError, match="reset must be 'soft' or 'hard', got 'none'"):
-        lif.reset = "none"
-    assert lif.reset == "hard"
+    with pytest.raises(ValueError, match=r"LIF: currents must be \[T, B, \.\.\.\].* got shape \[4\]"):
+        lif(torch.rand(4))
+    with pytest.raises(ValueError, match="T >= 1"):
+        lif(torch.rand(0, 4))
+    with pytest.raises(TypeError, match="floating point tensor, got torch.int64"):
+        lif(torch.ones(3, 4, dtype=torch.int64))
+    with pytest.raises(TypeError, match="floating point tensor, got list"):
+        lif([1.0])
+
+
+def test_states_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"LIF: state must be \[4\], .* got \[5\]"):
+        rb.LIF().run(torch.rand(3, 4), torch.zeros(5))
+    with pytest.raises(ValueError, match="CubaLIF: state must be 2 tensors, got 1"):
+        rb.CubaLIF().run(torch.rand(3, 4), torch.zeros(4))
+    with pytest.raises(TypeError, match="LIF: a state must be a tensor, got int"):
+        rb.LIF().run(torch.rand(3, 4), 0)
+
+
+def test_recurrent_is_checked() -> None:
+    with pytest.raises(TypeError, match=r"neuron must be a rheobase\.Neuron, got ReLU"):
+        rb.Recurrent(nn.ReLU(), nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module without neurons, got LIF"):
+        rb.Recurrent(rb.LIF(), rb.LIF())
+    with pytest.raises(ValueError, match=r"module must give currents \[3, 2\], got \[3, 5\]"):
+        rb.Recurrent(rb.LIF(), nn.Linear(2, 5))(torch.rand(4, 3, 2))
+
+
+def test_samples_do_not_leak_into_each_other() -> None:
+    x = randn(6, 5, 4, 3)
+    for neuron in (rb.LIF(), rb.CubaLIF(), rb.AdaptiveLIF(), rb.Recurrent(rb.LIF(), nn.Linear(3, 3))):
+        whole = neuron(x)
+        assert whole.mean() > 0.05
+        for b in range(5):
+            assert torch.equal(neuron(x[:, b : b + 1])[:, 0], whole[:, b])
 
 
 def test_engines_are_chosen_for_each_thread() -> None:
@@ -247,5 +655,5 @@ def test_engines_are_chosen_for_each_thread() -> None:
     chosen = rb.engine("reference")
     with chosen, chosen:
         pass
-    with rb.engine("numba"), pytest.raises(RuntimeError):
+    with rb.engine("numba"), pytest.raises(RuntimeError, match="numba engine was asked for, but it takes float32"):
         rb.LIF()(x)

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from rheobase.interop.weights import load, save
     from rheobase.kernels import engine
     from rheobase.layers import Fire, PerStep, readout
-    from rheobase.neurons import IF, LIF, Integrator, Neuron
-    from rheobase.norm import CurrentNorm
+    from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, Neuron, Recurrent
+    from rheobase.norm import CurrentNorm, padding
+    from rheobase.recording import record
     from rheobase.streaming import run
+    from rheobase.surrogate import spike
     from rheobase.training import train
 
 __version__ = "0.1.0"
@@ -27,17 +29,23 @@ __version__ = "0.1.0"
 _WHERE = {
     "IF": "neurons",
     "LIF": "neurons",
+    "AdaptiveLIF": "neurons",
+    "CubaLIF": "neurons",
     "CurrentNorm": "norm",
     "Fire": "layers",
     "Integrator": "neurons",
     "Neuron": "neurons",
     "PerStep": "layers",
+    "Recurrent": "neurons",
     "engine": "kernels",
     "load": "interop.weights",
     "models": "",
+    "padding": "norm",
     "readout": "layers",
+    "record": "recording",
     "run": "streaming",
     "save": "interop.weights",
+    "spike": "surrogate",
     "surrogate": "",
     "train": "training",
 }
@@ -45,17 +53,23 @@ _WHERE = {
 __all__ = [
     "IF",
     "LIF",
+    "AdaptiveLIF",
+    "CubaLIF",
     "CurrentNorm",
     "Fire",
     "Integrator",
     "Neuron",
     "PerStep",
+    "Recurrent",
     "engine",
     "load",
     "models",
+    "padding",
     "readout",
+    "record",
     "run",
     "save",
+    "spike",
     "surrogate",
     "train",
 ]

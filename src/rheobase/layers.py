@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from rheobase import kernels
-from rheobase.kernels.time import once, repeat, static
+from rheobase.compat import hooked
+from rheobase.kernels.time import repeat, static
 from rheobase.neurons import LIF, Neuron
-from rheobase.norm import CurrentNorm
+from rheobase.neurons.looking import local
+from rheobase.norm import CurrentNorm, real_steps
+
+_PURE = frozenset(
+    {
+        *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Identity, nn.Flatten, nn.Sequential, nn.ReLU),
+        *(nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Upsample),
+    }
+)
+"""Modules of which one step tells all, if all steps are the same: they draw nothing, count nothing, keep nothing."""
 
 
 class PerStep(nn.Module):
     """Run a stateless module (Conv2d, Linear, pooling ...) over `[T, B, ...]`, every step at once.
 
-    An input whose steps are the same memory (a static image) is computed once.
+    Where the steps of an input are one memory (a static image), and nobody can see it, one step is computed.
 
     Raises:
         TypeError: the module contains a neuron, which has to see time.
@@ -39,30 +50,36 @@ class PerStep(nn.Module):
                 f"PerStep({type(self.module).__name__}): input must be [T, B, ...] with T >= 1, got {list(x.shape)}"
             )
         steps, batch = x.shape[:2]
-        if static(x):
-            return repeat(self.module(once(x)), steps)
+        if static(x) and self._pure():
+            y = repeat(self.module(x[0].detach()), steps)
+            if x.requires_grad and torch.is_grad_enabled():
+                y = y + self._zero(x.flatten(0, 1)).unflatten(0, (steps, batch))
+            return y
         flat = x.flatten(0, 1)
         with kernels.keeping(flat):
             y = self.module(flat)
         return y.unflatten(0, (steps, batch))
 
+    def _zero(self, flat: Tensor) -> Tensor:
+        """Nothing, but with the gradient of every step of the input; that of the weights is the one step's."""
+        fixed = {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        y: Tensor = torch.func.functional_call(self.module, fixed, flat)
+        return torch.where(y.isfinite(), y - y.detach(), 0)
 
-def _hooked(module: nn.Module) -> bool:
-    return bool(
-        _has_any_global_hook()
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
+    def _pure(self) -> bool:
+        return all(type(m) in _PURE and not _altered(m) for m in self.module.modules())
+
+
+def _altered(module: nn.Module) -> bool:
+    """Whether the forward of this very module was replaced, or hooks look on."""
+    return "forward" in module.__dict__ or hooked(module)
 
 
 class Fire(nn.Module):
-    """neuron(norm(currents) + residual) + skip, as one operator where the engine has one.
+    """neuron(norm(currents) + residual) + skip, as one operator where an engine has one.
 
     Residual and skip are optional, and of the shape of the currents. It runs as several operators when a child carries
-    hooks, and under `rheobase.engine(fused=False)`. In bfloat16 the neuron sees the drive rounded if that is returned,
-    else unrounded: a potential that close to the threshold may then fire in one case only.
+    hooks or a method of its own, and under `rheobase.engine(fused=False)`.
 
     Args:
         norm: mostly a `CurrentNorm`.
@@ -78,18 +95,15 @@ class Fire(nn.Module):
 
     def forward(self, currents: Tensor, residual: Tensor | None = None, skip: Tensor | None = None) -> Any:
         """Spikes `[T, B, ...]`, or with `drive` the pair (spikes, drive)."""
-        norm, neuron = self.norm, self.neuron
-        if (
-            type(norm) is CurrentNorm
-            and isinstance(neuron, LIF)
-            and neuron.native
-            and not _hooked(norm)
-            and not _hooked(neuron)
-            and kernels.can_fuse(currents, residual, skip, neuron.constants, neuron.kind)
-        ):
-            operands = norm.operands(currents)
-            spikes, drive = neuron.fused(currents, norm=operands, residual=residual, skip=skip, keep_drive=self.drive)
-            return (spikes, drive) if self.drive else spikes
+        norm: Any = self.norm
+        neuron: Any = self.neuron
+        spec, by = self._together(norm, neuron, currents, residual, skip)
+        if by is not None:
+            options = {"spec": spec, "by": by, "norm": norm.operands(currents, by), "residual": residual, "skip": skip}
+            look = local.look
+            call = partial(neuron._call, state=None, keep_state=False) if look is None else partial(look.call, neuron)
+            ran = call(currents, **options, keep_drive=self.drive)
+            return (ran.outputs, ran.drive) if self.drive else ran.outputs
         drive = norm(currents)
         if residual is not None:
             drive = drive + residual
@@ -97,6 +111,25 @@ class Fire(nn.Module):
         if skip is not None:
             spikes = spikes + skip
         return (spikes, drive) if self.drive else spikes
+
+    @staticmethod
+    def _together(
+        norm: Any, neuron: Any, currents: Tensor, residual: Tensor | None, skip: Tensor | None
+    ) -> tuple[kernels.Spec | None, kernels.Engine | None]:
+        """The neuron's spec, and the engine that runs norm and neuron as one; None where none can, or it would show."""
+        if (
+            type(norm) is not CurrentNorm
+            or not isinstance(neuron, LIF)
+            or not neuron.native
+            or type(neuron).forward is not LIF.forward
+            or neuron.rule is not None
+            or norm.padded
+            or _altered(norm)
+            or _altered(neuron)
+        ):
+            return None, None
+        spec = neuron.spec()
+        return spec, kernels.can_fuse(spec, currents, residual, skip)
 
     def extra_repr(self) -> str:
         """The option, where it is on."""
@@ -116,8 +149,19 @@ def direct(images: Tensor, steps: int) -> Tensor:
     return repeat(images, steps)
 
 
-def readout(logits: Tensor) -> Tensor:
-    """Mean over time: `[T, B, classes]` -> `[B, classes]`."""
-    if logits.dim() != 3:
-        raise ValueError(f"readout: logits must be [T, B, classes], got {list(logits.shape)}")
-    return logits.mean(0)
+def readout(logits: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Mean over time: `[T, B, classes]` -> `[B, classes]`.
+
+    Args:
+        logits: `[T, B, classes]`, T >= 1.
+        lengths: `[B]`, each sample's real steps; those after them do not count.
+
+    Raises:
+        ValueError: another shape, no time step, or lengths that do not go with it.
+    """
+    if logits.dim() != 3 or logits.shape[0] == 0:
+        raise ValueError(f"readout: logits must be [T, B, classes] with T >= 1, got {list(logits.shape)}")
+    if lengths is None:
+        return logits.mean(0)
+    real = real_steps(lengths, logits.shape[0], logits.shape[1], "readout")
+    return torch.where(real.unsqueeze(-1), logits, 0).sum(0) / lengths.unsqueeze(-1)

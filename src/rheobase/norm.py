@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase import kernels
-from rheobase.kernels.time import distinct, once, repeat, static
+from rheobase.eager import eagerly
+
+
+class _Local(threading.local):
+    lengths: Tensor | None = None
+
+
+_local = _Local()
+
+
+@contextmanager
+def padding(lengths: Tensor) -> Iterator[None]:
+    """Within it, what lies past a sample's length enters no norm's statistics.
+
+    Compiled models run as if they were not.
+
+    Args:
+        lengths: `[B]` whole numbers, each sample's real steps of a batch `[T, B, ...]`.
+    """
+    with eagerly():
+        before, _local.lengths = _local.lengths, lengths
+        try:
+            yield
+        finally:
+            _local.lengths = before
+
+
+def real_steps(lengths: Tensor, steps: int, batch: int, owner: str) -> Tensor:
+    """Which steps of which samples are real, `[T, B]`.
+
+    Raises:
+        ValueError: lengths are not `[B]` whole numbers from 1 to T.
+    """
+    whole = isinstance(lengths, Tensor) and not lengths.is_floating_point() and not lengths.is_complex()
+    if not whole or lengths.shape != (batch,) or not bool(((lengths >= 1) & (lengths <= steps)).all()):
+        got = f"{lengths.dtype} {lengths.tolist()}" if isinstance(lengths, Tensor) else repr(lengths)
+        raise ValueError(f"{owner}: lengths must be [{batch}] whole numbers from 1 to {steps}, got {got}")
+    return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths
 
 
 class CurrentNorm(nn.Module):
@@ -17,7 +56,7 @@ class CurrentNorm(nn.Module):
 
     y = weight (x - mean) / sqrt(var + eps) + bias, a channel at a time; in training mean and var are those of x over
     time, batch and space, and the running statistics follow them as in `torch.nn.BatchNorm2d`; in evaluation they are
-    the running ones. x is `[T, B, C, ...]`. Currents that are the same at every step count once.
+    the running ones. x is `[T, B, C, ...]`. See `rheobase.padding` for sequences of different lengths.
 
     Args:
         channels: C.
@@ -55,36 +94,56 @@ class CurrentNorm(nn.Module):
         """
         shape = currents.shape
         if len(shape) < 3 or shape[2] != self.channels:
-            raise ValueError(f"CurrentNorm: currents must be [T, B, {self.channels}, ...], got {list(shape)}")
-        if self.training and self._samples(currents) < 2:
+            hint = ": a layer before it without PerStep?" if len(shape) > 1 and shape[1] == self.channels else ""
+            raise ValueError(f"CurrentNorm: currents must be [T, B, {self.channels}, ...], got {list(shape)}{hint}")
+        if self.training and currents.numel() < 2 * self.channels:
             raise ValueError(f"CurrentNorm: training needs more than one value a channel, got shape {list(shape)}")
 
-    def _samples(self, currents: Tensor) -> int:
-        return distinct(currents) * math.prod(currents.shape[1:]) // self.channels
+    @property
+    def padded(self) -> bool:
+        """Whether padding is to be left out now."""
+        return self.training and _local.lengths is not None
 
     def forward(self, currents: Tensor) -> Tensor:
         """Normalised currents `[T, B, C, ...]`."""
         self.check(currents)
-        steps, batch = currents.shape[:2]
-        same = static(currents)
-        flat = once(currents) if same else currents.flatten(0, 1)
+        if self.padded:
+            return self._without_padding(currents)
+        running = (self.running_mean, self.running_var)
+        if not self.training:  # a training pass before this one's backward would move them
+            running = (running[0].clone(), running[1].clone())
         y = F.batch_norm(
-            flat,
-            self.running_mean,
-            self.running_var,
+            currents.flatten(0, 1),
+            *running,
             self.weight,
             self.bias,
             self.training,
             self.momentum,
             self.eps,
         )
-        return repeat(y, steps) if same else y.unflatten(0, (steps, batch))
+        return y.unflatten(0, currents.shape[:2])
 
-    def operands(self, currents: Tensor) -> kernels.Norm:
-        """What the operator needs that has this norm in it."""
+    def _without_padding(self, currents: Tensor) -> Tensor:
+        assert _local.lengths is not None
+        real = currents[real_steps(_local.lengths, currents.shape[0], currents.shape[1], "padding")]
+        real = real.to(torch.promote_types(real.dtype, torch.float32)).movedim(1, 0).flatten(1)
+        mean, var = real.mean(1), real.var(1, correction=0)
+        running, count = (self.running_mean, self.running_var, self.momentum), real.shape[1]
+        kernels.follow(running, mean.detach(), var.detach() * count, count)
+        shape = (-1, *[1] * (currents.dim() - 3))
+        scale = self.weight * (var + self.eps).rsqrt()
+        y = (currents - mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
+        return y.to(currents.dtype)
+
+    def operands(self, currents: Tensor, by: kernels.Engine) -> kernels.Norm:
+        """What an engine's operator needs that has this norm in it; in training the running statistics move."""
         self.check(currents)
-        momentum = float(self.momentum) if self.training else None
-        return kernels.Norm(self.weight, self.bias, self.running_mean, self.running_var, self.eps, momentum)
+        if not self.training:
+            mean, var = self.running_mean.double(), self.running_var.double()
+            return kernels.Norm(self.weight, self.bias, mean, var, self.eps, 0)
+        running = (self.running_mean, self.running_var, self.momentum)
+        count, mean, m2 = kernels.moments(currents, by, running)
+        return kernels.Norm(self.weight, self.bias, mean, m2, self.eps, count)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.models import Net
-from rheobase.neurons import Neuron, streaming
+from rheobase.neurons.base import outermost
+from rheobase.neurons.looking import looking
 
 
 @torch.no_grad()
@@ -16,31 +17,38 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
     """Logits `[T, B, ...]` and the neurons' states after the last step, from `state` (default: rest).
 
     Pieces streamed one after the other, with the state handed on, give the logits of one call on the whole. It is for
-    evaluation: no gradients are kept.
+    evaluation: no gradients are kept, and a compiled model runs as if it were not.
 
     Args:
         model: a model in evaluation mode.
-        inputs: `[T, B, ...]`, or static images `[B, C, H, W]`, shown for `model.steps` steps.
+        inputs: `[T, B, ...]`, or static images `[B, C, H, W]` of a `Net`, shown for its `steps` steps.
         state: {module path: state} as an earlier call returned it.
 
     Raises:
-        ValueError: the model is in training mode (norms would need the whole sequence) or an ANN twin, or `state` is
-            of another model.
+        ValueError: the model is in training mode (norms would need the whole sequence) or an ANN twin, there is no time
+            step, or `state` is of another model or batch.
+        RuntimeError: a neuron was not called, or twice, in a pass.
     """
-    if isinstance(model, Net) and not model.spiking:
+    net = next((module for module in model.modules() if isinstance(module, Net)), None)
+    if net is not None and not net.spiking:
         raise ValueError("run: the model is an ANN twin, which has no time to stream: call it")
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError("run: the model is in training mode, where norms need the whole sequence: model.eval() first")
-    neurons = {path: module for path, module in model.named_modules() if isinstance(module, Neuron)}
+    if inputs.dim() == 4 and net is not None:
+        inputs = inputs.expand(net.steps, *inputs.shape)
+    if inputs.dim() < 2 or inputs.shape[0] == 0:
+        raise ValueError(f"run: inputs must be [T, B, ...] with T >= 1, got shape {list(inputs.shape)}")
+    neurons = outermost(model)
     if state is not None and state.keys() != neurons.keys():
         wrong = sorted(state.keys() ^ neurons.keys())
         raise ValueError(f"run: state is of another model: {wrong[0]!r} is in only one of the two")
     states: dict[str, Any] = dict.fromkeys(neurons) if state is None else state
-    if inputs.dim() == 4 and isinstance(model, Net):
-        inputs = inputs.expand(model.steps, *inputs.shape)
     logits = []
     for frame in inputs.split(1):
-        with streaming({module: states[path] for path, module in neurons.items()}) as taken:
+        with looking({module: states[path] for path, module in neurons.items()}) as look:
             logits.append(model(frame))
-        states = {path: taken.get(module) for path, module in neurons.items()}
+        missing = [path for path, module in neurons.items() if module not in look.left]
+        if missing:
+            raise RuntimeError(f"run: the neuron {missing[0]!r} left no state: it was not called in this pass")
+        states = {path: look.left[module] for path, module in neurons.items()}
     return torch.cat(logits), states

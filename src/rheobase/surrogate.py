@@ -10,37 +10,43 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-KINDS: dict[int, type[Surrogate]] = {}
-"""The number by which kernels know a shape."""
+SHAPES: dict[str, type[Surrogate]] = {}
+"""Shapes by name: those of this module by their class's, others by `module.class`."""
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Base class: a subclass has two float fields, its width parameter and `height`, and a `formula`.
+    """Base class: a subclass has two fields, its width parameter and `height`, and a `formula`.
+
+    Both are positive numbers, or tensors of them: one a channel, or one a neuron.
 
     Attributes of the class (not of the instance):
         grows: +1 if a larger parameter means a wider shape, -1 if it means a narrower one.
         unit_area: whether the formula integrates to 1 for every parameter.
-        kind: number of the shape, given at definition.
+        name: what it is known by, here and in files.
     """
 
-    kind: ClassVar[int]
+    name: ClassVar[str]
     grows: ClassVar[int]
     unit_area: ClassVar[bool]
 
     def __init_subclass__(cls) -> None:
-        cls.kind = len(KINDS)
-        KINDS[cls.kind] = cls
+        cls.name = cls.__qualname__ if cls.__module__ == __name__ else f"{cls.__module__}.{cls.__qualname__}"
+        SHAPES[cls.name] = cls
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not (isinstance(value, int | float) and 0 < value < math.inf):
+            if isinstance(value, Tensor):
+                good = value.is_floating_point() and bool((value > 0).all() & value.isfinite().all())
+            else:
+                good = isinstance(value, int | float) and 0 < value < math.inf
+            if not good:
                 raise ValueError(f"{type(self).__name__}: {field.name} must be positive, got {value!r}")
 
     @staticmethod
@@ -49,18 +55,19 @@ class Surrogate:
         raise NotImplementedError
 
     @property
-    def parameter(self) -> float:
+    def parameter(self) -> Any:
         """The value of the width parameter."""
-        return float(getattr(self, dataclasses.fields(self)[0].name))
+        return getattr(self, dataclasses.fields(self)[0].name)
 
     @property
-    def height(self) -> float:
+    def height(self) -> Any:
         """Factor on the formula."""
-        return float(getattr(self, dataclasses.fields(self)[-1].name))
+        return getattr(self, dataclasses.fields(self)[-1].name)
 
     def derivative(self, x: Tensor) -> Tensor:
         """h(x), with x = u - threshold of any shape."""
-        return self.height * self.formula(x, self.parameter)
+        h: Tensor = self.height * self.formula(x, self.parameter)
+        return h
 
     def scaled(self, gain: float) -> Self:
         """The same shape, `gain` times as high: gain * h(x)."""
@@ -167,5 +174,61 @@ class Gaussian(Surrogate):
         return torch.exp(-0.5 * (x / parameter).square()) / (parameter * math.sqrt(2 * math.pi))
 
 
-BUILT_IN = len(KINDS)
-"""Shapes with smaller numbers than this are the ones above, which engines know; others are users' own."""
+class _Spike(torch.autograd.Function):
+    """The step function, with the surrogate derivative for its own; differentiable as often as the formula is."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, shape: str, parameter: Tensor | float, height: Tensor | float) -> Tensor:
+        return torch.where(x.isnan(), x, (x >= 0).to(x.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.shape, ctx.parameter, ctx.height = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def _times(ctx: Any, tangent: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        h: Tensor = ctx.height * SHAPES[ctx.shape].formula(x, ctx.parameter)
+        return tangent * h
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Spike._times(ctx, grads[0]), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return _Spike._times(ctx, tangents[0])
+
+
+def fire(x: Tensor, shape: str, parameter: Tensor | float, height: Tensor | float) -> Tensor:
+    """`spike`, with the name of a shape and its two numbers."""
+    if torch.compiler.is_compiling():  # which does not take a function that knows its forward-mode derivative
+        h = (height * SHAPES[shape].formula(x, parameter)).detach()
+        zero = torch.where(x.isinf(), 0, x - x.detach())
+        return (x >= 0).to(x.dtype) + zero * h
+    s: Tensor = _Spike.apply(x, shape, parameter, height)
+    return s
+
+
+def spike(x: Tensor, surrogate: Surrogate | None = None) -> Tensor:
+    """Spikes: 1 where x >= 0, else 0, in the dtype of x; where x is not a number, neither is the spike.
+
+    In the backward pass ds/dx = surrogate.derivative(x). It is what a neuron of your own is written with.
+
+    Args:
+        x: potential less threshold, any shape.
+        surrogate: default `ATan(2.0)`.
+
+    Raises:
+        TypeError: x is not a floating point tensor, or surrogate not a `Surrogate`.
+    """
+    surrogate = ATan(2.0) if surrogate is None else surrogate
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"spike: x must be a floating point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    if not isinstance(surrogate, Surrogate):
+        raise TypeError(f"spike: surrogate must be one of rheobase.surrogate, got {surrogate!r}")
+    return fire(x, surrogate.name, surrogate.parameter, surrogate.height)

@@ -1,11 +1,14 @@
 """What the compiled kernels are: vectorised, kept on disk, run on any threads."""
 
+import errno
+import logging
 import os
 import re
 import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -15,9 +18,28 @@ from numba import types
 from torch.utils.checkpoint import checkpoint
 
 import rheobase as rb
-from rheobase.kernels import bytewise, cpu, layout, packing, threads
-from rheobase.kernels.jit import Job, Kernel, f32, i16
-from rheobase.surrogate import BUILT_IN, KINDS
+from rheobase.kernels.numba import bytewise, neuron, norm, packing, threads, walk
+from rheobase.kernels.numba.jit import Job, Kernel, f32, i16
+from rheobase.kernels.numba.rows import RESETS, SURROGATES
+
+NOTHING = (False,) * 5  # no number is learned
+ALL_OF_LIF = (True, True, True, False, False)
+
+
+def forward(element: type, reset: int = 0, cuba: bool = False, adaptive: bool = False, rows: bool = False) -> Kernel:
+    return neuron.forward(element, reset, cuba, adaptive, rows)
+
+
+def backward(
+    element: type,
+    kind: int = 1,
+    reset: int = 0,
+    cuba: bool = False,
+    adaptive: bool = False,
+    rows: bool = False,
+    learned: tuple[bool, ...] = NOTHING,
+) -> Kernel:
+    return neuron.backward(element, kind, reset, cuba, adaptive, False, rows, True, learned, False)
 
 
 def code(kernel: Kernel) -> str:
@@ -30,10 +52,10 @@ def code(kernel: Kernel) -> str:
 @pytest.mark.parametrize(
     ("build", "vectors"),
     [
-        (cpu.forward, ["fcmp .*<N x float>", "select <N x i1>"]),
-        (lambda element: cpu.backward(element, 1, True, True, True), ["fdiv .*<N x float>", "fcmp .*<N x float>"]),
-        (cpu.moments, ["fpext <N x float>|bitcast <N x i32>", "fadd .*<N x double>|call .*<N x double> @llvm.fm"]),
-        (cpu.norm_backward, ["fadd .*<N x float>|call .*<N x float> @llvm.fm"]),
+        (forward, ["fcmp .*<N x float>", "select <N x i1>"]),
+        (backward, ["fdiv .*<N x float>", "fcmp .*<N x float>"]),
+        (norm.moments, ["fpext <N x float>|bitcast <N x i32>", "fadd .*<N x double>|call .*<N x double> @llvm.fm"]),
+        (norm.norm_backward, ["fadd .*<N x float>|call .*<N x float> @llvm.fm"]),
         (bytewise.pack, ["fptoui <N x float>"]),
         (bytewise.unpack, ["uitofp .*<N x i8>"]),
     ],
@@ -45,12 +67,31 @@ def test_inner_loops_are_vectorised(build: Callable[[type], Kernel], vectors: li
         assert re.search(vector.replace("N", r"\d+"), found), vector
 
 
-@pytest.mark.parametrize("kind", range(BUILT_IN))
-def test_every_surrogate_is_vectorised(kind: int) -> None:
-    found = code(cpu.backward(f32, kind, False, False, False))
-    rows = [line for line in found.splitlines() if re.search(r"f(mul|div|add|sub) .*<\d+ x float>", line)]
-    assert len(rows) > 8, KINDS[kind].__name__
+def vector_lines(kernel: Kernel) -> int:
+    found = code(kernel)
     assert "@expf" not in found  # a call for each number
+    return sum(bool(re.search(r"f(mul|div|add|sub) .*<\d+ x float>", line)) for line in found.splitlines())
+
+
+@pytest.mark.parametrize("kind", range(len(SURROGATES)), ids=SURROGATES)
+def test_every_surrogate_is_vectorised(kind: int) -> None:
+    assert vector_lines(backward(f32, kind)) > 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reset": RESETS.index("delayed")},
+        {"cuba": True, "rows": True},
+        {"adaptive": True, "reset": RESETS.index("hard")},
+        {"rows": True, "learned": ALL_OF_LIF},
+    ],
+    ids=str,
+)
+def test_other_neurons_are_vectorised(options: dict) -> None:
+    assert vector_lines(backward(f32, **options)) > 8
+    options.pop("learned", None)
+    assert vector_lines(forward(f32, **options)) > 3
 
 
 def results(packed: bool = False) -> list[torch.Tensor]:
@@ -74,26 +115,26 @@ def test_writing_past_the_caches_changes_nothing(
 ) -> None:
     found = []
     for large in (1, 1 << 40):
-        monkeypatch.setattr(layout, "LARGE", large)
-        layout._walk.cache_clear()
+        monkeypatch.setattr(walk, "LARGE", large)
+        walk._walk.cache_clear()
         fire = rb.Fire(rb.CurrentNorm(shape[2]), rb.LIF())
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
         with rb.engine("numba"):
             spikes = fire(x)
         spikes.backward(x.detach().flip(0))
         found.append([spikes.detach(), x.grad, fire.norm.weight.grad])
-    layout._walk.cache_clear()
+    walk._walk.cache_clear()
     assert same(*found)
 
 
 def test_without_openmp_kernels_run_on_threads_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "LEAST", 50)
-    layout._walk.cache_clear()
+    monkeypatch.setattr(walk, "LEAST", 50)
+    walk._walk.cache_clear()
     want = results()
     start = threads._python()
     monkeypatch.setattr(threads, "_start", lambda: start)
     assert same(results(), want)
-    layout._walk.cache_clear()
+    walk._walk.cache_clear()
 
 
 def test_kernels_run_on_the_threads_of_torch() -> None:
@@ -166,10 +207,10 @@ def test_packing_leaves_checkpointing_its_own() -> None:
 def test_kernels_are_kept_on_disk_for_other_processes(tmp_path) -> None:
     program = """
 import torch, rheobase as rb
-from rheobase.kernels import cpu
+from rheobase.kernels.numba import neuron
 fire = rb.Fire(rb.CurrentNorm(3), rb.LIF())
 fire(torch.rand(2, 2, 3)).sum().backward()
-print(cpu.forward(cpu.f32)._compiled._cache_hits)
+print(neuron.forward(neuron.f32, 0, False, False, False)._compiled._cache_hits)
 """
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-W", "ignore", "-c", program]
@@ -180,6 +221,35 @@ print(cpu.forward(cpu.f32)._compiled._cache_hits)
 
 def test_kernels_work_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    kernel = bytewise.pack.__wrapped__(cpu.f32)
+    kernel = bytewise.pack.__wrapped__(f32)
     assert kernel.address
     assert not kernel._compiled._cache_hits
+
+
+def test_kernels_work_where_the_disk_is_full(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.load", lambda *_: None)
+    with caplog.at_level(logging.WARNING, "rheobase"):
+        assert bytewise.pack.__wrapped__(f32).address
+    assert "No space left on device" in caplog.text
+
+
+def test_work_that_was_not_done_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(3, 2, 4)
+    rb.LIF()(x)
+    monkeypatch.setattr(threads, "_start", lambda: lambda kernel, job, count: None)
+    with pytest.raises(RuntimeError, match="did 0 of 1 pieces"):
+        rb.LIF()(x)
+
+
+@pytest.mark.parametrize("shape", [(1_000_000, 1), (1000, 4, 1024, 2, 2), (10, 32, 1024)], ids=str)
+def test_what_a_thread_works_in_stays_small(shape: tuple[int, ...]) -> None:
+    """At most a few times what one neuron keeps over time, or what stays in the second cache."""
+    x = torch.empty(shape).movedim(2, -1).contiguous().movedim(-1, 2) if len(shape) == 5 else torch.empty(shape)
+    room = walk.walk(x, channels=len(shape) > 2, arrays=1).room
+    assert 4 * room < max(2 << 20, 4 * 4 * shape[0])

@@ -1,8 +1,13 @@
 """Every model of the registry: shapes, twin, options, clear errors; and the structure of the residual families."""
 
+import gc
+import math
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import rheobase as rb
 from rheobase.models.resnet import MS, SEW, Classic
@@ -10,36 +15,133 @@ from rheobase.models.resnet import MS, SEW, Classic
 SMALL = {"classes": 3, "in_channels": 2, "steps": 3, "width": 4}
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def small(name: str, **options: object) -> rb.models.Net:
     extra = {"image_size": 16} if name == "plain_mlp" else {}
     return rb.models.create(name, **{**SMALL, **extra, **options})
 
 
+def images(batch: int = 3, size: int = 16) -> Tensor:
+    return torch.randn(batch, 2, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def awake(model: nn.Module, x: Tensor) -> Any:
+    """In evaluation mode, the norms with the statistics of these inputs, so that every layer fires."""
+    norms = [m for m in model.modules() if isinstance(m, rb.CurrentNorm)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.weight.uniform_(0.8, 1.2)
+        model.train()(x)
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()
+
+
+def rates(model: nn.Module, x: Tensor) -> Tensor:
+    """The share of steps at which each layer fires."""
+    with torch.no_grad(), rb.record(model) as tape:
+        model(x)
+    return torch.stack([trace.spikes.mean() for trace in tape.values()])
+
+
 @pytest.mark.parametrize("name", rb.models.names())
 def test_shapes_gradients_and_twin(name: str) -> None:
-    model, images = small(name), torch.rand(2, 2, 16, 16)
-    logits = model(images)
-    assert logits.shape == (3, 2, 3)
-    assert model(images, steps=2).shape == (2, 2, 3)
-    logits.sum().backward()
+    model, x = small(name, width=2 if name.endswith(("101", "152")) else 4), images()
+    logits = model(x)
+    assert logits.shape == (3, 3, 3)
+    assert model(x, steps=2).shape == (2, 3, 3)
+    logits.square().sum().backward()
+    reached = []
     for path, parameter in model.named_parameters():
         assert parameter.grad is not None, path
         assert parameter.grad.isfinite().all(), path
-    twin = small(name, spiking=False)
-    assert twin(images).shape == twin(images, steps=5).shape == (1, 2, 3)
+        reached.append(bool(parameter.grad.any()))
+    assert reached[0]
+    assert sum(reached) > 0.2 * len(reached), "(an MS block begins as the identity: only its last norm learns at first)"
+    assert rates(model, x)[-1] > 0.02, "the readout sees spikes"
+    twin = small(name, spiking=False, width=2 if name.endswith(("101", "152")) else 4)
+    assert twin(x).shape == twin(x, steps=5).shape == (1, 3, 3)
     count = [sum(p.numel() for p in m.parameters()) for m in (model, twin)]
     assert count[0] == count[1], "the twin is the same graph"
     assert not any(isinstance(m, rb.Neuron) for m in twin.modules())
 
 
 @pytest.mark.parametrize("name", ["sew_resnet18", "ms_resnet18", "spiking_resnet18", "plain_convnet"])
+@torch.no_grad()
 def test_images_stay_channels_last_and_engines_agree(name: str) -> None:
-    model, images = small(name).eval(), torch.rand(2, 2, 16, 16)
-    with torch.no_grad():
-        fast = model(images)
-        with rb.engine("reference"):
-            torch.testing.assert_close(model(images), fast)
-        torch.testing.assert_close(model(torch.stack([images] * 3)), fast)
+    x = images()
+    model = awake(small(name), x)
+    assert rates(model, x).min() > 0.02
+    fast = model(x)
+    with rb.engine("reference"):
+        torch.testing.assert_close(model(x), fast, rtol=1e-4, atol=1e-4)
+    with rb.engine(fused=False):
+        torch.testing.assert_close(model(x), fast, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(torch.stack([x] * 3)), fast, rtol=1e-4, atol=1e-4)
+    contiguous = awake(small(name), x).to(memory_format=torch.contiguous_format)
+    contiguous.load_state_dict(model.state_dict())
+    torch.testing.assert_close(contiguous(x), fast, rtol=1e-4, atol=1e-4)
+    seen = []
+    handle = model.features[2].register_forward_hook(lambda _, inputs, output: seen.append(output))
+    model(x)
+    handle.remove()
+    found = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    assert found.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_are_the_same_with_activation_checkpointing(reentrant: bool) -> None:
+    def gradients(checkpointed: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = small("plain_convnet", depth=3, neuron=rb.LIF(0.9))
+        hidden = model.frames(images().requires_grad_(reentrant))  # the reentrant form wants an input with a gradient
+        for layer in model.features:
+            hidden = checkpoint(layer, hidden, use_reentrant=reentrant) if checkpointed else layer(hidden)
+        model.head(hidden).square().sum().backward()
+        return [p.grad for p in model.parameters()]
+
+    want = gradients(False)
+    assert all(g.any() for g in want)
+    torch.testing.assert_close(gradients(True), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pixel_that_is_not_a_number_shows() -> None:
+    for name in ("plain_convnet", "sew_resnet18"):
+        model, x = small(name), images()
+        x[0, 0, 0, 0] = math.nan
+        assert rb.readout(model(x)).isnan().any(), "as in the ANN twin"
+
+
+class Deaf(rb.Neuron):
+    def step(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return (current >= 1).to(current.dtype), state
+
+
+def test_a_net_of_neurons_that_cannot_learn_is_told_so() -> None:
+    with pytest.warns(RuntimeWarning, match=r"Deaf: .*rheobase\.spike"):
+        small("plain_convnet", neuron=Deaf())(images())
+
+
+def test_training_leaves_nothing_behind() -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(issubclass(type(o), Tensor) for o in gc.get_objects())
+
+    model = small("plain_convnet", depth=3)
+    optimizer, counts = torch.optim.SGD(model.parameters(), 0.01), []
+    for i in range(12):
+        optimizer.zero_grad()
+        rb.readout(model(images(2 + i % 3), steps=1 + i % 4)).square().mean().backward()
+        optimizer.step()
+        model.features[1].neuron.surrogate = rb.surrogate.ATan(2 + i / 10)
+        if i % 4 == 3:
+            counts.append(alive())
+    assert counts[0] == counts[1] == counts[2]
 
 
 def test_parameters_are_those_of_the_resnets() -> None:
@@ -60,18 +162,18 @@ def test_depth_counts_weight_layers(name: int, convolutions: int) -> None:
 
 def blocks(kind: type[nn.Module], **options: object) -> list[nn.Module]:
     name = {SEW: "sew_resnet18", MS: "ms_resnet18", Classic: "spiking_resnet18"}[kind]
-    return [m for m in small(name, **options).eval().modules() if isinstance(m, kind)]
+    return [m for m in awake(small(name, **options), images()).modules() if isinstance(m, kind)]
 
 
 def test_blocks_by_their_equations() -> None:
     x = (torch.rand(3, 2, 4, 6, 6) > 0.7).float()
     sew, classic, ms = blocks(SEW)[0], blocks(Classic)[0], blocks(MS)[0]
+    assert sew.fire(sew.branch(x)).mean() > 0.02
     assert torch.equal(sew(x), sew.fire(sew.branch(x)) + x)
     assert torch.equal(classic(x), classic.fire.neuron(classic.fire.norm(classic.branch(x)) + x))
-    nn.init.ones_(ms.fire.norm.weight)
     v = torch.randn(3, 2, 4, 6, 6)
     spikes, potentials = ms((x, v))
-    assert torch.equal(potentials, ms.fire.norm(ms.branch(x)) + v)
+    torch.testing.assert_close(potentials, ms.fire.norm(ms.branch(x)) + v)
     assert torch.equal(spikes, ms.fire.neuron(potentials))
 
 
@@ -82,7 +184,8 @@ def test_sew_and_ms_blocks_can_be_the_identity() -> None:
         nn.init.zeros_(sew.fire.norm.weight)
         assert torch.equal(sew(x), x)
     v = torch.randn(3, 2, 4, 6, 6)
-    assert torch.equal(blocks(MS)[0]((x, v))[1], v), "an MS block begins as the identity"
+    fresh = next(m for m in small("ms_resnet18").eval().modules() if isinstance(m, MS))
+    assert torch.equal(fresh((x, v))[1], v), "an MS block begins as the identity"
 
 
 def test_the_last_ms_block_gives_spikes_alone() -> None:
@@ -94,20 +197,19 @@ def test_the_last_ms_block_gives_spikes_alone() -> None:
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_ms_resnet_by_its_equations(stem: str) -> None:
     """Potentials alone go from block to block; each has its neuron first, and one comes last."""
-    model = small("ms_resnet18", stem=stem).eval()
-    for module in model.modules():
-        if isinstance(module, rb.CurrentNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.0)
-    images = torch.rand(2, 2, 16, 16)
+    model = small("ms_resnet18", stem=stem)
+    x = images()
+    awake(model, x)
     first = next(i for i, m in enumerate(model.features) if isinstance(m, MS))
-    v = model.frames(images)
+    v = model.frames(x)
     for layer in model.features[: first - 1]:
         v = layer(v)
     v = model.features[first - 1].norm(v)
     for block in model.features[first:-1]:
         v = block.fire.norm(block.branch(rb.LIF()(v))) + block.shortcut(v)
     want = model.head(model.features[-1](rb.LIF()(v)))
-    torch.testing.assert_close(model(images), want)
+    torch.testing.assert_close(model(x), want)
+    assert rates(model, x).min() > 0.02
 
 
 def test_neuron_option_is_a_prototype() -> None:
@@ -161,7 +263,9 @@ def test_registering_a_name_twice_is_refused() -> None:
 
 
 def test_a_bfloat16_model_runs() -> None:
-    model = small("sew_resnet18").bfloat16()
-    logits = model(torch.rand(2, 2, 16, 16).bfloat16())
+    model, x = small("sew_resnet18").bfloat16(), images().bfloat16()
+    logits = model(x)
     assert logits.dtype == torch.bfloat16
-    logits.float().sum().backward()
+    assert rates(model, x).min() > 0.02
+    logits.float().square().sum().backward()
+    assert all(p.grad.any() for p in model.parameters())

@@ -13,7 +13,7 @@ import rheobase as rb
 from rheobase.bench.harness import Call, Case, Table, measure
 from rheobase.bench.memory import add_peaks
 from rheobase.bench.rivals import NEURONS, Build, Layer, Neuron, builds
-from rheobase.kernels import threads
+from rheobase.kernels.numba import threads
 
 SAMPLE = 0.02  # seconds
 HOLLOW = "rheobase without its kernels"

@@ -2,171 +2,192 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rheobase.kernels import reference
-from rheobase.kernels.time import repeat, static
-from rheobase.surrogate import BUILT_IN
+from rheobase.kernels import ops, reference, registry
+from rheobase.kernels.layout import dense
+from rheobase.kernels.recurrent import Recurrent
+from rheobase.kernels.registry import Engine, Running, engine, settings
+from rheobase.kernels.rules import Rule, by_rule
+from rheobase.kernels.spec import HALF, Ran, Spec
 
-try:
-    from rheobase.kernels import ops, packing
-
-    _MISSING = None
-except ImportError as _error:
-    if (_error.name or "").split(".")[0] not in ("numba", "llvmlite"):
-        raise
-    _MISSING = f"Numba cannot be imported ({_error})"
-    warnings.warn(f"rheobase runs on its slow reference engine, as {_MISSING}", RuntimeWarning, stacklevel=2)
-
-EngineName = Literal["auto", "reference", "numba"]
-
-
-@dataclass(frozen=True)
-class _Settings:
-    name: EngineName = "auto"
-    fused: bool = True
-    packed: bool = False
-
-
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.settings = _Settings()  # of this thread
-        self.before: list[_Settings] = []
-
-
-_local = _Local()
-
-
-class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"): ...)
-    """Choose the engine within a `with` block.
-
-    Args:
-        name: "auto" (the fastest that can), "reference" (the definition, plain torch), or "numba" (CPU kernels;
-            an error where they cannot).
-        fused: whether a norm and a neuron may run as one operator.
-        packed: whether `PerStep` keeps spikes for its module's weight gradient as bytes: exact, a quarter of the
-            memory of float32, and some more time. CPU only; what is not small whole numbers is kept as it is, and so
-            is all under the hooks of somebody else (checkpointing).
-
-    Raises:
-        ValueError: an unknown name.
-    """
-
-    def __init__(self, name: EngineName = "auto", *, fused: bool = True, packed: bool = False) -> None:
-        if name not in get_args(EngineName):
-            raise ValueError(f"engine: name must be one of {get_args(EngineName)}, got {name!r}")
-        self._chosen = _Settings(name, fused, packed)
-
-    def __enter__(self) -> None:
-        _local.before.append(_local.settings)
-        _local.settings = self._chosen
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _local.settings = _local.before.pop()
+__all__ = [
+    "Engine",
+    "Fired",
+    "Norm",
+    "Rule",
+    "Spec",
+    "can_fuse",
+    "engine",
+    "fire",
+    "follow",
+    "keeping",
+    "moments",
+    "recur",
+]
 
 
 class Norm(NamedTuple):
-    """The norm in front of a neuron: weight (x - mean) / sqrt(var + eps) + bias.
+    """The norm in front of a neuron: weight (x - mean) / sqrt(var + eps) + bias, a channel at a time.
 
-    With a momentum, mean and var are taken from the currents, and those given here are running ones that follow.
+    With samples, mean and m2 are as `moments` gives them, and gradients go through them; with samples = 0, m2 is
+    var, and both are constants.
     """
 
     weight: Tensor
     bias: Tensor
     mean: Tensor
-    var: Tensor
+    m2: Tensor
     eps: float
-    momentum: float | None
+    samples: int
 
 
-def _obstacle(currents: Tensor, constants: Tensor, kind: int) -> str | None:
-    """Why the Numba engine cannot take these currents, or None."""
-    if not currents.is_cpu:
-        return f"it runs on the CPU, and the currents are on {currents.device}"
-    if currents.dtype not in (torch.float32, torch.bfloat16):
-        return f"it takes float32 and bfloat16, and the currents are {currents.dtype}"
-    if constants.requires_grad:
-        return "it has no gradient of a neuron's constants"
-    if kind >= BUILT_IN:
-        return "it knows only the surrogates of rheobase.surrogate"
-    return _MISSING
-
-
-def _numba(currents: Tensor, constants: Tensor, kind: int) -> bool:
-    name = _local.settings.name
-    if name == "reference":
-        return False
-    obstacle = _obstacle(currents, constants, kind)
-    if obstacle is not None and name == "numba":
-        raise RuntimeError(f"the numba engine was asked for, but {obstacle}")
-    return obstacle is None
-
-
-def can_fuse(currents: Tensor, residual: Tensor | None, skip: Tensor | None, constants: Tensor, kind: int) -> bool:
-    """Whether `fire` may be called with a norm, this residual and this skip."""
-    if not _local.settings.fused or currents.dim() < 3 or not _numba(currents, constants, kind):
-        return False
-    if residual is not None and static(currents):
-        return False
-    others = (residual, skip)
-    return all(o is None or (o.shape == currents.shape and o.dtype == currents.dtype) for o in others)
+def can_fuse(spec: Spec, currents: Tensor, residual: Tensor | None, skip: Tensor | None) -> Engine | None:
+    """The engine by which `fire` may be called with a norm, this residual and this skip; None if there is none."""
+    if not settings().fused or currents.dim() < 3:
+        return None
+    for other in (residual, skip):
+        if other is not None and (other.shape != currents.shape or other.dtype != currents.dtype):
+            return None
+    return registry.choose(spec.how, currents)
 
 
 def keeping(x: Tensor) -> AbstractContextManager[Any]:
     """Within it, autograd keeps x for the backward pass in its smallest exact form, where this was asked for."""
-    settings = _local.settings
-    if not settings.packed or settings.name == "reference" or torch.compiler.is_compiling() or _MISSING is not None:
+    chosen = settings()
+    if not chosen.packed or chosen.name == "reference" or torch.compiler.is_compiling():
         return nullcontext()
-    return packing.keeping(x) if packing.can_keep(x) else nullcontext()
+    return registry.keeping(x) or nullcontext()
+
+
+def moments(currents: Tensor, by: Engine, running: Running) -> tuple[int, Tensor, Tensor]:
+    """Of the values of each channel: how many, their mean, and the sum of their squared deviations (float64).
+
+    Those of several processes can be joined before they are used. Running statistics move towards them.
+    """
+    count = currents.numel() // currents.shape[2]
+    if torch.compiler.is_compiling() or not _float32(running) or not ops.plain((currents, *running[:2])):
+        mean, m2 = ops.moments(currents, by.name)
+        follow(running, mean, m2, count)
+    else:
+        mean, m2 = by.moments(dense(currents.detach()), running)
+    return count, mean, m2
+
+
+def _float32(running: Running) -> bool:
+    return all(r.dtype is torch.float32 and r.is_contiguous() for r in running[:2])
+
+
+def follow(running: Running, mean: Tensor, m2: Tensor, count: int) -> None:
+    """Move running statistics towards those of `count` values a channel."""
+    running_mean, running_var, momentum = running
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_var.lerp_((m2 / max(1, count - 1)).to(running_var.dtype), momentum)
 
 
 def fire(
+    spec: Spec,
     currents: Tensor,
-    state: Tensor | None,
-    constants: Tensor,
+    state: Any,
     *,
-    kind: int,
-    soft: bool,
-    detach: bool,
+    rule: Rule | None = None,
+    by: Engine | None = None,
     norm: Norm | None = None,
     residual: Tensor | None = None,
     skip: Tensor | None = None,
     keep_state: bool = True,
     keep_drive: bool = False,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Spikes of LIF neurons over a sequence of currents `[T, B, ...]`, and if kept the final state and the drive.
+) -> Ran:
+    """Spikes of neurons over a sequence of currents `[T, B, ...]`, from a state (None: rest).
 
-    With a norm (only where `can_fuse`) the currents go through it first, then a residual is added: that drives the
-    neuron; and a skip is added to its spikes.
+    With a norm (only with an engine of `can_fuse`) the currents go through it first, then a residual is added: that
+    drives the neuron; and a skip is added to its spikes. A rule takes the place of the gradient.
     """
-    if norm is None and not _numba(currents, constants, kind):
-        dtype = currents.dtype
-        if dtype in (torch.bfloat16, torch.float16):  # states are float32 in every engine
-            currents = currents.float()
-        state = torch.zeros_like(currents[0]) if state is None else state
-
-        def step(current: Tensor, v: Tensor) -> tuple[Tensor, Any]:
-            return reference.lif_step(current, v, constants, kind, soft, detach)
-
-        spikes, final = reference.unroll(step, currents, state)
-        return spikes.to(dtype), final, None
-    *given, momentum = norm or (None, None, None, None, 0.0, None)
-    *affine, eps = given
-    inputs = (currents, residual, skip, state, constants, *affine, eps, kind, soft, detach, keep_state, keep_drive)
-    if momentum is None:
-        spikes, final, drive = ops.apply(ops.fire, ops.Fire, *inputs)
+    if rule is not None:
+        by = by_rule(rule, spec, currents)
+    elif by is None:
+        by = registry.choose(spec.how, currents)
+    if by is None:
+        return _by_definition(spec, currents, state)
+    inputs = _inputs(spec, currents, state, residual, skip, norm[:4] if norm else (None, None, None, None))
+    how = spec.how if norm is None else spec.how._replace(eps=norm.eps, samples=norm.samples)
+    if torch.compiler.is_compiling() and by.operators:
+        found = ops.fire(*inputs, *how, keep_state, keep_drive, by.name)
     else:
-        spikes, final, drive, _, _ = ops.apply(ops.norm_fire, ops.NormFire, *inputs, momentum)
-    if keep_drive and static(currents):
-        drive = repeat(drive.squeeze(0), currents.shape[0])
-    return spikes, final if keep_state else None, drive if keep_drive else None
+        found = ops.Fire.apply(by, how, keep_state, keep_drive, *inputs)
+    spikes, drive, v, other = found
+    if not keep_state:
+        return Ran(spikes, drive if keep_drive else currents)
+    return Ran(spikes, drive if keep_drive else currents, _state(spec, v, other))
+
+
+def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tensor, bias: Tensor | None) -> Ran | None:
+    """Spikes of neurons that hear those of the step before through a linear layer; None where no engine can.
+
+    Args:
+        spec: the neurons.
+        currents: `[T, B, N]`.
+        state: theirs (None: rest).
+        before: the spikes before the first step, `[B, N]`.
+        weight, bias: of the layer.
+    """
+    by = registry.choose(spec.how, currents)
+    plain = ops.plain((currents, before, weight, bias)) and currents.dtype is weight.dtype is before.dtype
+    if by is None or not plain or torch.compiler.is_compiling():
+        return None
+    inputs = _inputs(spec, currents, state)
+    ops.check(inputs)
+    spikes, *states = Recurrent.apply(by, spec.how, before, weight, bias, *inputs)
+    return Ran(spikes, currents, _state(spec, *states))
+
+
+def _inputs(
+    spec: Spec,
+    currents: Tensor,
+    state: Any,
+    residual: Tensor | None = None,
+    skip: Tensor | None = None,
+    affine: Any = (None, None, None, None),
+) -> ops.Inputs:
+    v, other, kind, numbers = state, None, spec.how.kind, spec.numbers
+    if kind != "LIF" and state is not None:
+        v, other = state if kind == "AdaptiveLIF" else state[::-1]
+    leak = None if kind == "LIF" else numbers["current_decay" if kind == "CubaLIF" else "adaptation_decay"]
+    return ops.Inputs(
+        currents, residual, skip, v, other,
+        numbers["decay"], numbers["threshold"], numbers["input_scale"], leak, numbers.get("adaptation"),
+        numbers["surrogate_width"], numbers["surrogate_height"], *affine,
+    )  # fmt: skip
+
+
+def _state(spec: Spec, v: Any, other: Any) -> Any:
+    """A neuron's state, from the potential and the other state of a neuron with two."""
+    return {"LIF": v, "CubaLIF": (other, v), "AdaptiveLIF": (v, other)}[spec.how.kind]
+
+
+def _by_definition(spec: Spec, currents: Tensor, state: Any) -> Ran:
+    dtype = currents.dtype
+    if dtype in HALF:  # states are float32 in every engine
+        currents = currents.float()
+    if state is None:
+        rest = torch.zeros_like(currents[0])
+        state = rest if spec.how.kind == "LIF" else (rest, rest)
+    (spikes, _), final = reference.unroll(stepper(spec, currents[0]), currents, state)
+    return Ran(spikes.to(dtype), currents, final)
+
+
+def stepper(spec: Spec, current: Tensor) -> Any:
+    """A step of the definition for currents like this one: (current, state) -> (spikes, state, potential)."""
+    spec, step = spec.fitted(current), reference.STEPS[spec.how.kind]
+
+    def one(current: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
+        return step(spec, current, state)
+
+    return one
+
+
+registry.load()

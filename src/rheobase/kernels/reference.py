@@ -1,4 +1,8 @@
-"""The definition of a neuron, in plain torch. Every engine is tested against this file."""
+"""The definition of a neuron, in plain torch. Every engine is tested against this file.
+
+u[t] = decay v[t-1] + input_scale I[t];  s[t] = u[t] >= threshold, and by the reset
+soft: v = u - threshold s;  hard: v = u (1 - s);  none: v = u;  delayed: v = u, and the next u is less by threshold s.
+"""
 
 from __future__ import annotations
 
@@ -7,59 +11,79 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
-from rheobase.surrogate import KINDS
+from rheobase.compat import apart
+from rheobase.kernels.spec import Spec
+from rheobase.surrogate import fire
 
-
-class Spike(torch.autograd.Function):
-    """s = 1 if x >= 0 else 0, with x = u - threshold; backward: ds/dx = height * h(x; parameter)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kind: int, parameter: Tensor, height: Tensor) -> Tensor:
-        """Spikes, 0 or 1 in the dtype of x."""
-        ctx.save_for_backward(x, parameter, height)
-        ctx.kind = kind
-        return (x >= 0).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        """The gradient times the surrogate derivative."""
-        x, parameter, height = ctx.saved_tensors  # type: ignore[attr-defined]
-        h = height * KINDS[ctx.kind].formula(x, parameter)  # type: ignore[attr-defined]
-        return grads[0] * h, None, None, None
+Step = tuple[Tensor, Any, Tensor]  # spikes, state, potential before the reset
 
 
-def lif_step(
-    current: Tensor, state: Tensor, constants: Tensor, kind: int, soft: bool, detach: bool
-) -> tuple[Tensor, Tensor]:
-    """One time step of a leaky integrate-and-fire neuron.
+def _spike(spec: Spec, x: Tensor) -> Tensor:
+    return fire(x, spec.how.surrogate, spec.numbers["surrogate_width"], spec.numbers["surrogate_height"])
 
-    u[t] = decay v[t-1] + input_scale I[t];  s[t] = u[t] >= threshold;
-    soft reset: v[t] = u[t] - threshold s[t];  hard reset: v[t] = u[t] (1 - s[t]).
 
-    Args:
-        current: I[t], `[B, ...]`.
-        state: v[t-1], same shape.
-        constants: decay, threshold, input scale, and the surrogate's parameter, height and kind.
-        kind: number of the surrogate's shape.
-        soft: soft or hard reset.
-        detach: whether the reset is a constant in the backward pass.
+def _fire(spec: Spec, current: Tensor, v: Tensor, bar: Tensor) -> Step:
+    """Charge by a current, fire at `bar`, reset."""
+    threshold = spec.numbers["threshold"]
+    u = spec.numbers["decay"] * v + spec.numbers["input_scale"] * current
+    if spec.how.reset == "delayed":
+        before = _spike(spec, v - threshold)
+        u = u - threshold * (before.detach() if spec.how.detach_reset else before)
+    s = _spike(spec, u - bar)
+    r = s.detach() if spec.how.detach_reset else s
+    if spec.how.reset == "soft":
+        return s, u - threshold * r, u
+    return s, u * (1 - r) if spec.how.reset == "hard" else u, u
 
-    Returns:
-        s[t] and v[t].
+
+def lif(spec: Spec, current: Tensor, v: Tensor) -> Step:
+    """Leaky integrate and fire; state v."""
+    return _fire(spec, current, v, spec.numbers["threshold"])
+
+
+def cuba_lif(spec: Spec, current: Tensor, state: tuple[Tensor, Tensor]) -> Step:
+    """i[t] = current_decay i[t-1] + I[t] drives a LIF; state (i, v)."""
+    i, v = state
+    i = spec.numbers["current_decay"] * i + current
+    s, v, u = _fire(spec, i, v, spec.numbers["threshold"])
+    return s, (i, v), u
+
+
+def adaptive_lif(spec: Spec, current: Tensor, state: tuple[Tensor, Tensor]) -> Step:
+    """A LIF that fires at threshold + adaptation a[t], a[t] = adaptation_decay a[t-1] + s[t-1]; state (v, a)."""
+    v, a = state
+    s, v, u = _fire(spec, current, v, spec.numbers["threshold"] + spec.numbers["adaptation"] * a)
+    return s, (v, spec.numbers["adaptation_decay"] * a + s), u
+
+
+STEPS: dict[str, Callable[[Spec, Tensor, Any], Step]] = {
+    "LIF": lif,
+    "CubaLIF": cuba_lif,
+    "AdaptiveLIF": adaptive_lif,
+}
+
+
+INLINED = 8  # steps that are compiled one after the other, a second or so for each
+
+
+def unroll(step: Callable[[Tensor, Any], tuple[Any, ...]], currents: Tensor, state: Any) -> tuple[list[Tensor], Any]:
+    """`step` over the first axis: what it gives besides the state, each `[T, ...]`, and the state after the last step.
+
+    `torch.compile` leaves longer sequences as they are written.
     """
-    decay, threshold, input_scale, parameter, height, _ = constants.unbind()
-    u = decay * state + input_scale * current
-    s: Tensor = Spike.apply(u - threshold, kind, parameter, height)
-    r = s.detach() if detach else s
-    return s, (u - threshold * r if soft else u * (1 - r))
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and len(currents) > INLINED:
+        found: tuple[list[Tensor], Any] = _apart(step, currents, state)
+        return found
+    return _unroll(step, currents, state)
 
 
-def unroll(step: Callable[[Tensor, Any], tuple[Tensor, Any]], currents: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """`step` over the first axis: outputs `[T, ...]` and the state after the last step."""
-    outputs = []
+def _unroll(step: Callable[[Tensor, Any], tuple[Any, ...]], currents: Tensor, state: Any) -> tuple[list[Tensor], Any]:
+    found = []
     for current in currents.unbind(0):
-        output, state = step(current, state)
-        outputs.append(output)
-    return torch.stack(outputs), state
+        output, state, *more = step(current, state)
+        found.append((output, *more))
+    return [torch.stack(each) for each in zip(*found, strict=True)], state
+
+
+_apart = apart(_unroll)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rheobase.kernels.time import static
 from rheobase.layers import Fire, PerStep, direct
 from rheobase.neurons import LIF, Neuron
+from rheobase.neurons.base import check_untraced
 from rheobase.norm import CurrentNorm
 
 
 def _no_norm(channels: int, gain: float = 1.0) -> nn.Module:
     return nn.Identity()
+
+
+class Rate(nn.ReLU):
+    """What an ANN twin has in place of a neuron: ReLU. It passes over a neuron's state when weights are loaded."""
+
+    def _load_from_state_dict(self, *_: Any) -> None:
+        pass
 
 
 NORMS: dict[str, Callable[..., nn.Module]] = {"current": CurrentNorm, "none": _no_norm}
@@ -33,7 +43,7 @@ class Parts:
     def __init__(self, spiking: bool, neuron: Neuron | None = None, norm: str = "current") -> None:
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        self._neuron = (LIF() if neuron is None else neuron) if spiking else nn.ReLU()
+        self._neuron = (LIF() if neuron is None else neuron) if spiking else Rate()
         self._norm = norm
 
     def neuron(self) -> nn.Module:
@@ -83,14 +93,21 @@ class Net(nn.Module):
             images: `[B, C, H, W]`, the same at every step, or a sequence `[T, B, C, H, W]` (the twin takes its mean).
             steps: T for static images, instead of `self.steps`.
         """
-        logits: Tensor = self.head(self.features(self.frames(images, steps)))
+        if self.spiking:
+            check_untraced(type(self).__name__)
+        frames = self.frames(images, steps)
+        logits: Tensor = self.head(self.features(frames))
+        if logits.shape[:2] != frames.shape[:2]:
+            raise RuntimeError(
+                f"frames are [T, B] = {list(frames.shape[:2])}, and logits came out {list(logits.shape)}"
+            )
         return logits
 
     def frames(self, images: Tensor, steps: int | None = None) -> Tensor:
         """The input at every step, `[T, B, C, H, W]`, in channels-last memory.
 
         Raises:
-            ValueError: another number of axes or channels, or `steps` that contradict the sequence's length.
+            ValueError: another number of axes or channels, no time step, or `steps` that contradict the sequence.
         """
         if images.dim() not in (4, 5) or images.shape[-3] != self.in_channels:
             c = self.in_channels
@@ -100,11 +117,22 @@ class Net(nn.Module):
         if images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)
             return direct(images, (steps or self.steps) if self.spiking else 1)
-        if steps is not None and steps != images.shape[0]:
-            raise ValueError(f"steps is for static images; this sequence has {images.shape[0]}, got steps={steps}")
+        found, batch = images.shape[:2]
+        if found == 0:
+            raise ValueError(f"images must have a time step, got shape {list(images.shape)}")
+        if steps is not None and steps != found:
+            raise ValueError(f"steps is for static images; this sequence has {found}, got steps={steps}")
+        if found > 1 and batch == self.steps != found and steps is None and self.spiking:
+            warnings.warn(
+                f"images {list(images.shape)} are taken for {found} time steps of {batch} samples (time comes first), "
+                f"and this net has steps={self.steps}: if the batch comes first, images.transpose(0, 1); if not, say "
+                f"steps={found}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         if not self.spiking:
             images = images.mean(0, keepdim=True)
-        if images.shape[0] > 1 and images.stride(0) == 0:
+        if static(images):
             return direct(images[0].contiguous(memory_format=torch.channels_last), images.shape[0])
         flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         return flat.unflatten(0, images.shape[:2])

@@ -14,6 +14,19 @@ from rheobase.models.net import Net
 from rheobase.neurons import Neuron
 
 _models: dict[str, Callable[..., Net]] = {}
+_ELSEWHERE = {
+    "num_classes": "classes",
+    "n_classes": "classes",
+    "in_chans": "in_channels",
+    "input_channels": "in_channels",
+    "T": "steps",
+    "time_steps": "steps",
+    "timesteps": "steps",
+    "num_steps": "steps",
+    "cnf": "connect",
+    "spiking_neuron": "neuron",
+}
+"""What other libraries call an argument."""
 
 
 def register(name: str, builder: Callable[..., Net]) -> None:
@@ -35,7 +48,7 @@ def names() -> list[str]:
 def create(
     name: str,
     *,
-    classes: int,
+    classes: int | None = None,
     in_channels: int = 3,
     steps: int = 4,
     spiking: bool = True,
@@ -58,11 +71,16 @@ def create(
 
     Raises:
         ValueError: an unknown name or option (the error names the nearest), or a value out of range.
+        TypeError: no classes, or another library's name for an option.
     """
     if name not in _models:
         near = difflib.get_close_matches(name, _models, n=3, cutoff=0.5)
         hint = f"; nearest: {', '.join(near)}" if near else f"; there are: {', '.join(names())}"
         raise ValueError(f"create: no model {name!r}{hint}")
+    for key in options.keys() & _ELSEWHERE.keys():
+        raise TypeError(f"create({name!r}): no option {key!r}: it is called {_ELSEWHERE[key]!r} here")
+    if classes is None:
+        raise TypeError(f"create({name!r}): classes, the number of logits, must be given")
     for key, value in (("classes", classes), ("in_channels", in_channels), ("steps", steps)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"create({name!r}): {key} must be a positive integer, got {value!r}")

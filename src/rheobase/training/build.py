@@ -13,7 +13,7 @@ from rheobase.data.dataset import Split
 from rheobase.neurons import IF, LIF, Neuron
 from rheobase.training.recipe import NeuronOptions, OptimizerOptions, Recipe
 
-SURROGATES = {surrogate.KINDS[number].__name__.lower(): surrogate.KINDS[number] for number in range(surrogate.BUILT_IN)}
+SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
 
 
@@ -98,11 +98,11 @@ def neuron(options: NeuronOptions) -> Neuron:
 
 def groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two parameter groups: weights of layers (two axes or more), and norms, biases and neurons, without decay."""
+    neurons = {p for m in net.modules() if isinstance(m, Neuron) for p in m.parameters(recurse=False)}
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    weights = [p for p in trainable if p.dim() > 1 and p not in neurons]
+    others = [p for p in trainable if p.dim() <= 1 or p in neurons]
+    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:

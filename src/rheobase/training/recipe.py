@@ -32,7 +32,9 @@ class NeuronOptions:
         None, "share of the potential kept from step to step (null: lif 0.5, if 1)", low=0, high=1
     )
     threshold: float = key(1.0, "potential at which it fires", above=0)
-    reset: Literal["soft", "hard"] = key("soft", "subtract the threshold, or set to zero")
+    reset: Literal["soft", "hard", "none", "delayed"] = key(
+        "soft", "subtract the threshold, set to zero, neither, or subtract it a step later"
+    )
     detach_reset: bool = key(True, "whether the reset counts as a constant in the backward pass")
     surrogate: Literal["atan", "superspike", "sigmoid", "triangle", "rectangle", "gaussian"] = key(
         "atan", "shape of the surrogate derivative"

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from rheobase.kernels import bytewise, threads
-from rheobase.kernels.jit import Job
-from rheobase.kernels.layout import BLOCK, pieces
-from rheobase.kernels.ops import ELEMENTS
+from rheobase.compat import saved_tensors_hooked
+from rheobase.kernels.numba import bytewise, threads
+from rheobase.kernels.numba.jit import ELEMENTS, Job
+from rheobase.kernels.numba.walk import BLOCK, pieces
 
 
 class Packed(NamedTuple):
@@ -25,7 +25,8 @@ class Packed(NamedTuple):
 
 def _job(x: Tensor, values: Tensor, wrong: Tensor | None) -> Job:
     sums = 0 if wrong is None else wrong.data_ptr()
-    return Job(0, 0, pieces(x.numel()), N=x.numel(), width=BLOCK, x=x.data_ptr(), spikes=values.data_ptr(), sums=sums)
+    how = {"pieces": pieces(x.numel()), "N": x.numel(), "width": BLOCK, "pitch": BLOCK, "room": BLOCK}
+    return Job(**how, x=x.data_ptr(), packed=values.data_ptr(), sums=sums)
 
 
 def pack(x: Tensor) -> Packed | None:
@@ -46,7 +47,7 @@ def unpack(packed: Packed) -> Tensor:
 
 def can_keep(x: Tensor) -> bool:
     """Whether x may be packed: not under the hooks of somebody else (checkpointing), which ours would hide."""
-    return x.is_cpu and x.dtype in ELEMENTS and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+    return x.is_cpu and x.dtype in ELEMENTS and not saved_tensors_hooked()
 
 
 class _Kept(NamedTuple):

@@ -10,7 +10,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 from numba.np.arrayobj import populate_array
 
-from rheobase.kernels.jit import exact
+from rheobase.kernels.numba.jit import exact
 
 LINE = 64  # bytes that come at once
 intrinsic: Any = _intrinsic  # its own type asks callers for the context, which Numba passes
@@ -73,6 +73,7 @@ def _counted(field: int, order: str) -> Any:
 
 
 take = _counted(0, "monotonic")  # the number of the next piece
+enter = _counted(2, "monotonic")  # the number of a thread, by which it has its own scratch
 finish = _counted(1, "acq_rel")  # how many pieces were finished before; who finishes the last sees what all wrote
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import threading
 from collections.abc import Callable
 from functools import cache, cached_property
@@ -13,10 +14,12 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+import torch
 from numba import types
 from numba.core.compiler import Compiler
 
 Array = np.ndarray[Any, Any]
+_log = logging.getLogger("rheobase")
 
 f32, f64, i16, i32, u8, u32 = np.float32, np.float64, np.int16, np.int32, np.uint8, np.uint32
 
@@ -43,20 +46,32 @@ fast = numba.njit(fastmath={"nsz", "arcp", "contract", "reassoc"}, **OPTIONS)
 called = numba.njit(fastmath={"nsz"}, **OPTIONS | {"forceinline": False})  # compiled once, whoever calls it
 
 
+ELEMENTS = {torch.float32: f32, torch.bfloat16: i16}
+NUMBERS = ("decay", "threshold", "input_scale", "leak", "adaptation", "width", "height")
+
+
+INTEGERS = (
+    *("next", "finished", "entered"),  # counters of the threads at work
+    *("pieces", "T", "N", "C", "moving", "large", "width", "inner", "span", "anew"),  # of `walk.Walk`
+    *("room", "pitch", "channel_pitch"),  # see `scratch.py`
+    *(f"{what}_{name}" for name in NUMBERS for what in ("n", "size")),
+    *("scratch", "residual_step", "sum_rows"),
+    *("x", "residual", "skip", "state", "other", "weight", "bias", "mean", "m2", "running_mean", "running_var"),
+    *("spikes", "drive", "final", "final_other"),
+    *("g", "g_drive", "g_final", "g_final_other", "gy", "gx", "g_state", "g_other", "g_weight", "g_bias"),
+    *("sums", "g_numbers", "packed"),
+)
+
+
 class Job(ctypes.Structure):
-    """What kernels work on. Arrays are addresses, 0 where there is none; N is the size of one step."""
+    """What kernels work on. Arrays are addresses, 0 where there is none; N is the size of one step.
+
+    `n_NAME` is the address of a neuron's number, of which there are `size_NAME`. With `count` 0, m2 is a variance.
+    """
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("next", "finished", "pieces", "T", "N", "C", "moving", "large")),
-        *((name, ctypes.c_int64) for name in ("width", "inner", "plane", "residual_step", "batch_statistics")),
-        *((name, ctypes.c_double) for name in ("soft", "eps", "momentum", "count")),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("x", "residual", "skip", "constants", "state", "weight", "bias", "mean", "var")
-        ),
-        *((name, ctypes.c_int64) for name in ("spikes", "final", "drive")),
-        *((name, ctypes.c_int64) for name in ("g", "g_final", "g_drive", "gy", "gx", "g_state", "g_weight", "g_bias")),
-        *((name, ctypes.c_int64) for name in ("sums", "running_mean", "running_var")),
+        *((name, ctypes.c_int64) for name in INTEGERS),
+        *((name, ctypes.c_double) for name in ("eps", "count", "momentum")),
     )
 
 
@@ -101,7 +116,8 @@ class Kernel:
         signature = types.void(types.CPointer(numba.from_dtype(np.dtype(Job))))
         try:
             return numba.cfunc(signature, cache=True, error_model="numpy")(self._body)
-        except RuntimeError as error:
-            if not str(error).startswith("cannot cache"):  # no folder that can be written
+        except (RuntimeError, OSError) as error:  # no folder that can be written, or no room in it
+            if isinstance(error, RuntimeError) and not str(error).startswith("cannot cache"):
                 raise
+            _log.warning("kernels cannot be kept on disk, so each process compiles its own: %s", error)
             return numba.cfunc(signature, error_model="numpy")(self._body)

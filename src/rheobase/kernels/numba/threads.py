@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from rheobase.kernels.jit import Job, Kernel
+from rheobase.kernels.numba.jit import Job, Kernel
 
 _Start = Callable[[int, int, int], None]  # address of the kernel, of the job, number of threads
 
@@ -50,7 +50,15 @@ def _start() -> _Start:
 
 
 def run(kernel: Kernel, job: Job) -> None:
-    """Work the job off, on as many threads as torch uses and there are pieces."""
-    job.next = job.finished = 0
+    """Work the job off, on as many threads as torch uses and there are pieces, each with scratch memory of its own.
+
+    Raises:
+        RuntimeError: not all of it was done.
+    """
     threads = min(torch.get_num_threads(), job.pieces)
+    scratch = torch.empty(threads * job.room, dtype=torch.float32)
+    job.next = job.finished = job.entered = 0
+    job.scratch = scratch.data_ptr()
     _start()(kernel.address, ctypes.addressof(job), threads)
+    if job.finished != job.pieces:  # what fails inside a kernel cannot raise
+        raise RuntimeError(f"a kernel of the numba engine did {job.finished} of {job.pieces} pieces of its work")

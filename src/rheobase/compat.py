@@ -1,0 +1,71 @@
+"""The names of torch that it does not promise: here alone, each with what to do where it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def _private(path: str, otherwise: Any) -> Any:
+    found: Any = torch
+    for name in path.split("."):
+        found = getattr(found, name, None)
+        if found is None:
+            return otherwise
+    return found
+
+
+dispatch_modes: Callable[[], int] = _private("_C._len_torch_dispatch_stack", lambda: 1)
+"""How many modes look on by way of the dispatcher; where that is not known, some may."""
+
+tracing: Callable[[], Any] = _private("_C._get_tracing_state", lambda: None)
+"""What `torch.jit.trace` has taken down so far; None where it does not look on."""
+
+batched: Callable[[Tensor], bool] = _private("_C._functorch.is_legacy_batchedtensor", lambda x: False)
+"""Whether a gradient is one of `is_grads_batched`."""
+
+below_autograd: Callable[[], AbstractContextManager[Any]] = _private("_C._AutoDispatchBelowAutograd", nullcontext)
+"""Within it operators are called past autograd, as within an autograd function."""
+
+_wrapped: Callable[[Tensor], bool] = _private("_C._functorch.is_functorch_wrapped_tensor", lambda x: False)
+_hooks: Callable[[bool], Any] = _private("_C._autograd._top_saved_tensors_default_hooks", lambda _: ())
+_any_global_hook: Callable[[], bool] = _private("nn.modules.module._has_any_global_hook", lambda: True)
+
+
+def transformed(x: Tensor) -> str | None:
+    """What of torch looks at the derivative of x in its own way, or None."""
+    if torch.compiler.is_compiling():
+        return None
+    if _wrapped(x):
+        return "torch.func"
+    return "forward-mode differentiation" if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0 else None
+
+
+def saved_tensors_hooked() -> bool:
+    """Whether somebody has hooks on what autograd saves."""
+    return _hooks(False) is not None
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether hooks look at what goes in and out of a module."""
+    own = module.__dict__
+    return bool(
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or _any_global_hook()
+    )
+
+
+def apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which `torch.compile` leaves as it is written."""
+    disable = _private("_compile._disable_dynamo", None)
+    if disable is None:  # (this one loads the compiler at once)
+        disable = torch.compiler.disable
+    found: Callable[..., Any] = disable(function)
+    return found

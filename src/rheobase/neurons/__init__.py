@@ -1,0 +1,12 @@
+"""Spiking neurons: sequence in, sequence out, from rest at each call.
+
+`neuron(currents)` maps `[T, B, ...]` to spikes of the same shape. No module keeps a state between calls; who streams
+passes it by hand: `spikes, state = neuron.run(currents, state)`.
+"""
+
+from rheobase.neurons.base import Neuron
+from rheobase.neurons.integrator import Integrator
+from rheobase.neurons.lif import IF, LIF, AdaptiveLIF, CubaLIF
+from rheobase.neurons.recurrent import Recurrent
+
+__all__ = ["IF", "LIF", "AdaptiveLIF", "CubaLIF", "Integrator", "Neuron", "Recurrent"]

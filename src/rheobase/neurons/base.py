@@ -1,0 +1,166 @@
+"""The base of all neurons: sequence in, sequence out, from rest at each call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.compat import tracing
+from rheobase.kernels import reference
+from rheobase.kernels.spec import HALF, Ran
+from rheobase.neurons import looking, numbers
+
+State = Any  # a tensor, or a tuple of tensors
+
+
+def check_untraced(name: str) -> None:
+    """Refuse `torch.jit.trace`, which loses what it cannot name.
+
+    Raises:
+        NotImplementedError: under it.
+    """
+    if tracing() is not None:
+        raise NotImplementedError(
+            f"{name}: torch.jit.trace, and with it torch.onnx.export(dynamo=False) and TensorBoard's add_graph, cannot "
+            "follow a neuron through time: use torch.export.export(model, (images,))"
+        )
+
+
+def leaves(state: State) -> list[Any]:
+    """The tensors of a state, which may be a tuple of states."""
+    if isinstance(state, tuple | list):
+        return [leaf for part in state for leaf in leaves(part)]
+    return [state]
+
+
+class Neuron(nn.Module):
+    """Base class. A neuron of your own defines `step`; it then works everywhere, by the definition.
+
+    A step maps the current `[B, ...]` and a state (a tensor, or a tuple of them) to the output `[B, ...]` and the
+    next state. Spikes come from `rheobase.spike`, which has a gradient; a comparison has none. `initial_state` gives
+    the state at rest; by default zeros like the current. Currents of 16 bits reach `step` as float32.
+    """
+
+    dynamics: ClassVar[tuple[str, ...]] = ()
+    """Names of its numbers: see `numbers.py`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(getattr(type(self), name, None), "__set__"):  # nn.Module would look among its buffers first
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
+        """One time step."""
+        raise NotImplementedError(f"{type(self).__name__} defines no step(current, state)")
+
+    def initial_state(self, current: Tensor) -> State:
+        """State at rest for a current `[B, ...]`."""
+        return torch.zeros_like(current)
+
+    def run(self, currents: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Outputs `[T, B, ...]` and the state after the last step, from `state` (default: rest)."""
+        ran = self._unrolled(currents, state)
+        return ran.outputs, ran.state
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Outputs `[T, B, ...]`, from rest."""
+        look = looking.local.look
+        return (self._call(currents, None) if look is None else look.call(self, currents)).outputs
+
+    def _call(self, currents: Tensor, state: State, watch: bool = False, **_: Any) -> Ran:
+        """One call, as `Look` wants it: with `watch` the potentials too, if they can be had."""
+        if type(self).run is Neuron.run and "run" not in self.__dict__:
+            return self._unrolled(currents, state, watch)
+        outputs, state = self.run(currents, state)
+        return Ran(outputs, currents, state)
+
+    def _unrolled(self, currents: Tensor, state: State, watch: bool = False) -> Ran:
+        """By the definition. What a neuron of one's own has for a potential is its (first) state after a step."""
+        self.check(currents)
+        x = currents.float() if currents.dtype in HALF else currents
+        rest = self.initial_state(x[0])
+        if state is None:
+            state = rest
+        else:
+            self._check_state(state, rest)
+
+        def watched(current: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+            output, state = self.step(current, state)
+            return output, state, leaves(state)[0]
+
+        (outputs, *potentials), final = reference.unroll(watched if watch else self.step, x, state)
+        self._check_gradient(x, outputs)
+        return Ran(outputs.to(currents.dtype), currents, final, *potentials)
+
+    def _check_gradient(self, currents: Tensor, outputs: Tensor) -> None:
+        if currents.requires_grad and not outputs.requires_grad and torch.is_grad_enabled():
+            warnings.warn(
+                f"{type(self).__name__}: its outputs carry no gradient, so nothing below it learns; a comparison has "
+                "none: write spikes as rheobase.spike(u - threshold)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _check_state(self, state: State, rest: State) -> None:
+        """Refuse a state that is not like the one at rest."""
+        given, wanted = leaves(state), leaves(rest)
+        if len(given) != len(wanted):
+            raise ValueError(f"{type(self).__name__}: state must be {len(wanted)} tensors, got {len(given)}")
+        for got, want in zip(given, wanted, strict=True):
+            if not isinstance(got, Tensor):
+                raise TypeError(f"{type(self).__name__}: a state must be a tensor, got {type(got).__name__}")
+            if got.shape != want.shape:
+                raise ValueError(
+                    f"{type(self).__name__}: state must be {list(want.shape)}, as the currents of one step want, "
+                    f"got {list(got.shape)}"
+                )
+
+    def check(self, currents: Tensor) -> None:
+        """Refuse what is not `[T, B, ...]` floating point with T >= 1.
+
+        Raises:
+            TypeError: not a floating point tensor.
+            ValueError: fewer than two axes, or no time step.
+            NotImplementedError: under `torch.jit.trace`.
+        """
+        name = type(self).__name__
+        if not isinstance(currents, Tensor) or not currents.is_floating_point():
+            got = currents.dtype if isinstance(currents, Tensor) else type(currents).__name__
+            raise TypeError(f"{name}: currents must be a floating point tensor, got {got}")
+        if currents.dim() < 2 or currents.shape[0] == 0:
+            raise ValueError(f"{name}: currents must be [T, B, ...] with T >= 1, got shape {list(currents.shape)}")
+        if tracing() is not None:
+            check_untraced(name)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        raw = [f"raw_{name}" for name in self.dynamics]
+        numbers.moved(
+            self._buffers,
+            self.dynamics,
+            lambda: numbers.moved(self._parameters, raw, lambda: super(Neuron, self)._apply(fn, recurse), False),  # type: ignore[arg-type]
+            True,
+        )
+        return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        if not any(key.startswith(prefix) for key in state_dict):
+            return  # the weights of an ANN twin, which has no neurons
+        for name in self.dynamics:
+            if prefix + name in state_dict:
+                numbers.checked(prefix + type(self).__name__, name, state_dict[prefix + name])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def outermost(model: nn.Module) -> dict[str, Neuron]:
+    """The neurons of a model by module path, without those that are parts of another neuron."""
+    found: dict[str, Neuron] = {}
+    for path, module in model.named_modules():
+        inside: Sequence[str] = [p for p in found if path == p or path.startswith(f"{p}.") or p == ""]
+        if isinstance(module, Neuron) and not inside:
+            found[path] = module
+    return found

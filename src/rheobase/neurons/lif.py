@@ -1,0 +1,287 @@
+"""Leaky integrate-and-fire neurons, with one state or two, whose dynamics the engines know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rheobase import kernels
+from rheobase.kernels.spec import HALF, How, Ran, Spec
+from rheobase.neurons.base import Neuron, State
+from rheobase.neurons.looking import local
+from rheobase.neurons.numbers import declare, number, plain, told, values
+from rheobase.surrogate import SHAPES, ATan, Surrogate
+
+RESETS = ("soft", "hard", "none", "delayed")
+SURROGATE = ("surrogate_width", "surrogate_height")
+
+_ELSEWHERE = {
+    "beta": "decay is what snnTorch calls beta",
+    "tau": "decay = 1 - 1/tau, and with SpikingJelly's decay_input=True also input_scale = 1/tau",
+    "alpha": "current_decay is what snnTorch calls alpha (rb.CubaLIF)",
+    "v_threshold": "threshold is what SpikingJelly calls v_threshold",
+    "v_reset": "reset='soft' or 'hard' (to zero) is what SpikingJelly chooses by v_reset",
+    "reset_mechanism": "reset='delayed' is snnTorch's 'subtract', reset='none' its 'none'",
+    "surrogate_function": "surrogate is what SpikingJelly calls surrogate_function",
+    "spike_grad": "surrogate is what snnTorch calls spike_grad",
+    "learn_beta": "learn=('decay',) is what snnTorch calls learn_beta",
+    "learn_threshold": "learn=('threshold',) is what snnTorch calls learn_threshold",
+    "step_mode": "time is the first axis of every input, and there is nothing to switch",
+    "init_hidden": "there is no hidden state: see run",
+}
+"""What other libraries call an argument."""
+
+Number = float | Tensor
+"""One number, one a channel `[C]` (axis 2 of the currents), or one a neuron (the currents without time and batch)."""
+
+
+class LIF(Neuron):
+    """Leaky integrate-and-fire neuron.
+
+    u[t] = decay v[t-1] + input_scale I[t];  s[t] = u[t] >= threshold;  by the reset
+    soft: v[t] = u[t] - threshold s[t];  hard: v[t] = u[t] (1 - s[t]);  none: v[t] = u[t];
+    delayed: v[t] = u[t], and u[t] = decay u[t-1] + input_scale I[t] - threshold s[t-1].
+    In the backward pass ds/du = surrogate.derivative(u - threshold).
+
+    Args:
+        decay: share of the potential kept from step to step, in [0, 1].
+        threshold: potential at which it fires, > 0.
+        reset: "soft" (subtract the threshold), "hard" (to zero), "none", or "delayed" (subtract it a step later).
+        detach_reset: whether the reset counts as a constant in the backward pass.
+        surrogate: a shape of `rheobase.surrogate`; default `ATan(2.0)`.
+        input_scale: factor on the current, > 0.
+        learn: names of the numbers to learn, of decay, threshold and input_scale.
+        own: numbers that a subclass adds.
+
+    A number is a float, or a tensor: one a channel `[C]` (axis 2 of the currents), or one a neuron (the shape of the
+    currents without time and batch). All of it may be assigned at any time, and travels with the state_dict.
+
+    Raises:
+        ValueError, TypeError: an argument outside its range; the error names it.
+    """
+
+    kind = "LIF"
+    dynamics: ClassVar[tuple[str, ...]] = ("decay", "threshold", "input_scale", *SURROGATE)
+    resets: Sequence[str] = RESETS
+    rule: kernels.Rule | None = None
+    """The gradient rule; None for that of the surrogate, through time."""
+
+    decay = number("decay", "Share of the potential kept from step to step.")
+    threshold = number("threshold", "Potential at which it fires.")
+    input_scale = number("input_scale", "Factor on the current.")
+    surrogate_width = number("surrogate_width", "Value of the surrogate's width parameter.")
+    surrogate_height = number("surrogate_height", "Factor on the surrogate's formula.")
+
+    def __init__(
+        self,
+        decay: Number = 0.5,
+        threshold: Number = 1.0,
+        reset: str = "soft",
+        detach_reset: bool = True,
+        surrogate: Surrogate | None = None,
+        input_scale: Number = 1.0,
+        learn: Sequence[str] = (),
+        **own: Number,
+    ) -> None:
+        super().__init__()
+        for name in own:
+            if name not in self.dynamics:
+                raise TypeError(f"{type(self).__name__} takes no {name!r}: {_ELSEWHERE.get(name, 'see its arguments')}")
+        declare(self, {**own, "decay": decay, "threshold": threshold, "input_scale": input_scale}, learn)
+        self.reset = reset
+        self.detach_reset = bool(detach_reset)
+        self.surrogate = ATan(2.0) if surrogate is None else surrogate
+
+    @property
+    def reset(self) -> str:
+        """What a spike does to the potential."""
+        return self._reset
+
+    @reset.setter
+    def reset(self, value: str) -> None:
+        if value not in self.resets:
+            raise ValueError(f"{type(self).__name__}: reset must be one of {', '.join(self.resets)}, got {value!r}")
+        self._reset = value
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """Shape of the surrogate derivative."""
+        return SHAPES[self._shape](plain(self.surrogate_width), plain(self.surrogate_height))  # type: ignore[call-arg]
+
+    @surrogate.setter
+    def surrogate(self, value: Surrogate) -> None:
+        if not isinstance(value, Surrogate):
+            raise TypeError(f"{type(self).__name__}: surrogate must be one of rheobase.surrogate, got {value!r}")
+        self._shape = value.name
+        self.surrogate_width = value.parameter
+        self.surrogate_height = value.height
+
+    def spec(self) -> Spec:
+        """The neuron in one description; its numbers are live tensors."""
+        numbers, shape = values(self, self.dynamics), self._shape
+        if type(self).surrogate is not LIF.surrogate:  # a subclass has one of its own
+            own = self.surrogate
+            shape = own.name
+            numbers |= zip(SURROGATE, map(torch.as_tensor, (own.parameter, own.height)), strict=True)
+        return Spec(How(self.kind, self.reset, self.detach_reset, shape), numbers)
+
+    def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
+        """One time step: the definition."""
+        spikes, state, _ = kernels.stepper(self.spec(), current)(current, state)
+        return spikes, state
+
+    def run(self, currents: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Spikes `[T, B, ...]` and the state after the last step, from `state` (default: rest)."""
+        ran = self._ran(currents, state)
+        return ran.outputs, ran.state
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Spikes `[T, B, ...]`, from rest."""
+        look = local.look
+        if look is not None:
+            return look.call(self, currents).outputs
+        return self._call(currents, None, keep_state=False).outputs
+
+    @property
+    def native(self) -> bool:
+        """Whether it does what the engines do: not where a step, or a run, is its own."""
+        cls, own = type(self), self.__dict__
+        return cls.step is LIF.step and cls.run is LIF.run and "step" not in own and "run" not in own
+
+    def _call(self, currents: Tensor, state: State, watch: bool = False, **options: Any) -> Ran:
+        if type(self).run is LIF.run and "run" not in self.__dict__:
+            return self._ran(currents, state, watch, **options)
+        return super()._call(currents, state)
+
+    def _ran(
+        self, currents: Tensor, state: State, watch: bool = False, spec: Spec | None = None, **options: Any
+    ) -> Ran:
+        """By an engine, with what it can do along (see `kernels.fire`); by the definition where a step is its own."""
+        if type(self).step is not LIF.step or "step" in self.__dict__:
+            return self._unrolled(currents, state, watch)
+        self.check(currents)
+        spec = spec or self.spec()
+        if state is not None:
+            self._check_state(state, self._rest(currents[0]))
+        elif type(self).initial_state not in _AT_REST or "initial_state" in self.__dict__:
+            state = self.initial_state(currents[0].float() if currents.dtype in HALF else currents[0])
+        ran = kernels.fire(spec, currents, state, rule=self.rule, **options)
+        if not watch:
+            return ran
+        x = ran.drive.float() if ran.drive.dtype in HALF else ran.drive
+        state = self.initial_state(x[0]) if state is None else state
+        (_, potentials), _ = kernels.reference.unroll(kernels.stepper(spec, x[0]), x, state)
+        return ran._replace(potentials=potentials)
+
+    def _rest(self, current: Tensor) -> Any:
+        """What a state must be like."""
+        return current
+
+    @classmethod
+    def _named(cls) -> str:
+        """The kind of neuron that it is, or is a subclass of."""
+        return next(c.__name__ for c in cls.__mro__ if c.__module__ == __name__)
+
+    def get_extra_state(self) -> Tensor:
+        """What travels with the state_dict besides numbers: text, as bytes, since all that is in it is a tensor."""
+        about = {
+            "neuron": self._named(),
+            "reset": self.reset,
+            "detach_reset": self.detach_reset,
+            "surrogate": self.spec().how.surrogate,
+        }
+        return torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take that back.
+
+        Raises:
+            ValueError: it is of another neuron, or with a surrogate that is not known here.
+        """
+        about = json.loads(bytes(state.tolist()))
+        if about["neuron"] != self._named():
+            raise ValueError(f"the state is of a {about['neuron']}, and this is a {type(self).__name__}")
+        if about["surrogate"] not in SHAPES:
+            raise ValueError(f"the state has the surrogate {about['surrogate']}: import the module that defines it")
+        self.reset, self.detach_reset = about["reset"], about["detach_reset"]
+        self._shape = about["surrogate"]
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        numbers = {name: told(getattr(self, name)) for name in self.dynamics if name not in SURROGATE}
+        scale = numbers.pop("input_scale")
+        single = all(not value.dim() and not value.is_meta for value in (self.surrogate_width, self.surrogate_height))
+        width, height = (told(getattr(self, name)) for name in SURROGATE)
+        shape = self.surrogate if single else f"{SHAPES[self._shape].__name__}({width}, {height})"
+        found = [f"{name}={value}" for name, value in numbers.items()]
+        found += [f"reset={self.reset!r}, detach_reset={self.detach_reset}, surrogate={shape}, input_scale={scale}"]
+        learn = tuple(name for name in self.dynamics if f"raw_{name}" in self._parameters)
+        return ", ".join(found + ([f"learn={learn}"] if learn else []))
+
+
+class IF(LIF):
+    """Integrate-and-fire neuron: LIF that forgets nothing (decay = 1). Arguments as in `LIF`, but for decay."""
+
+    def __init__(self, threshold: Number = 1.0, *rest: Any, **options: Any) -> None:
+        if "decay" in options or "decay" in options.get("learn", ()):
+            raise TypeError("IF takes no decay, nor learns it: it is 1; use LIF")
+        super().__init__(1.0, threshold, *rest, **options)
+
+
+class _TwoStates(LIF):
+    """A LIF with a state beside the potential."""
+
+    def initial_state(self, current: Tensor) -> State:
+        """State at rest for a current `[B, ...]`."""
+        return torch.zeros_like(current), torch.zeros_like(current)
+
+    def _rest(self, current: Tensor) -> Any:
+        return current, current
+
+
+class CubaLIF(_TwoStates):
+    """LIF with current-based synapses: i[t] = current_decay i[t-1] + I[t], and input_scale i[t] charges it.
+
+    The state is (i, v).
+
+    Args:
+        current_decay: share of the synaptic current kept from step to step, in [0, 1].
+        rest, options: as in `LIF`, from decay on; current_decay can be learned too.
+    """
+
+    kind = "CubaLIF"
+    dynamics = ("current_decay", *LIF.dynamics)
+    current_decay = number("current_decay", "Share of the synaptic current kept from step to step.")
+
+    def __init__(self, current_decay: Number = 0.5, *rest: Any, **options: Any) -> None:
+        super().__init__(*rest, **options, current_decay=current_decay)
+
+
+class AdaptiveLIF(_TwoStates):
+    """LIF that tires: it fires at threshold + adaptation a[t], with a[t] = adaptation_decay a[t-1] + s[t-1].
+
+    The state is (v, a), with a as the next step will find it. A soft reset subtracts `threshold`.
+
+    Args:
+        adaptation_decay: share of a kept from step to step, in [0, 1].
+        adaptation: how much it raises the potential at which it fires, >= 0.
+        rest, options: as in `LIF`, from decay on, but no delayed reset; both numbers above can be learned too.
+
+    Source: Bellec et al. 2020 (a long short-term memory in spiking networks).
+    """
+
+    kind = "AdaptiveLIF"
+    dynamics = ("adaptation_decay", "adaptation", *LIF.dynamics)
+    resets = RESETS[:3]
+    adaptation_decay = number("adaptation_decay", "Share of the adaptation kept from step to step.")
+    adaptation = number("adaptation", "How much the adaptation raises the potential at which it fires.")
+
+    def __init__(self, adaptation_decay: Number = 0.9, adaptation: Number = 0.1, *rest: Any, **options: Any) -> None:
+        super().__init__(*rest, **options, adaptation_decay=adaptation_decay, adaptation=adaptation)
+
+
+_AT_REST = (Neuron.initial_state, _TwoStates.initial_state)

@@ -1,0 +1,76 @@
+"""Neurons that hear themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheobase import kernels
+from rheobase.compat import hooked
+from rheobase.kernels.spec import Ran
+from rheobase.neurons.base import Neuron, State
+from rheobase.neurons.lif import LIF
+
+
+class Recurrent(Neuron):
+    """A neuron whose spikes come back a step later: its current is I[t] + module(s[t-1]).
+
+    The state is (the neuron's state, s). From rest, s[-1] = 0.
+
+    Args:
+        neuron: any neuron.
+        module: from spikes `[B, ...]` to currents of the same shape, such as `nn.Linear(n, n)`.
+
+    Raises:
+        TypeError: one of the two is something else.
+    """
+
+    def __init__(self, neuron: Neuron, module: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(neuron, Neuron):
+            raise TypeError(f"Recurrent: neuron must be a rheobase.Neuron, got {type(neuron).__name__}")
+        if not isinstance(module, nn.Module) or any(isinstance(m, Neuron) for m in module.modules()):
+            raise TypeError(f"Recurrent: module must be a torch.nn.Module without neurons, got {type(module).__name__}")
+        self.neuron = neuron
+        self.module = module
+
+    def initial_state(self, current: Tensor) -> State:
+        """State at rest for a current `[B, ...]`."""
+        return self.neuron.initial_state(current), torch.zeros_like(current)
+
+    def _unrolled(self, currents: Tensor, state: State, watch: bool = False) -> Ran:
+        """All steps in one go where the neuron and the module are such that an engine can."""
+        if watch or not self._usual() or torch.is_autocast_enabled(currents.device.type):
+            return super()._unrolled(currents, state, watch)
+        self.check(currents)
+        rest = self.initial_state(currents[0])
+        if state is not None:
+            self._check_state(state, rest)
+        inner, before = rest if state is None else state
+        neuron: Any = self.neuron
+        module: Any = self.module
+        fired = kernels.recur(neuron.spec(), currents, inner, before, module.weight, module.bias)
+        if fired is None:
+            return super()._unrolled(currents, state, watch)
+        return fired._replace(state=(fired.state, fired.outputs[-1]))
+
+    def _usual(self) -> bool:
+        """Whether a neuron that engines know hears itself through a linear layer, and nobody looks on."""
+        neuron, module = self.neuron, self.module
+        if not isinstance(neuron, LIF) or not neuron.native or neuron.rule is not None or type(module) is not nn.Linear:
+            return False
+        own = type(self).step is Recurrent.step and "step" not in self.__dict__
+        return own and not hooked(module) and "forward" not in module.__dict__
+
+    def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
+        """One time step."""
+        inner, spikes = state
+        back = self.module(spikes)
+        if back.shape != current.shape:
+            raise ValueError(f"Recurrent: module must give currents {list(current.shape)}, got {list(back.shape)}")
+        drive = current + back
+        found, inner = self.neuron.run(drive.unsqueeze(0), inner)
+        spikes = found[0]
+        return spikes, (inner, spikes)
