@@ -513,15 +513,6 @@ def test_a_compiled_neuron_takes_what_is_assigned() -> None:
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
 
 
-def test_a_refused_change_in_place_changes_nothing() -> None:
-    lif = rb.LIF(0.9)
-    with pytest.raises(ValueError, match="decay must be a number in"):
-        lif.decay += 0.5
-    assert lif.decay.item() == pytest.approx(0.9)
-    lif.decay -= 0.5
-    assert lif.decay.item() == pytest.approx(0.4)
-
-
 def test_a_number_is_a_copy_of_what_is_assigned() -> None:
     decay = torch.tensor([0.5, 0.6])
     lif = rb.LIF(decay)

@@ -19,8 +19,29 @@ def test_an_unknown_name_is_refused() -> None:
         rb.LIFF  # noqa: B018
 
 
+def imported(code: str, *modules: str) -> list[str]:
+    """Which of these modules there are after running the code in a process of its own."""
+    tell = f"; import sys; print(*[m for m in {modules} if m in sys.modules])"
+    return subprocess.run(
+        [sys.executable, "-c", code + tell], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
 def test_importing_it_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, rheobase; print(*{m.split('.')[0] for m in sys.modules} & {'torch', 'numba', 'lightning', 'rich'})"
+    assert imported("import rheobase", "torch", "numba", "lightning", "rich", "numpy") == []
+
+
+def test_a_model_needs_neither_trainer_nor_compiler_nor_plots() -> None:
+    code = "import rheobase as rb, torch; rb.models.create('plain_mlp', classes=2)(torch.rand(2, 3, 32, 32)); rb.record"
+    heavy = (
+        "lightning",
+        "pytorch_lightning",
+        "torch._dynamo",
+        "matplotlib",
+        "torchvision",
+        "datasets",
+        "kornia",
+        "rich",
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+    assert imported(code, *heavy, "rheobase.training") == []
+    assert imported(code, "numba") == ["numba"]

@@ -226,7 +226,7 @@ def test_compiled_models_are_told_too() -> None:
     x, found = padded(), []
     for compiled in (False, True):
         model = net()[:2].train()
-        run = torch.compile(model, backend="eager") if compiled else model
+        run = torch.compile(model, backend="eager", fullgraph=True) if compiled else model
         run(x)
         with rb.padding(LENGTHS):
             run(x)

@@ -215,8 +215,8 @@ def test_a_compiled_model_is_recorded(way: str) -> None:
     model, x = net("plain_convnet"), frames()
     torch._dynamo.reset()
     if way == "in place":
-        model.compile(backend="eager")
-    compiled = torch.compile(model, backend="eager") if way == "wrapped" else model
+        model.compile(backend="eager", fullgraph=True)
+    compiled = torch.compile(model, backend="eager", fullgraph=True) if way == "wrapped" else model
     want = compiled(x)
     with rb.record(compiled, potentials=True) as tape:
         got = compiled(x)

@@ -129,21 +129,28 @@ def test_static_images_run_for_the_models_steps(wrap: Any) -> None:
 
 @pytest.mark.parametrize("way", ["wrapped", "in place", "a part"])
 @torch.no_grad()
-def test_a_compiled_model_streams(way: str) -> None:
+def test_a_compiled_model_streams_as_if_it_were_not(way: str) -> None:
+    calls = []
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        return lambda *inputs: (calls.append(1), graph(*inputs))[1]
+
     model, x = net("plain_convnet", depth=3), sequence()
     whole = model(x)
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="eager") if way == "wrapped" else model
+    compiled = torch.compile(model, backend=backend, fullgraph=True) if way == "wrapped" else model
     first, state = rb.run(compiled, x[:2])
     if way == "in place":  # (in the middle of the stream)
-        model.compile(backend="eager")
+        model.compile(backend=backend, fullgraph=True)
     if way == "a part":
-        model.features[3].compile(backend="eager")
+        model.features[3].compile(backend=backend, fullgraph=True)
     torch.testing.assert_close(compiled(x), whole)
     second, state = rb.run(compiled, x[2:3], state)
     torch.testing.assert_close(compiled(x), whole)
+    assert len(calls) == 2
     rest, _ = rb.run(compiled, x[3:], state)
     torch.testing.assert_close(torch.cat([first, second, rest]), whole)
+    assert len(calls) == 2
 
 
 def test_a_model_that_compiles_itself_when_it_is_called_streams() -> None:

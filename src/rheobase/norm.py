@@ -44,7 +44,7 @@ def real_steps(lengths: Tensor, steps: int, batch: int, owner: str) -> Tensor:
     Raises:
         ValueError: lengths are not `[B]` whole numbers from 1 to T.
     """
-    whole = isinstance(lengths, Tensor) and not lengths.is_floating_point() and not lengths.is_complex()
+    whole = isinstance(lengths, Tensor) and lengths.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
     if not whole or lengths.shape != (batch,) or not bool(((lengths >= 1) & (lengths <= steps)).all()):
         got = f"{lengths.dtype} {lengths.tolist()}" if isinstance(lengths, Tensor) else repr(lengths)
         raise ValueError(f"{owner}: lengths must be [{batch}] whole numbers from 1 to {steps}, got {got}")
@@ -126,6 +126,10 @@ class CurrentNorm(nn.Module):
     def _without_padding(self, currents: Tensor) -> Tensor:
         assert _local.lengths is not None
         real = currents[real_steps(_local.lengths, currents.shape[0], currents.shape[1], "padding")]
+        if real.numel() < 2 * self.channels:
+            raise ValueError(
+                f"CurrentNorm: training needs more than one value a channel, got {list(real.shape)} real ones"
+            )
         real = real.to(torch.promote_types(real.dtype, torch.float32)).movedim(1, 0).flatten(1)
         mean, var = real.mean(1), real.var(1, correction=0)
         running, count = (self.running_mean, self.running_var, self.momentum), real.shape[1]

@@ -38,6 +38,13 @@ class Surrogate:
     def __init_subclass__(cls) -> None:
         cls.name = cls.__qualname__ if cls.__module__ == __name__ else f"{cls.__module__}.{cls.__qualname__}"
         SHAPES[cls.name] = cls
+        cls.__eq__ = Surrogate._equals  # type: ignore[method-assign, assignment]  # (a dataclass would compare tensors as numbers)
+
+    def _equals(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return False
+        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in dataclasses.fields(self)]
+        return all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -1,4 +1,4 @@
-"""What the compiled kernels are: vectorised, kept on disk, run on any threads."""
+"""What the compiled kernels are: vectorised, kept on disk, run on any threads, within little memory."""
 
 import errno
 import logging
@@ -7,8 +7,8 @@ import re
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -18,135 +18,165 @@ from numba import types
 from torch.utils.checkpoint import checkpoint
 
 import rheobase as rb
-from rheobase.kernels.numba import bytewise, neuron, norm, packing, threads, walk
+from rheobase.kernels.numba import bytewise, norm, packing, threads
 from rheobase.kernels.numba.jit import Job, Kernel, f32, i16
-from rheobase.kernels.numba.rows import RESETS, SURROGATES
+from rheobase.kernels.numba.walk import walk
 
-NOTHING = (False,) * 5  # no number is learned
-ALL_OF_LIF = (True, True, True, False, False)
-
-
-def forward(element: type, reset: int = 0, cuba: bool = False, adaptive: bool = False, rows: bool = False) -> Kernel:
-    return neuron.forward(element, reset, cuba, adaptive, rows)
-
-
-def backward(
-    element: type,
-    kind: int = 1,
-    reset: int = 0,
-    cuba: bool = False,
-    adaptive: bool = False,
-    rows: bool = False,
-    learned: tuple[bool, ...] = NOTHING,
-) -> Kernel:
-    return neuron.backward(element, kind, reset, cuba, adaptive, False, rows, True, learned, False)
+from .cases import CASES, CHANNELS, DEFAULT, NEURONS, SURROGATES, Case, assert_fires, grid, leaf, walked
 
 
 def code(kernel: Kernel) -> str:
     """LLVM's, after it has optimised."""
+    if kernel.address and not kernel._compiled._cache_hits:
+        return kernel._compiled.inspect_llvm()
     signature = types.void(types.CPointer(numba.from_dtype(np.dtype(Job))))
     return numba.cfunc(signature, error_model="numpy")(kernel._body).inspect_llvm()
 
 
+def vectors(found: str, *patterns: str) -> None:
+    for pattern in patterns:
+        assert re.search(pattern.replace("N", r"\d+"), found), pattern
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Kernel, Job]]:
+    """The kernels that run, and their jobs."""
+    seen, run = [], threads.run
+
+    def spy(kernel: Kernel, job: Job) -> None:
+        seen.append((kernel, job))
+        run(kernel, job)
+
+    monkeypatch.setattr(threads, "run", spy)
+    return seen
+
+
+def ran(case: Case, used: list[tuple[Kernel, Job]], dtype: torch.dtype = torch.float32) -> list[Kernel]:
+    """The kernels of a neuron, forward and backward."""
+    neuron, x = case.neuron((4, 3, 6, 5)), leaf(grid(4, 3, 6, 5).to(dtype))
+    used.clear()
+    with rb.engine("numba"):
+        neuron(x).sum().backward()
+    return [kernel for kernel, _ in used]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_neuron_is_vectorised(used: list, dtype: torch.dtype) -> None:
+    forward, backward = ran(DEFAULT, used, dtype)
+    vectors(code(forward), "fcmp .*<N x float>", "select <N x i1>")
+    vectors(code(backward), "fdiv .*<N x float>", "fcmp .*<N x float>")
+
+
+CURVES = {
+    "SuperSpike": "fdiv .*<N x float>",
+    "ATan": "fdiv .*<N x float>",
+    "Sigmoid": r"<N x float> @llvm.floor.vN",
+    "Triangle": r"<N x float> @llvm.fabs.vN",
+    "Rectangle": r"<N x float> @llvm.fabs.vN",
+    "Gaussian": r"<N x float> @llvm.floor.vN",
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_every_surrogate_is_vectorised(used: list, name: str) -> None:
+    """In cases where numbers are rows, too, and learned."""
+    case = next(case for case in CASES[::-1] if case.surrogate.name == name and case.each != "one")
+    forward, backward = (code(kernel) for kernel in ran(case, used))
+    vectors(forward, "fcmp .*<N x float>", "select <N x i1>", "fmul .*<N x float>")
+    vectors(backward, CURVES[name])
+    rows = [line for line in backward.splitlines() if re.search(r"f(mul|div|add|sub) .*<\d+ x float>", line)]
+    assert len(rows) > 8 + 4 * len(case.learned()), len(rows)
+    for found in (forward, backward):
+        assert not re.search(r"@(expf?|floorf?|llvm\.exp\.f32)\b", found)  # a call for each number
+        assert "@NRT_" not in found  # a kernel allocates nothing
+
+
+def test_the_vectorised_cases_are_of_every_sort() -> None:
+    chosen = [next(c for c in CASES[::-1] if c.surrogate.name == name and c.each != "one") for name in CURVES]
+    assert {case.kind for case in chosen} == {"LIF", "CubaLIF", "AdaptiveLIF"}
+    assert {"fixed", "all"} < {case.learn for case in chosen}
+    assert set(CURVES) == {s.name for s in SURROGATES}
+
+
 @pytest.mark.parametrize("element", [f32, i16])
-@pytest.mark.parametrize(
-    ("build", "vectors"),
-    [
-        (forward, ["fcmp .*<N x float>", "select <N x i1>"]),
-        (backward, ["fdiv .*<N x float>", "fcmp .*<N x float>"]),
-        (norm.moments, ["fpext <N x float>|bitcast <N x i32>", "fadd .*<N x double>|call .*<N x double> @llvm.fm"]),
-        (norm.norm_backward, ["fadd .*<N x float>|call .*<N x float> @llvm.fm"]),
-        (bytewise.pack, ["fptoui <N x float>"]),
-        (bytewise.unpack, ["uitofp .*<N x i8>"]),
-    ],
-    ids=["forward", "backward", "moments", "norm_backward", "pack", "unpack"],
-)
-def test_inner_loops_are_vectorised(build: Callable[[type], Kernel], vectors: list[str], element: type) -> None:
-    found = code(build(element))
-    for vector in vectors:
-        assert re.search(vector.replace("N", r"\d+"), found), vector
-
-
-def vector_lines(kernel: Kernel) -> int:
-    found = code(kernel)
-    assert "@expf" not in found  # a call for each number
-    return sum(bool(re.search(r"f(mul|div|add|sub) .*<\d+ x float>", line)) for line in found.splitlines())
-
-
-@pytest.mark.parametrize("kind", range(len(SURROGATES)), ids=SURROGATES)
-def test_every_surrogate_is_vectorised(kind: int) -> None:
-    assert vector_lines(backward(f32, kind)) > 8
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"reset": RESETS.index("delayed")},
-        {"cuba": True, "rows": True},
-        {"adaptive": True, "reset": RESETS.index("hard")},
-        {"rows": True, "learned": ALL_OF_LIF},
-    ],
-    ids=str,
-)
-def test_other_neurons_are_vectorised(options: dict) -> None:
-    assert vector_lines(backward(f32, **options)) > 8
-    options.pop("learned", None)
-    assert vector_lines(forward(f32, **options)) > 3
+def test_norms_and_packing_are_vectorised(element: type) -> None:
+    adds = "fadd .*<N x float>|call .*<N x float> @llvm.fm"
+    vectors(code(norm.norm_backward(element)), adds)
+    sums = ("fpext <N x float>|bitcast <N x i32>", "fadd .*<N x double>|call .*<N x double> @llvm.fm")
+    vectors(code(norm.moments(element)), *sums)
+    vectors(code(bytewise.pack(element)), "fptoui <N x float>")
+    vectors(code(bytewise.unpack(element)), "uitofp .*<N x i8>")
 
 
 def results(packed: bool = False) -> list[torch.Tensor]:
     torch.manual_seed(0)
-    model = rb.models.create("sew_resnet18", classes=3, in_channels=1, steps=3, width=6)
-    images = torch.rand(5, 1, 9, 7)
+    neuron = DEFAULT.neuron((3, 5, 6))
+    net = torch.nn.Sequential(
+        *(rb.PerStep(torch.nn.Conv2d(1, 6, 3)), rb.Fire(rb.CurrentNorm(6), neuron)),
+        *(
+            rb.PerStep(torch.nn.Conv2d(6, 6, 3)),
+            rb.Fire(rb.CurrentNorm(6), neuron),
+            rb.PerStep(torch.nn.Conv2d(6, 2, 3)),
+        ),
+    )
     with rb.engine("numba", packed=packed):
-        logits = model(images)
-    logits.square().sum().backward()
-    return [logits.detach(), *(p.grad for p in model.parameters())]
+        spikes = net[:4](torch.rand(3, 5, 1, 19, 17))
+        outputs = net[4](spikes)
+    assert_fires(spikes)
+    outputs.square().sum().backward()
+    return [outputs.detach(), *(p.grad for p in net.parameters())]
 
 
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(3, 2, 5, 7, 3), (4, 1, 70, 9, 5), (2, 3, 16)])
-def test_writing_past_the_caches_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, shape: tuple[int, ...]
-) -> None:
-    found = []
-    for large in (1, 1 << 40):
-        monkeypatch.setattr(walk, "LARGE", large)
-        walk._walk.cache_clear()
-        fire = rb.Fire(rb.CurrentNorm(shape[2]), rb.LIF())
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
-        with rb.engine("numba"):
-            spikes = fire(x)
-        spikes.backward(x.detach().flip(0))
-        found.append([spikes.detach(), x.grad, fire.norm.weight.grad])
-    walk._walk.cache_clear()
-    assert same(*found)
+# Threads
 
 
 def test_without_openmp_kernels_run_on_threads_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "LEAST", 50)
-    walk._walk.cache_clear()
-    want = results()
-    start = threads._python()
-    monkeypatch.setattr(threads, "_start", lambda: start)
-    assert same(results(), want)
-    walk._walk.cache_clear()
+    with walked(LEAST=50):
+        want = results()
+        start = threads._python()
+        monkeypatch.setattr(threads, "_start", lambda: start)
+        torch.set_num_threads(3)
+        found = results()
+        torch.set_num_threads(1)
+    assert same(found, want)
 
 
 def test_kernels_run_on_the_threads_of_torch() -> None:
-    if "GNU" not in torch.__config__.parallel_info() and "OpenMP" not in torch.__config__.parallel_info():
+    if "OpenMP" not in torch.__config__.parallel_info():
         pytest.skip("this torch has no OpenMP")
     if sys.platform == "linux":
         assert threads._openmp() is not None
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("start", [threads._openmp, threads._python])
+def test_a_kernel_that_stops_early_raises(monkeypatch: pytest.MonkeyPatch, start: Any) -> None:
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])  # it is not worth keeping
+
+    def body(address: Any) -> None:
+        return
+
+    if start() is None:
+        pytest.skip("this torch has no OpenMP")
+    monkeypatch.setattr(threads, "_start", start)
+    job = Job(pieces=3, room=16)
+    with pytest.raises(RuntimeError, match="did 0 of 3 pieces of its work"):
+        threads.run(Kernel(body, "stops"), job)
+    assert job.entered == 0
+    with pytest.raises(RuntimeError, match="did 0 of 2 pieces"):  # wherever it is called
+        monkeypatch.setattr(bytewise, "pack", lambda element: Kernel(body, "stops"))
+        packing.pack(torch.ones(70000))
+
+
+# Packed spikes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_packing_is_exact_or_not_done(dtype: torch.dtype) -> None:
-    numbers = torch.randint(0, 256, (6, 3, 17, 11), generator=torch.Generator().manual_seed(0)).to(dtype)
+    numbers = torch.randint(0, 256, (6, 3, 17, 11)).to(dtype)
     for x in (numbers, numbers.contiguous(memory_format=torch.channels_last), numbers[:, :, :1, :1].contiguous()):
         packed = packing.pack(x)
         assert packed is not None
@@ -204,52 +234,102 @@ def test_packing_leaves_checkpointing_its_own() -> None:
     assert torch.equal(*grads)
 
 
-def test_kernels_are_kept_on_disk_for_other_processes(tmp_path) -> None:
+# On disk
+
+
+def test_kernels_are_kept_on_disk_for_other_processes(tmp_path: Path) -> None:
     program = """
 import torch, rheobase as rb
-from rheobase.kernels.numba import neuron
-fire = rb.Fire(rb.CurrentNorm(3), rb.LIF())
-fire(torch.rand(2, 2, 3)).sum().backward()
-print(neuron.forward(neuron.f32, 0, False, False, False)._compiled._cache_hits)
+from rheobase.kernels.numba import threads
+kernels, run = [], threads.run
+threads.run = lambda kernel, job: (kernels.append(kernel), run(kernel, job))
+rb.LIF()(torch.rand(2, 2, 3).requires_grad_()).sum().backward()
+assert len(kernels) == 2
+print(*(kernel._compiled._cache_hits for kernel in kernels))
 """
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", program]
     several = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in several] == [0, 0]
-    assert subprocess.run(command, env=environment, check=True, capture_output=True).stdout.strip() == b"1"
+    files = sorted(tmp_path.rglob("*.nb?"))
+    found = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+    assert found.split() == [b"1", b"1"]
+    assert sorted(tmp_path.rglob("*.nb?")) == files
 
 
-def test_kernels_work_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    kernel = bytewise.pack.__wrapped__(f32)
-    assert kernel.address
-    assert not kernel._compiled._cache_hits
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_kernels_work_where_the_disk_is_full(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+@pytest.mark.parametrize("trouble", ["no folder that can be written", "no room in it"])
+def test_kernels_work_where_nothing_can_be_written(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, trouble: str
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
-    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.load", lambda *_: None)
-    with caplog.at_level(logging.WARNING, "rheobase"):
-        assert bytewise.pack.__wrapped__(f32).address
-    assert "No space left on device" in caplog.text
-
-
-def test_work_that_was_not_done_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.rand(3, 2, 4)
-    rb.LIF()(x)
-    monkeypatch.setattr(threads, "_start", lambda: lambda kernel, job, count: None)
-    with pytest.raises(RuntimeError, match="did 0 of 1 pieces"):
-        rb.LIF()(x)
+    if trouble == "no room in it":
+        monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+        monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    else:
+        monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    kernel = bytewise.pack.__wrapped__(f32)
+    monkeypatch.setattr(bytewise, "pack", lambda element: kernel)
+    x = torch.randint(0, 256, (1000,)).float()
+    with caplog.at_level(logging.WARNING, logger="rheobase"):
+        assert torch.equal(packing.unpack(packing.pack(x)), x)
+    assert not kernel._compiled._cache_hits
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "rheobase"]
+    assert "kernels cannot be kept on disk" in said
+    assert {"no room in it": "No space left on device"}.get(trouble, "cannot cache") in said
 
 
-@pytest.mark.parametrize("shape", [(1_000_000, 1), (1000, 4, 1024, 2, 2), (10, 32, 1024)], ids=str)
-def test_what_a_thread_works_in_stays_small(shape: tuple[int, ...]) -> None:
-    """At most a few times what one neuron keeps over time, or what stays in the second cache."""
-    x = torch.empty(shape).movedim(2, -1).contiguous().movedim(-1, 2) if len(shape) == 5 else torch.empty(shape)
-    room = walk.walk(x, channels=len(shape) > 2, arrays=1).room
-    assert 4 * room < max(2 << 20, 4 * 4 * shape[0])
+def test_what_else_goes_wrong_in_compiling_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("LLVM is out of order")
+
+    kernel = bytewise.pack.__wrapped__(f32)
+    with monkeypatch.context() as patched:
+        patched.setattr(numba, "cfunc", broken)
+        with pytest.raises(RuntimeError, match="LLVM is out of order"):
+            kernel.address  # noqa: B018
+    assert kernel.address  # and the next time it may go well
+
+
+# Memory
+
+
+@pytest.mark.parametrize("case", [DEFAULT, CHANNELS, NEURONS], ids=str)
+@pytest.mark.parametrize("shape", [(1000, 1, 1024), (1000, 2, 1024, 2, 2), (1000, 1, 16, 8, 8)], ids=str)
+def test_scratch_memory_of_many_steps(used: list, case: Case, shape: tuple[int, ...]) -> None:
+    x = torch.zeros(shape[0], shape[1], *shape[3:], shape[2]).movedim(-1, 2)  # channels-last
+    assert x.stride(2) == 1
+    neuron = case.neuron(shape)
+    with rb.engine("numba"):
+        neuron(x.requires_grad_()).sum().backward()
+    jobs = [job for _, job in used]
+    assert len(jobs) == 2
+    for job in jobs:
+        assert 4 * job.room < 2 << 20
+        assert walk(x, channels=True).C == shape[2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts the most that was held")
+def test_memory_of_one_neuron_over_a_million_steps() -> None:
+    program = """
+import pathlib, re, torch, rheobase as rb
+def held(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
+torch.set_num_threads(1)
+lif = rb.LIF(surrogate=rb.surrogate.ATan(2.0, height=1.5))
+grad = torch.ones(1_000_000, 1, 1)
+for steps in (10, 1_000_000):  # the first compiles
+    x = torch.rand(steps, 1, 1).mul_(2).requires_grad_()
+    with rb.engine("numba"):
+        spikes = lif(x)
+    before = held("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # begin to count anew
+    spikes.backward(grad[:steps])
+    most = held("VmHWM") - before
+assert 0.1 < spikes.mean() < 0.9
+print(most / (4 * steps))
+"""
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, capture_output=True).stdout
+    assert 1 < float(found) < 8

@@ -13,7 +13,7 @@ from rheobase.kernels.layout import dense
 from rheobase.kernels.recurrent import Recurrent
 from rheobase.kernels.registry import Engine, Running, engine, settings
 from rheobase.kernels.rules import Rule, by_rule
-from rheobase.kernels.spec import HALF, Ran, Spec
+from rheobase.kernels.spec import HALF, Ran, Spec, check_shape
 
 __all__ = [
     "Engine",
@@ -154,6 +154,9 @@ def _inputs(
     affine: Any = (None, None, None, None),
 ) -> ops.Inputs:
     v, other, kind, numbers = state, None, spec.how.kind, spec.numbers
+    for name, number in numbers.items():
+        if number.dim():
+            check_shape(name, number, currents.shape[2:])
     if kind != "LIF" and state is not None:
         v, other = state if kind == "AdaptiveLIF" else state[::-1]
     leak = None if kind == "LIF" else numbers["current_decay" if kind == "CubaLIF" else "adaptation_decay"]

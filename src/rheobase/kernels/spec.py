@@ -67,11 +67,20 @@ def fitted(name: str, number: Any, current: Tensor) -> Tensor:
     if not number.dim():
         return number
     shape = current.shape[1:]
-    if number.shape not in (shape, shape[:1]):
-        raise ValueError(
-            f"{name} must be a number, or one a channel {list(shape[:1])}, or one a neuron {list(shape)}, as currents "
-            f"of {['T', *current.shape]} want, got {list(number.shape)}"
-        )
+    check_shape(name, number, shape)
     if number.dim() < len(shape):
         number = number.reshape(-1, *[1] * (len(shape) - 1))
     return number if current.dtype in HALF else number.to(current.dtype)
+
+
+def check_shape(name: str, number: Tensor, shape: torch.Size) -> None:
+    """Refuse a number that is neither one for all, nor one a channel, nor one a neuron, of currents `[T, B, *shape]`.
+
+    Raises:
+        ValueError: the same.
+    """
+    if number.dim() and number.shape not in (shape, shape[:1]):
+        raise ValueError(
+            f"{name} must be a number, or one a channel {list(shape[:1])}, or one a neuron {list(shape)}, as currents "
+            f"of [T, B, *{list(shape)}] want, got {list(number.shape)}"
+        )

@@ -153,7 +153,10 @@ class Neuron(nn.Module):
         for name in self.dynamics:
             if prefix + name in state_dict:
                 numbers.checked(prefix + type(self).__name__, name, state_dict[prefix + name])
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        try:
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+        except ValueError as error:  # of the extra state, which does not know where it is
+            raise ValueError(f"{prefix.rstrip('.') or type(self).__name__}: {error}") from error
 
 
 def outermost(model: nn.Module) -> dict[str, Neuron]:

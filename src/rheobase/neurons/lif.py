@@ -89,7 +89,7 @@ class LIF(Neuron):
     ) -> None:
         super().__init__()
         for name in own:
-            if name not in self.dynamics:
+            if name not in self.dynamics or name in LIF.dynamics:
                 raise TypeError(f"{type(self).__name__} takes no {name!r}: {_ELSEWHERE.get(name, 'see its arguments')}")
         declare(self, {**own, "decay": decay, "threshold": threshold, "input_scale": input_scale}, learn)
         self.reset = reset
@@ -122,9 +122,10 @@ class LIF(Neuron):
 
     def spec(self) -> Spec:
         """The neuron in one description; its numbers are live tensors."""
-        numbers, shape = values(self, self.dynamics), self._shape
-        if type(self).surrogate is not LIF.surrogate:  # a subclass has one of its own
-            own = self.surrogate
+        if type(self).surrogate is LIF.surrogate:
+            shape, numbers = self._shape, values(self, self.dynamics)
+        else:  # a subclass has one of its own
+            own, numbers = self.surrogate, values(self, [name for name in self.dynamics if name not in SURROGATE])
             shape = own.name
             numbers |= zip(SURROGATE, map(torch.as_tensor, (own.parameter, own.height)), strict=True)
         return Spec(How(self.kind, self.reset, self.detach_reset, shape), numbers)
@@ -213,10 +214,12 @@ class LIF(Neuron):
     def extra_repr(self) -> str:
         """The arguments."""
         numbers = {name: told(getattr(self, name)) for name in self.dynamics if name not in SURROGATE}
-        scale = numbers.pop("input_scale")
-        single = all(not value.dim() and not value.is_meta for value in (self.surrogate_width, self.surrogate_height))
-        width, height = (told(getattr(self, name)) for name in SURROGATE)
-        shape = self.surrogate if single else f"{SHAPES[self._shape].__name__}({width}, {height})"
+        scale, spec = numbers.pop("input_scale"), self.spec()
+        width, height = (spec.numbers[name] for name in SURROGATE)
+        if width.is_meta or width.dim() or height.dim():
+            shape = f"{SHAPES[spec.how.surrogate].__name__}({told(width)}, {told(height)})"
+        else:
+            shape = str(self.surrogate)
         found = [f"{name}={value}" for name, value in numbers.items()]
         found += [f"reset={self.reset!r}, detach_reset={self.detach_reset}, surrogate={shape}, input_scale={scale}"]
         learn = tuple(name for name in self.dynamics if f"raw_{name}" in self._parameters)

@@ -79,7 +79,7 @@ def read(neuron: nn.Module, name: str) -> Tensor:
         if value is None:
             raise AttributeError(f"{type(neuron).__name__} has no {name} yet")
         return value
-    return torch.sigmoid(raw) if RANGES[name] is UNIT else F.softplus(raw)
+    return torch.sigmoid(raw) if RANGES[name] is UNIT else F.softplus(raw) + 1e-30  # (which may round to nothing)
 
 
 def write(neuron: nn.Module, name: str, value: Any) -> None:
@@ -124,7 +124,7 @@ def _inverse(owner: str, name: str, value: Tensor) -> Tensor:
         raw = torch.logit(value.double())
     else:
         raw = value.double() + torch.log(-torch.expm1(-value.double()))
-    if not raw.isfinite().all():
+    if not raw.is_meta and not raw.isfinite().all():
         raise ValueError(f"{owner}: a learned {name} must begin inside {RANGES[name]}, not at its end, got {value}")
     return raw.to(value.dtype)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rheobase import kernels
 from rheobase.compat import hooked
-from rheobase.kernels.spec import Ran
+from rheobase.kernels.spec import HALF, Ran
 from rheobase.neurons.base import Neuron, State
 from rheobase.neurons.lif import LIF
 
@@ -42,27 +42,30 @@ class Recurrent(Neuron):
 
     def _unrolled(self, currents: Tensor, state: State, watch: bool = False) -> Ran:
         """All steps in one go where the neuron and the module are such that an engine can."""
-        if watch or not self._usual() or torch.is_autocast_enabled(currents.device.type):
-            return super()._unrolled(currents, state, watch)
         self.check(currents)
-        rest = self.initial_state(currents[0])
+        if watch or torch.compiler.is_compiling() or not self._usual(currents):
+            return super()._unrolled(currents, state, watch)
+        rest = self.initial_state(currents[0].float() if currents.dtype in HALF else currents[0])
         if state is not None:
             self._check_state(state, rest)
         inner, before = rest if state is None else state
         neuron: Any = self.neuron
         module: Any = self.module
-        fired = kernels.recur(neuron.spec(), currents, inner, before, module.weight, module.bias)
+        fired = kernels.recur(neuron.spec(), currents, inner, before.to(currents.dtype), module.weight, module.bias)
         if fired is None:
             return super()._unrolled(currents, state, watch)
-        return fired._replace(state=(fired.state, fired.outputs[-1]))
+        return fired._replace(state=(fired.state, fired.outputs[-1].to(before.dtype)))
 
-    def _usual(self) -> bool:
+    def _usual(self, currents: Tensor) -> bool:
         """Whether a neuron that engines know hears itself through a linear layer, and nobody looks on."""
+        if torch.is_autocast_enabled(currents.device.type):
+            return False
         neuron, module = self.neuron, self.module
         if not isinstance(neuron, LIF) or not neuron.native or neuron.rule is not None or type(module) is not nn.Linear:
             return False
         own = type(self).step is Recurrent.step and "step" not in self.__dict__
-        return own and not hooked(module) and "forward" not in module.__dict__
+        fits = module.in_features == module.out_features == currents.shape[-1]
+        return fits and own and not hooked(module) and "forward" not in module.__dict__
 
     def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step."""
