@@ -77,7 +77,7 @@ class OwnSurrogate(rb.LIF):
 
     @property
     def surrogate(self) -> rb.surrogate.Surrogate:
-        return rb.surrogate.Sigmoid(3.0)
+        return rb.surrogate.ATan(5.0)
 
     @surrogate.setter
     def surrogate(self, value: rb.surrogate.Surrogate) -> None:

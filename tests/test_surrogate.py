@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import io
 import math
 import pickle
 from dataclasses import dataclass
@@ -107,6 +108,22 @@ def test_a_shape_of_ones_own_works_everywhere() -> None:
         assert again.surrogate == Cauchy(0.5)
     with rb.engine("numba"), pytest.raises(RuntimeError, match="knows only the surrogates of rheobase.surrogate"):
         lif(current)
+
+
+@every
+def test_a_net_with_it_is_saved_whole(shape: Surrogate) -> None:
+    torch.manual_seed(0)
+    net = rb.models.create("plain_mlp", classes=3, width=8, image_size=4, neuron=rb.LIF(surrogate=shape.scaled(2)))
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    again, found = torch.load(file, weights_only=False), []
+    for model in (net, again):
+        with rb.engine("reference"):
+            model(torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+        found.append([p.grad for p in model.parameters()])
+        assert model.features[2].neuron.surrogate == shape.scaled(2)
+    assert all(torch.equal(a, b) and a.any() for a, b in zip(*found, strict=True))
 
 
 # rheobase.spike

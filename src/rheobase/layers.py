@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rheobase import kernels
 from rheobase.compat import hooked
-from rheobase.kernels.time import repeat, static
+from rheobase.kernels.time import repeat, static, unheard
 from rheobase.neurons import LIF, Neuron
 from rheobase.neurons.looking import local
 from rheobase.norm import CurrentNorm, real_steps
@@ -63,8 +63,7 @@ class PerStep(nn.Module):
     def _zero(self, flat: Tensor) -> Tensor:
         """Nothing, but with the gradient of every step of the input; that of the weights is the one step's."""
         fixed = {name: parameter.detach() for name, parameter in self.module.named_parameters()}
-        y: Tensor = torch.func.functional_call(self.module, fixed, flat)
-        return torch.where(y.isfinite(), y - y.detach(), 0)
+        return unheard(torch.func.functional_call(self.module, fixed, flat))
 
     def _pure(self) -> bool:
         return all(type(m) in _PURE and not _altered(m) for m in self.module.modules())

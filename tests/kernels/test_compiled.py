@@ -20,9 +20,8 @@ from torch.utils.checkpoint import checkpoint
 import rheobase as rb
 from rheobase.kernels.numba import bytewise, norm, packing, threads
 from rheobase.kernels.numba.jit import Job, Kernel, f32, i16
-from rheobase.kernels.numba.walk import walk
 
-from .cases import CASES, CHANNELS, DEFAULT, NEURONS, SURROGATES, Case, assert_fires, grid, leaf, walked
+from .cases import CASES, CHANNELS, DEFAULT, NEURONS, SURROGATES, Case, assert_fires, grid, leaf, on_threads, walked
 
 
 def code(kernel: Kernel) -> str:
@@ -88,7 +87,7 @@ def test_every_surrogate_is_vectorised(used: list, name: str) -> None:
     assert len(rows) > 8 + 4 * len(case.learned()), len(rows)
     for found in (forward, backward):
         assert not re.search(r"@(expf?|floorf?|llvm\.exp\.f32)\b", found)  # a call for each number
-        assert "@NRT_" not in found  # a kernel allocates nothing
+        assert not re.search(r"@NRT_\w*[aA]lloc", found)  # a kernel allocates nothing
 
 
 def test_the_vectorised_cases_are_of_every_sort() -> None:
@@ -135,14 +134,11 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 
 def test_without_openmp_kernels_run_on_threads_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    with walked(LEAST=50):
+    with walked(LEAST=50), on_threads(3):
         want = results()
         start = threads._python()
         monkeypatch.setattr(threads, "_start", lambda: start)
-        torch.set_num_threads(3)
-        found = results()
-        torch.set_num_threads(1)
-    assert same(found, want)
+        assert same(results(), want)
 
 
 def test_kernels_run_on_the_threads_of_torch() -> None:
@@ -237,24 +233,45 @@ def test_packing_leaves_checkpointing_its_own() -> None:
 # On disk
 
 
-def test_kernels_are_kept_on_disk_for_other_processes(tmp_path: Path) -> None:
-    program = """
+def elsewhere(program: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Another process that runs a program, which finds `cases` and `ran`."""
+    start = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch, rheobase as rb
-from rheobase.kernels.numba import threads
+from cases import CHANNELS, DEFAULT, NEURONS, grid, leaf
+from rheobase.kernels.numba import bytewise, packing, threads
+from rheobase.kernels.numba.jit import f32
+"""
+    command = [sys.executable, "-W", "ignore", "-c", start + program]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+
+
+def test_kernels_are_kept_on_disk_for_other_processes(used: list) -> None:
+    """Those of every sort: closed over choices of their own, which must be the same things to every process."""
+    for case in (DEFAULT, CHANNELS, NEURONS):
+        ran(case, used)
+    program = """
 kernels, run = [], threads.run
 threads.run = lambda kernel, job: (kernels.append(kernel), run(kernel, job))
-rb.LIF()(torch.rand(2, 2, 3).requires_grad_()).sum().backward()
-assert len(kernels) == 2
+for case in (DEFAULT, CHANNELS, NEURONS):
+    case.neuron((4, 3, 6, 5))(leaf(grid(4, 3, 6, 5))).sum().backward()
 print(*(kernel._compiled._cache_hits for kernel in kernels))
 """
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", program]
-    several = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+    process = elsewhere(program)
+    assert process.communicate()[0].split() == [b"1"] * 6
+
+
+def test_several_processes_may_compile_at_once(tmp_path: Path) -> None:
+    program = "assert packing.pack(torch.ones(9)); print(bytewise.pack(f32)._compiled._cache_hits)"
+    several = [elsewhere(program, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
+    assert all(process.communicate()[0].strip() in (b"0", b"1") for process in several)
     assert [process.wait() for process in several] == [0, 0]
-    files = sorted(tmp_path.rglob("*.nb?"))
-    found = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
-    assert found.split() == [b"1", b"1"]
-    assert sorted(tmp_path.rglob("*.nb?")) == files
+    (index,) = tmp_path.rglob("*pack*.nbi")
+    before = index.read_bytes()
+    assert elsewhere(program, NUMBA_CACHE_DIR=str(tmp_path)).communicate()[0].strip() == b"1"
+    assert index.read_bytes() == before
 
 
 def full(*_: Any) -> None:
@@ -297,18 +314,16 @@ def test_what_else_goes_wrong_in_compiling_is_told(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("case", [DEFAULT, CHANNELS, NEURONS], ids=str)
-@pytest.mark.parametrize("shape", [(1000, 1, 1024), (1000, 2, 1024, 2, 2), (1000, 1, 16, 8, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(1000, 1, 1024, 1), (1000, 2, 1024, 2, 2), (1000, 1, 16, 8, 8)], ids=str)
 def test_scratch_memory_of_many_steps(used: list, case: Case, shape: tuple[int, ...]) -> None:
     x = torch.zeros(shape[0], shape[1], *shape[3:], shape[2]).movedim(-1, 2)  # channels-last
     assert x.stride(2) == 1
     neuron = case.neuron(shape)
     with rb.engine("numba"):
         neuron(x.requires_grad_()).sum().backward()
-    jobs = [job for _, job in used]
-    assert len(jobs) == 2
-    for job in jobs:
+    assert len(used) == 2
+    for _, job in used:
         assert 4 * job.room < 2 << 20
-        assert walk(x, channels=True).C == shape[2]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts the most that was held")

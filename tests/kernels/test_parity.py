@@ -27,11 +27,12 @@ from .cases import (
     channels_last,
     fired,
     from_fixed_statistics,
+    gradients,
     grid,
     leaf,
+    on_threads,
     ran,
     states,
-    threads,
     walked,
     weighted,
 )
@@ -81,6 +82,33 @@ def test_if() -> None:
     got, want = (ran(neuron, name, grid(6, 3, 11)) for name in ("numba", "reference"))
     assert_fires(want["spikes"])
     assert_same(got, want, 2e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.each in ("one", "channel")], ids=str)
+def test_recurrent_neuron(case: Case) -> None:
+    """A loop over steps, each by the engine."""
+    x = grid(7, 3, 11)
+    neuron = rb.Recurrent(case.neuron(tuple(x.shape)), torch.nn.Linear(11, 11))
+    with torch.no_grad():
+        for p in neuron.module.parameters():
+            p.copy_((p * 16).round() / 16)  # a sum of few such numbers does not round
+    inner = states(neuron.neuron, tuple(x.shape))
+    for state in (None, (inner, (x[0] > 0).float())):
+        found = []
+        for name in ("numba", "reference"):
+            neuron.zero_grad()
+            y = leaf(x)
+            with rb.engine(name):
+                spikes, final = neuron.run(y, state)
+            weighted(spikes).add(weighted(torch.cat([s.flatten() for s in flat(final)]))).backward()
+            found.append({"spikes": spikes.detach(), "currents.grad": y.grad} | gradients(neuron))
+            found[-1] |= {f"final.{k}": s.detach() for k, s in enumerate(flat(final))}
+        assert_fires(spikes)
+        assert_same(*found, 2e-5)
+
+
+def flat(state: Tensor | tuple) -> list[Tensor]:
+    return [leaf for part in state for leaf in flat(part)] if isinstance(state, tuple) else [state]
 
 
 def test_shapes_are_walked_in_every_way() -> None:
@@ -328,20 +356,21 @@ def test_results_do_not_depend_on_the_number_of_threads(
         assert walk(x, channels=True).pieces > 20
         found = []
         for count in (1, 3):
-            with threads(count):
+            with on_threads(count):
                 found.append(fired(fire, x, **given))
         assert_identical(*found)
         assert_same(found[0], fired(fire, x, "reference", fused=False, **given), 3e-4)
 
 
+@pytest.mark.parametrize("least", [200, 100])  # with more pieces, a sum for each neuron takes less memory
 @pytest.mark.parametrize("case", [case for case in CASES if case.learn == "all"], ids=str)
-def test_learned_numbers_do_not_depend_on_the_number_of_threads(case: Case) -> None:
+def test_learned_numbers_do_not_depend_on_the_number_of_threads(case: Case, least: int) -> None:
     x = grid(5, 6, 33, 7)
     neuron = case.neuron(tuple(x.shape))
-    with walked(LEAST=200):
+    with walked(LEAST=least):
         found = []
         for count in (1, 3):
-            with threads(count):
+            with on_threads(count):
                 found.append(ran(neuron, "numba", x))
         assert_identical(*found)
         assert_same(found[0], ran(neuron, "reference", x), 2e-5)

@@ -41,6 +41,30 @@ class _Repeat(torch.autograd.Function):
         return tangent.expand(ctx.steps, *tangent.shape)
 
 
+class _Unheard(torch.autograd.Function):
+    """Zero, with the gradient of x."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def unheard(x: Tensor) -> Tensor:
+    """Nothing, whatever x is; but gradients go to x."""
+    y: Tensor = _Unheard.apply(x)
+    return y
+
+
 def repeat(x: Tensor, steps: int) -> Tensor:
     """x `[B, ...]` at every step, `[T, B, ...]`, without a copy."""
     if steps == 1 or torch.compiler.is_compiling():
