@@ -401,7 +401,8 @@ def test_recorded_it_is_the_same(name: str) -> None:
             bars.append(neuron.threshold + neuron.adaptation * a)
             a = neuron.adaptation_decay * a + spikes
         assert torch.equal(trace.potentials >= torch.stack(bars), trace.spikes > 0)
-    elif isinstance(neuron, rb.LIF) and neuron.native:
-        assert torch.equal(trace.potentials >= neuron.threshold, trace.spikes > 0)
+    elif isinstance(getattr(neuron, "neuron", neuron), rb.LIF) and not name.startswith(("own step", "step")):
+        threshold = getattr(neuron, "neuron", neuron).threshold
+        assert torch.equal(trace.potentials >= threshold, trace.spikes > 0)
     else:
         assert torch.equal(trace.potentials, stepwise(neuron, x))

@@ -253,6 +253,12 @@ def test_a_subclass_is_taken_as_it_is() -> None:
     assert listed(currents.grad) == [round(0.5 / (1 + (math.pi / 4) ** 2), 6)]
 
 
+def test_a_subclass_cannot_hide_what_a_neuron_works_with() -> None:
+    for name, value in {"decay": 0.9, "reset": "hard", "surrogate": rb.surrogate.ATan(5.0)}.items():
+        with pytest.raises(TypeError, match=rf"Hiding\.{name} = .*give it to __init__, or make it a property"):
+            type("Hiding", (rb.LIF,), {name: value})
+
+
 class Deaf(rb.Neuron):
     """Its spikes come from a comparison, which has no gradient."""
 

@@ -41,22 +41,31 @@ def test_readout_is_the_mean_over_each_samples_steps() -> None:
     assert torch.equal(rb.readout(logits, torch.tensor([3, 3])), rb.readout(logits))
 
 
-def test_readout_of_padding_that_is_not_a_number() -> None:
+def test_readout_takes_padding_for_nothing() -> None:
     logits = torch.rand(T, B, 3).requires_grad_()
     filled = logits.clone()
     for b, length in enumerate(LENGTHS):
-        filled[length:, b] = torch.nan
+        filled[length:, b] = 100
     got = rb.readout(filled, LENGTHS)
     torch.testing.assert_close(got, torch.stack([logits[:n, b].mean(0) for b, n in enumerate(LENGTHS)]))
     got.sum().backward()
     for b, length in enumerate(LENGTHS):
         torch.testing.assert_close(logits.grad[:length, b], torch.full((length, 3), 1 / length.item()))
         assert not logits.grad[length:, b].any()
+    filled.detach()[8, 0] = torch.nan
+    assert rb.readout(filled, LENGTHS)[0].isnan().all(), "what is not a number shows, wherever it is"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_readout_keeps_the_dtype(dtype: torch.dtype) -> None:
     assert rb.readout(torch.rand(T, B, 3).to(dtype), LENGTHS).dtype is dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8], ids=str)
+def test_lengths_of_any_whole_dtype(dtype: torch.dtype) -> None:
+    logits = torch.rand(300, 3, 2)
+    got = rb.readout(logits, torch.tensor([1, 2, 255]).to(dtype))
+    torch.testing.assert_close(got, torch.stack([logits[:n, b].mean(0) for b, n in enumerate((1, 2, 255))]))
 
 
 WRONG = [

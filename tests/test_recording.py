@@ -118,18 +118,21 @@ def test_a_loss_on_any_of_it_is_differentiable(name: str) -> None:
 
 
 @torch.no_grad()
-def test_around_a_stream_it_has_the_last_step() -> None:
+def test_around_a_stream_it_has_all_steps() -> None:
     model, x = net("sew_resnet18", neuron=rb.LIF(0.9)), frames()
     want, state = rb.run(model, x)
     with rb.record(model, potentials=True) as tape:
-        logits, states = rb.run(model, x)
-        whole_stream = dict(tape)
-        model(x)
-    assert torch.equal(logits, want)
+        first, states = rb.run(model, x[:1])
+        rest, states = rb.run(model, x[1:], states)
+    assert torch.equal(torch.cat([first, rest]), want)
     assert all(torch.equal(states[path], state[path]) for path in state)
-    for path, trace in whole_stream.items():
-        assert torch.equal(trace.spikes, tape[path].spikes[-1:]), path
-        torch.testing.assert_close(trace.potentials, tape[path].potentials[-1:])
+    with rb.record(model, potentials=True) as whole:
+        model(x)
+    assert list(tape) == list(whole)
+    for path in whole:
+        assert torch.equal(tape[path].spikes, whole[path].spikes), path
+        torch.testing.assert_close(tape[path].currents, whole[path].currents, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tape[path].potentials, whole[path].potentials, rtol=1e-4, atol=1e-5)
 
 
 def test_within_another_the_inner_one_looks() -> None:

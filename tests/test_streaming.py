@@ -268,6 +268,32 @@ def test_a_neuron_that_leaves_no_state_is_an_error(model: nn.Module, path: str) 
         rb.run(model.eval(), torch.rand(2, 3))
 
 
+class Twofold(rb.LIF):
+    """A neuron with another one before it."""
+
+    def __init__(self) -> None:
+        super().__init__(0.9)
+        self.first = rb.LIF(0.9)
+
+    def forward(self, currents: Tensor) -> Tensor:
+        return super().forward(self.first(currents))
+
+
+def shared() -> nn.Module:
+    lif = rb.LIF(0.9)
+    return nn.Sequential(rb.Recurrent(lif, nn.Linear(6, 6)), rb.PerStep(nn.Linear(6, 6)), lif)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Sequential(Twofold()), shared], ids=["one within another", "shared"])
+@torch.no_grad()
+def test_a_neuron_whose_state_would_be_lost_is_refused(make: Any) -> None:
+    torch.manual_seed(0)
+    model, x = make().eval(), 2 * torch.randn(6, 20, 6) + 0.5
+    assert 0.1 < model(x).mean() < 0.9
+    with pytest.raises(RuntimeError, match=r"(state|twice)"):
+        rb.run(model, x)
+
+
 def test_an_error_within_leaves_no_stream_behind() -> None:
     model, x, lif = net(), sequence(), rb.LIF()
     want = model(x)

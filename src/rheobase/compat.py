@@ -31,16 +31,16 @@ batched: Callable[[Tensor], bool] = _private("_C._functorch.is_legacy_batchedten
 below_autograd: Callable[[], AbstractContextManager[Any]] = _private("_C._AutoDispatchBelowAutograd", nullcontext)
 """Within it operators are called past autograd, as within an autograd function."""
 
-_wrapped: Callable[[Tensor], bool] = _private("_C._functorch.is_functorch_wrapped_tensor", lambda x: False)
+_transforms: Callable[[], Any] = _private("_C._functorch.peek_interpreter_stack", lambda: None)
 _hooks: Callable[[bool], Any] = _private("_C._autograd._top_saved_tensors_default_hooks", lambda _: ())
 _any_global_hook: Callable[[], bool] = _private("nn.modules.module._has_any_global_hook", lambda: True)
 
 
-def transformed(x: Tensor) -> str | None:
-    """What of torch looks at the derivative of x in its own way, or None."""
+def transformed() -> str | None:
+    """What of torch looks at derivatives in its own way now, or None."""
     if torch.compiler.is_compiling():
         return None
-    if _wrapped(x):
+    if _transforms() is not None:
         return "torch.func"
     return "forward-mode differentiation" if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0 else None
 

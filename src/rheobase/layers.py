@@ -163,4 +163,4 @@ def readout(logits: Tensor, lengths: Tensor | None = None) -> Tensor:
     if lengths is None:
         return logits.mean(0)
     real = real_steps(lengths, logits.shape[0], logits.shape[1], "readout")
-    return torch.where(real.unsqueeze(-1), logits, 0).sum(0) / lengths.unsqueeze(-1)
+    return (logits * real.unsqueeze(-1)).sum(0) / lengths.unsqueeze(-1)  # (a NaN in padding shows)

@@ -23,7 +23,9 @@ _local = _Local()
 
 @contextmanager
 def padding(lengths: Tensor) -> Iterator[None]:
-    """Within it, what lies past a sample's length enters no norm's statistics.
+    """Within it, what lies past a sample's length enters no `CurrentNorm`'s statistics.
+
+    Padding must be finite: a NaN in it shows in the readout, and in gradients.
 
     Compiled models run as if they were not.
 
@@ -45,10 +47,10 @@ def real_steps(lengths: Tensor, steps: int, batch: int, owner: str) -> Tensor:
         ValueError: lengths are not `[B]` whole numbers from 1 to T.
     """
     whole = isinstance(lengths, Tensor) and lengths.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
-    if not whole or lengths.shape != (batch,) or not bool(((lengths >= 1) & (lengths <= steps)).all()):
+    if not whole or lengths.shape != (batch,) or not bool(((lengths >= 1) & (lengths.long() <= steps)).all()):
         got = f"{lengths.dtype} {lengths.tolist()}" if isinstance(lengths, Tensor) else repr(lengths)
         raise ValueError(f"{owner}: lengths must be [{batch}] whole numbers from 1 to {steps}, got {got}")
-    return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths
+    return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths.long()
 
 
 class CurrentNorm(nn.Module):
@@ -125,6 +127,11 @@ class CurrentNorm(nn.Module):
 
     def _without_padding(self, currents: Tensor) -> Tensor:
         assert _local.lengths is not None
+        if not torch.is_grad_enabled():
+            raise RuntimeError(
+                "padding: a norm in training runs without gradients, as in reentrant checkpointing, which computes "
+                "again where lengths are not known: checkpoint(..., use_reentrant=False), and the backward pass within it"
+            )
         real = currents[real_steps(_local.lengths, currents.shape[0], currents.shape[1], "padding")]
         if real.numel() < 2 * self.channels:
             raise ValueError(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from rheobase.kernels.spec import Ran
@@ -29,7 +30,7 @@ class Trace(NamedTuple):
 
 
 class Tape(Mapping[str, Trace]):
-    """Traces by module path; of a neuron that was called more than once, the last."""
+    """Traces by module path; of a neuron that was called more than once, the last (streamed, all steps)."""
 
     def __init__(self, neurons: dict[str, Neuron], potentials: bool) -> None:
         self.potentials = potentials
@@ -55,11 +56,15 @@ class Tape(Mapping[str, Trace]):
         """How many neurons there are traces of."""
         return len(self._traces)
 
-    def note(self, neuron: Neuron, ran: Ran) -> None:
-        """Take it down."""
+    def note(self, neuron: Neuron, ran: Ran, more: bool) -> None:
+        """Take it down; with `more`, after the steps before."""
         path = self._paths[neuron]
-        self._traces.pop(path, None)
-        self._traces[path] = Trace(ran.drive, ran.outputs, ran.potentials)
+        found = Trace(ran.drive, ran.outputs, ran.potentials if self.potentials else None)
+        before = self._traces.pop(path, None)
+        if more and before is not None:
+            pairs = zip(before, found, strict=True)
+            found = Trace(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
+        self._traces[path] = found
 
     def plot(self, path: str | Path, sample: int = 0, neurons: int = 200) -> None:
         """A raster of one sample as an image file: time to the right, the first neurons of each layer upwards.

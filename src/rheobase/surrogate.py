@@ -192,14 +192,17 @@ class _Spike(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.shape, ctx.parameter, ctx.height = inputs
-        ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
+        x, ctx.shape, *ctx.numbers = inputs
+        tensors = [n if isinstance(n, Tensor) else None for n in ctx.numbers]  # whose changes autograd sees
+        ctx.numbers = [None if isinstance(n, Tensor) else n for n in ctx.numbers]
+        ctx.save_for_backward(x, *tensors)
+        ctx.save_for_forward(x, *tensors)
 
     @staticmethod
     def _times(ctx: Any, tangent: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        h: Tensor = ctx.height * SHAPES[ctx.shape].formula(x, ctx.parameter)
+        x, *tensors = ctx.saved_tensors
+        parameter, height = (n if t is None else t for n, t in zip(ctx.numbers, tensors, strict=True))
+        h: Tensor = height * SHAPES[ctx.shape].formula(x, parameter)
         return tangent * h
 
     @staticmethod

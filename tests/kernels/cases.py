@@ -70,7 +70,7 @@ def _covering() -> list[Case]:
 
     (There is no delayed reset of an AdaptiveLIF, and no way back through a reset that is none.)
     """
-    rng = random.Random(44)
+    rng = random.Random(37)
     choices = (KINDS, ("soft", "hard", "none", "delayed"), (True, False))
     choices += (("one", "channel", "neuron", "mixed"), ("fixed", "odd", "even", "all"))
     impossible = {("AdaptiveLIF", "delayed", True), ("AdaptiveLIF", "delayed", False)}
@@ -111,8 +111,8 @@ def states(neuron: rb.LIF, shape: tuple[int, ...]) -> Tensor | tuple[Tensor, Ten
 
 
 def weighted(x: Tensor) -> Tensor:
-    """An arbitrary, fixed loss."""
-    return (x.reshape(-1) * torch.linspace(-1, 1, x.numel()).sin().to(x.dtype)).sum()
+    """An arbitrary, fixed loss; its weights are not even about zero, where long sums of float32 would not be exact."""
+    return (x.reshape(-1) * torch.linspace(-0.5, 1, x.numel()).sin().to(x.dtype)).sum()
 
 
 def leaf(x: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from rheobase.kernels.spec import HALF, Ran, Spec, check_shape
 
 __all__ = [
     "Engine",
-    "Fired",
     "Norm",
     "Rule",
     "Spec",
@@ -121,8 +120,8 @@ def fire(
         found = ops.Fire.apply(by, how, keep_state, keep_drive, *inputs)
     spikes, drive, v, other = found
     if not keep_state:
-        return Ran(spikes, drive if keep_drive else currents)
-    return Ran(spikes, drive if keep_drive else currents, _state(spec, v, other))
+        return Ran(spikes, drive if keep_drive and drive is not None else currents)
+    return Ran(spikes, drive if keep_drive and drive is not None else currents, _state(spec, v, other))
 
 
 def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tensor, bias: Tensor | None) -> Ran | None:

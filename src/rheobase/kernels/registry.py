@@ -37,7 +37,7 @@ class Engine:
         moments: (x, running) -> mean and sum of squared deviations of each channel, float64; running statistics follow.
         forward: (inputs, how, keep_state, keep_drive) -> `ops.Outputs`.
         backward: (inputs, how, grads, drive, learned) -> `ops.Gradients`.
-        norm_backward: (grad, x, weight, mean, var, sums, eps, samples, out) -> out, the gradient of x.
+        norm_backward: (grad, x, weight, mean, m2, sums, eps, samples, out) -> out, the gradient of x.
         keeping: (x) -> a context in which autograd keeps x in fewer bytes, or None where it cannot.
         operators: whether the operators reach it by its name; a gradient rule is called directly.
     """
@@ -174,7 +174,7 @@ _said: set[str] = set()
 def _why_not(engine: Engine, how: How, x: Tensor) -> str | None:
     if x.device.type not in engine.devices:
         return f"it runs on {' and '.join(engine.devices)}, and the currents are on {x.device}"
-    looked = transformed(x)
+    looked = transformed()
     return engine.why_not(how, x) if looked is None else f"{looked} sees through the definition only"
 
 

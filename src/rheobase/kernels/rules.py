@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from rheobase.kernels.ops import LEARNABLE, Gradients, Inputs, Outputs
+from rheobase.kernels.ops import Gradients, Inputs, Outputs
 from rheobase.kernels.registry import Engine
 from rheobase.kernels.spec import How, Spec
 
@@ -61,9 +61,10 @@ def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
     def backward(given: Inputs, how: How, grads: Sequence[Tensor | None], *_: Any) -> Gradients:
         if grads[2] is not None or grads[3] is not None:
             raise RuntimeError(f"the rule {rule.name!r} has no gradient of a final state")
-        names = len(Gradients._fields) - 1
-        assert len(LEARNABLE) < names
-        return Gradients(rule.backward(spec, grads[0], kept[0]), *[None] * names)  # type: ignore[arg-type]
+        if given.state is not None and given.state.requires_grad:
+            raise RuntimeError(f"the rule {rule.name!r} has no gradient of an initial state")
+        others = [None] * (len(Gradients._fields) - 1)
+        return Gradients(rule.backward(spec, grads[0], kept[0]), *others)  # type: ignore[arg-type]
 
     def nothing(*_: Any) -> Any:
         raise RuntimeError(f"the rule {rule.name!r} has no norm of its own")

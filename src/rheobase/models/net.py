@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rheobase.kernels.time import static
 from rheobase.layers import Fire, PerStep, direct
 from rheobase.neurons import LIF, Neuron
-from rheobase.neurons.base import check_untraced
+from rheobase.neurons.base import check_untraced, outermost
 from rheobase.norm import CurrentNorm
 
 
@@ -102,6 +102,16 @@ class Net(nn.Module):
                 f"frames are [T, B] = {list(frames.shape[:2])}, and logits came out {list(logits.shape)}"
             )
         return logits
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        own = {
+            f"{prefix}{path}.{key}": value
+            for path, neuron in outermost(self).items()
+            for key, value in neuron.state_dict().items()
+        }
+        if not own.keys() & state_dict.keys():  # the weights of the ANN twin, which has no neurons
+            state_dict.update(own)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def frames(self, images: Tensor, steps: int | None = None) -> Tensor:
         """The input at every step, `[T, B, C, H, W]`, in channels-last memory.

@@ -48,6 +48,16 @@ class Neuron(nn.Module):
     dynamics: ClassVar[tuple[str, ...]] = ()
     """Names of its numbers: see `numbers.py`."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("reset", "surrogate", *cls.dynamics):
+            own = cls.__dict__.get(name)
+            if name in cls.__dict__ and not hasattr(own, "__get__"):
+                raise TypeError(
+                    f"{cls.__name__}.{name} = {own!r} would hide what the neuron works with: give it to __init__, or "
+                    "make it a property"
+                )
+
     def __setattr__(self, name: str, value: Any) -> None:
         if hasattr(getattr(type(self), name, None), "__set__"):  # nn.Module would look among its buffers first
             object.__setattr__(self, name, value)
@@ -89,13 +99,14 @@ class Neuron(nn.Module):
         else:
             self._check_state(state, rest)
 
-        def watched(current: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
-            output, state = self.step(current, state)
-            return output, state, leaves(state)[0]
-
-        (outputs, *potentials), final = reference.unroll(watched if watch else self.step, x, state)
+        (outputs, *potentials), final = reference.unroll(self._watched if watch else self.step, x, state)
         self._check_gradient(x, outputs)
         return Ran(outputs.to(currents.dtype), currents, final, *potentials)
+
+    def _watched(self, current: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        """A step, and the potential."""
+        output, state = self.step(current, state)
+        return output, state, leaves(state)[0]
 
     def _check_gradient(self, currents: Tensor, outputs: Tensor) -> None:
         if currents.requires_grad and not outputs.requires_grad and torch.is_grad_enabled():
@@ -148,8 +159,6 @@ class Neuron(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        if not any(key.startswith(prefix) for key in state_dict):
-            return  # the weights of an ANN twin, which has no neurons
         for name in self.dynamics:
             if prefix + name in state_dict:
                 numbers.checked(prefix + type(self).__name__, name, state_dict[prefix + name])

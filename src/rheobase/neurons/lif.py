@@ -263,6 +263,10 @@ class CubaLIF(_TwoStates):
     def __init__(self, current_decay: Number = 0.5, *rest: Any, **options: Any) -> None:
         super().__init__(*rest, **options, current_decay=current_decay)
 
+    def _watched(self, current: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        output, (i, v) = self.step(current, state)
+        return output, (i, v), v
+
 
 class AdaptiveLIF(_TwoStates):
     """LIF that tires: it fires at threshold + adaptation a[t], with a[t] = adaptation_decay a[t-1] + s[t-1].

@@ -28,40 +28,42 @@ class Tape(Protocol):
     def __contains__(self, neuron: object) -> bool:
         """Whether a neuron is to be taken down."""
 
-    def note(self, neuron: Neuron, ran: Ran) -> None:
-        """What a neuron has done."""
+    def note(self, neuron: Neuron, ran: Ran, more: bool) -> None:
+        """What a neuron has done; with `more`, in steps that follow those before."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """The states that neurons begin with and those that they left; the tape."""
+    """The states that neurons begin with and those that they left; the tapes."""
 
     given: dict[Neuron, Any] = field(default_factory=dict)
     left: dict[Neuron, Any] = field(default_factory=dict)
-    tape: Tape | None = None
+    tapes: tuple[Tape, ...] = ()
 
     def call(self, neuron: Neuron, currents: Tensor, skip: Tensor | None = None, **fused: Any) -> Ran:
         """Run a neuron from and to the stream's state, and take it down."""
         streamed = neuron in self.given
+        if self.given and not streamed:
+            raise RuntimeError(
+                f"{type(neuron).__name__} is a part of another neuron, so its state would be lost: see run"
+            )
         if neuron in self.left:
             raise RuntimeError(
                 f"{type(neuron).__name__} is called twice in one pass: to stream, give each place its own neuron"
             )
-        taped = self.tape is not None and neuron in self.tape
+        tapes = [tape for tape in self.tapes if neuron in tape]
         options = {"keep_state": streamed, **fused}
-        if taped:
-            assert self.tape is not None
-            options |= {"watch": self.tape.potentials, "keep_drive": True}
+        if tapes:
+            options |= {"watch": any(tape.potentials for tape in tapes), "keep_drive": True}
         elif skip is not None:
             options["skip"] = skip
         ran = neuron._call(currents, self.given.get(neuron), **options)
         if streamed:
             self.left[neuron] = ran.state
-        if taped:
-            assert self.tape is not None
-            self.tape.note(neuron, ran)
-            if skip is not None:
-                ran = ran._replace(outputs=ran.outputs + skip)
+        for tape in tapes:
+            tape.note(neuron, ran, streamed)
+        if tapes and skip is not None:
+            ran = ran._replace(outputs=ran.outputs + skip)
         return ran
 
 
@@ -79,11 +81,8 @@ def looking(given: dict[Neuron, Any] | None = None, tape: Tape | None = None) ->
     Compiled models run as if they were not: what was compiled does not look.
     """
     before = local.look or Look()
-    look = Look(
-        before.given if given is None else given,
-        before.left if given is None else {},
-        before.tape if tape is None else tape,
-    )
+    tapes = before.tapes if tape is None else (*before.tapes, tape)
+    look = Look(before.given, before.left, tapes) if given is None else Look(given, {}, tapes)
     with eagerly():
         local.look, outer = look, local.look
         try:

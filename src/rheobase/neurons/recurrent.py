@@ -17,7 +17,7 @@ from rheobase.neurons.lif import LIF
 class Recurrent(Neuron):
     """A neuron whose spikes come back a step later: its current is I[t] + module(s[t-1]).
 
-    The state is (the neuron's state, s). From rest, s[-1] = 0.
+    The state is (the neuron's state, s). From rest, s[-1] = 0. Hooks on the neuron itself are not called.
 
     Args:
         neuron: any neuron.
@@ -31,6 +31,8 @@ class Recurrent(Neuron):
         super().__init__()
         if not isinstance(neuron, Neuron):
             raise TypeError(f"Recurrent: neuron must be a rheobase.Neuron, got {type(neuron).__name__}")
+        if type(neuron).forward not in (Neuron.forward, LIF.forward):
+            raise TypeError(f"Recurrent: {type(neuron).__name__} has a forward of its own, which would not be called")
         if not isinstance(module, nn.Module) or any(isinstance(m, Neuron) for m in module.modules()):
             raise TypeError(f"Recurrent: module must be a torch.nn.Module without neurons, got {type(module).__name__}")
         self.neuron = neuron
@@ -69,11 +71,23 @@ class Recurrent(Neuron):
 
     def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step."""
+        drive, inner = self._drive(current, state)
+        found, inner = self.neuron.run(drive, inner)
+        return found[0], (inner, found[0])
+
+    def _watched(self, current: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        drive, inner = self._drive(current, state)
+        ran = self.neuron._call(drive, inner, watch=True)
+        assert ran.potentials is not None
+        return ran.outputs[0], (ran.state, ran.outputs[0]), ran.potentials[0]
+
+    def _drive(self, current: Tensor, state: State) -> tuple[Tensor, State]:
+        """What goes into the neuron, `[1, B, ...]`, and its state."""
         inner, spikes = state
+        weight = next(self.module.parameters(), spikes)
+        if weight.is_floating_point() and not torch.is_autocast_enabled(current.device.type):
+            spikes = spikes.to(weight.dtype)
         back = self.module(spikes)
         if back.shape != current.shape:
             raise ValueError(f"Recurrent: module must give currents {list(current.shape)}, got {list(back.shape)}")
-        drive = current + back
-        found, inner = self.neuron.run(drive.unsqueeze(0), inner)
-        spikes = found[0]
-        return spikes, (inner, spikes)
+        return (current + back).unsqueeze(0), inner
