@@ -130,7 +130,7 @@ class CurrentNorm(nn.Module):
         if not torch.is_grad_enabled():
             raise RuntimeError(
                 "padding: a norm in training runs without gradients, as in reentrant checkpointing, which computes "
-                "again where lengths are not known: checkpoint(..., use_reentrant=False), and the backward pass within it"
+                "again where lengths are not known: checkpoint(..., use_reentrant=False), and backward within it too"
             )
         real = currents[real_steps(_local.lengths, currents.shape[0], currents.shape[1], "padding")]
         if real.numel() < 2 * self.channels:

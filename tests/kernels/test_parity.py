@@ -54,6 +54,7 @@ CURRENTS = {
     "static, sliced": lambda: grid(3, 6, 5, 14)[..., ::2].expand(4, -1, -1, -1, -1),
     "static, one image": lambda: grid(1, 1, 6, 5, 7).expand(4, 3, -1, -1, -1),
     "batch of one": lambda: channels_last(grid(4, 1, 6, 5, 7)),
+    "one channel": lambda: grid(4, 3, 1, 5, 7),
 }
 
 
@@ -61,6 +62,8 @@ CURRENTS = {
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_neuron(case: Case, currents: str) -> None:
     x = case.fits(CURRENTS[currents]())
+    if x.shape[2] == 1 and case.each == "channel":
+        pytest.skip("one number for all, which another case has")
     neuron = case.neuron(tuple(x.shape))
     for state in (None, states(neuron, tuple(x.shape))):
         got, want = (ran(neuron, name, x, state) for name in ("numba", "reference"))
@@ -75,6 +78,67 @@ def test_neurons_without_channels(case: Case, shape: tuple[int, ...]) -> None:
     neuron = case.neuron(shape)
     for state in (None, states(neuron, shape)):
         assert_same(*(ran(neuron, name, x, state) for name in ("numba", "reference")), 2e-5)
+
+
+@pytest.mark.parametrize("case", [DEFAULT, CHANNELS, NEURONS], ids=str)
+def test_states_and_gradients_may_lie_otherwise(case: Case) -> None:
+    x = channels_last(grid(4, 3, 6, 5, 7))
+    neuron = case.neuron(tuple(x.shape))
+    begin = states(neuron, tuple(x.shape))
+    pair = begin if isinstance(begin, tuple) else (begin,)
+    found = []
+    for name in ("numba", "reference"):
+        neuron.zero_grad()
+        y = leaf(x)
+        given = [leaf(s.transpose(0, 2).contiguous().double()) for s in pair]
+        begin = tuple(s.transpose(0, 2) if name == "numba" else s.transpose(0, 2).float() for s in given)
+        with rb.engine(name):
+            spikes, final = neuron.run(y, begin if len(begin) > 1 else begin[0])
+        torch.autograd.backward(
+            [spikes, flat(final)[0]], [torch.ones(1).expand_as(spikes), flat(final)[0].detach().mT.mT]
+        )
+        found.append({"spikes": spikes.detach(), "currents.grad": y.grad} | gradients(neuron))
+        found[-1] |= {f"state.{k}.grad": s.grad for k, s in enumerate(given)}
+    assert found[0]["state.0.grad"].dtype is torch.float64
+    assert_fires(spikes)
+    assert_same(*found, 2e-5)
+
+
+@pytest.mark.parametrize("wanted", ["currents", "states", "numbers"])
+@pytest.mark.parametrize("case", [CHANNELS, NEURONS], ids=str)
+def test_not_everything_has_to_want_a_gradient(case: Case, wanted: str) -> None:
+    x = grid(4, 3, 6, 5)
+    neuron = case.neuron(tuple(x.shape))
+    begin = states(neuron, tuple(x.shape))
+    whole = ran(neuron, "reference", x, begin)
+    neuron.zero_grad()
+    neuron.requires_grad_(wanted == "numbers")
+    y = x.clone().requires_grad_(wanted == "currents")
+    given = [s.clone().requires_grad_(wanted == "states") for s in begin]
+    with rb.engine("numba"):
+        spikes, final = neuron.run(y, tuple(given))
+    sum(map(weighted, (spikes, *final))).backward()
+    found = {"currents.grad": y.grad} | {f"state.{k}.grad": s.grad for k, s in enumerate(given)} | gradients(neuron)
+    found = {name: grad for name, grad in found.items() if grad is not None}
+    assert len(found) == {"currents": 1, "states": 2, "numbers": len(case.learned())}[wanted]
+    assert_same(found, {name: whole[name] for name in found}, 2e-5)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2])
+@pytest.mark.parametrize("case", [CHANNELS, NEURONS], ids=str)
+def test_one_of_several_outputs_is_enough(case: Case, taken: int) -> None:
+    x = grid(4, 3, 6, 5)
+    neuron, found = case.neuron(tuple(x.shape)), []
+    for name in ("numba", "reference"):
+        neuron.zero_grad()
+        y = leaf(x)
+        with rb.engine(name):
+            spikes, final = neuron.run(y)
+        weighted((spikes, *final)[taken]).backward()
+        found.append({"currents.grad": y.grad} | gradients(neuron))
+    want = {name: found[0][name] * 0 if value is None else value for name, value in found[1].items()}
+    got = {name: value for name, value in found[0].items() if name in want or value.any()}
+    assert_same(got, want, 2e-5)
 
 
 def test_if() -> None:
@@ -252,6 +316,25 @@ def test_fire_is_norm_sum_neuron_and_sum(
     fused, apart = fired(fire, x, **given), fired(fire, x, "reference", fused=False, **given)
     assert_fires(apart["spikes"] - given.get("skip", 0))
     assert_same(fused, apart, 2e-4)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("case", [DEFAULT, NEURONS], ids=str)
+def test_what_joins_currents_may_lie_otherwise(case: Case, training: bool) -> None:
+    """And currents, the first of a net, need not want a gradient."""
+    shape = (4, 3, 6, 5, 7)
+    fire = a_fire(case.neuron(shape), 6, drive=True).train(training)
+    x, given = steady(fire, shape, "channels-last", ("residual", "skip"))
+    want = fired(fire, x, "reference", fused=False, **given)
+    turned = {name: value.transpose(0, 3).contiguous().transpose(0, 3) for name, value in given.items()}
+    assert_same(fired(fire, x, **turned), want, 2e-4)
+    from_fixed_statistics(fire.norm)
+    fire.zero_grad()
+    with rb.engine("numba"):
+        spikes, drive = fire(x, **given)
+    (weighted(spikes) + weighted(drive)).backward()
+    found = gradients(fire)
+    assert_same(found, {name: want[name] for name in found}, 2e-4)
 
 
 @pytest.mark.parametrize("taken", ["spikes", "drive"])
