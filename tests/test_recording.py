@@ -135,6 +135,16 @@ def test_around_a_stream_it_has_all_steps() -> None:
         torch.testing.assert_close(tape[path].potentials, whole[path].potentials, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_stream_from_rest_begins_anew() -> None:
+    model, x = net("plain_convnet"), frames()
+    with rb.record(model) as tape:
+        model(x)
+        rb.run(model, x)
+        rb.run(model, x)
+    assert {len(trace.spikes) for trace in tape.values()} == {4}, "it has the last call, not all of them"
+
+
 def test_within_another_the_inner_one_looks() -> None:
     model, x = net("plain_convnet"), frames()
     with rb.record(model) as outer:

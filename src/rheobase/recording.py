@@ -35,7 +35,7 @@ class Tape(Mapping[str, Trace]):
     def __init__(self, neurons: dict[str, Neuron], potentials: bool) -> None:
         self.potentials = potentials
         self._paths = {neuron: path for path, neuron in neurons.items()}
-        self._traces: dict[str, Trace] = {}
+        self._traces: dict[str, list[Trace]] = {}  # the pieces of a stream are joined when they are read
 
     def __contains__(self, key: object) -> bool:
         """Whether there is a trace by that path, or a neuron is one of the model's."""
@@ -46,7 +46,12 @@ class Tape(Mapping[str, Trace]):
         if path not in self._traces:
             there = ", ".join(self._traces) or "nothing yet"
             raise KeyError(f"no trace of {path!r}; there is: {there}")
-        return self._traces[path]
+        pieces = self._traces[path]
+        if len(pieces) > 1:
+            currents, spikes = (torch.cat([piece[i] for piece in pieces]) for i in range(2))  # type: ignore[misc]
+            potentials = [piece.potentials for piece in pieces if piece.potentials is not None]
+            pieces[:] = [Trace(currents, spikes, torch.cat(potentials) if potentials else None)]
+        return pieces[0]
 
     def __iter__(self) -> Iterator[str]:
         """Paths in the order in which neurons ran."""
@@ -60,11 +65,9 @@ class Tape(Mapping[str, Trace]):
         """Take it down; with `more`, after the steps before."""
         path = self._paths[neuron]
         found = Trace(ran.drive, ran.outputs, ran.potentials if self.potentials else None)
-        before = self._traces.pop(path, None)
-        if more and before is not None:
-            pairs = zip(before, found, strict=True)
-            found = Trace(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
-        self._traces[path] = found
+        before = self._traces.pop(path, [])
+        self._traces[path] = before if more else []
+        self._traces[path].append(found)
 
     def plot(self, path: str | Path, sample: int = 0, neurons: int = 200) -> None:
         """A raster of one sample as an image file: time to the right, the first neurons of each layer upwards.

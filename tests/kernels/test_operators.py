@@ -131,6 +131,23 @@ def test_operators_refuse_half_a_norm() -> None:
         )
 
 
+@pytest.mark.parametrize("engine", ["numba", "reference"])
+def test_numbers_of_another_shape_are_refused_by_every_engine(engine: str) -> None:
+    for name, wrong in (
+        ("decay", (5,)),
+        ("threshold", (3, 5)),
+        ("input_scale", (1,)),
+        ("surrogate_width", (4, 3, 5, 5)),
+    ):
+        lif = rb.LIF()
+        setattr(lif, name, torch.full(wrong, 0.5))
+        message = rf"{name.removeprefix('surrogate_')} must be a number, .*one a channel \[3\]".replace(
+            "width", ".*width"
+        )
+        with rb.engine(engine), pytest.raises(ValueError, match=message):
+            lif(grid(*SHAPE))
+
+
 def test_backward_operators_refuse_gradients_of_another_shape() -> None:
     inputs, how = arguments(DEFAULT)
     given = ops.Inputs(*(None if value is None else value.detach() for value in inputs))

@@ -58,12 +58,13 @@ CURRENTS = {
 }
 
 
-@pytest.mark.parametrize("currents", CURRENTS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+# (one number a channel is one for all where there is one channel, which another case has)
+PAIRS = [(case, name) for case in CASES for name in CURRENTS if case.each != "channel" or name != "one channel"]
+
+
+@pytest.mark.parametrize(("case", "currents"), PAIRS, ids=str)
 def test_neuron(case: Case, currents: str) -> None:
     x = case.fits(CURRENTS[currents]())
-    if x.shape[2] == 1 and case.each == "channel":
-        pytest.skip("one number for all, which another case has")
     neuron = case.neuron(tuple(x.shape))
     for state in (None, states(neuron, tuple(x.shape))):
         got, want = (ran(neuron, name, x, state) for name in ("numba", "reference"))
@@ -104,8 +105,12 @@ def test_states_and_gradients_may_lie_otherwise(case: Case) -> None:
     assert_same(*found, 2e-5)
 
 
-@pytest.mark.parametrize("wanted", ["currents", "states", "numbers"])
-@pytest.mark.parametrize("case", [CHANNELS, NEURONS], ids=str)
+FIXED = next(case for case in CASES if case.kind != "LIF" and case.learn == "fixed")
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted"), [(FIXED, "currents"), (FIXED, "states"), (CHANNELS, "numbers"), (NEURONS, "numbers")], ids=str
+)
 def test_not_everything_has_to_want_a_gradient(case: Case, wanted: str) -> None:
     x = grid(4, 3, 6, 5)
     neuron = case.neuron(tuple(x.shape))

@@ -60,9 +60,17 @@ def steady() -> nn.Module:
     return conv
 
 
+def twice() -> nn.Module:
+    """A layer at two places; and a weight of two layers."""
+    conv, other = steady(), nn.Conv2d(4, 4, 3, padding=1)
+    other.weight = conv.weight
+    return nn.Sequential(conv, nn.ReLU(), conv, other)
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "convolution": lambda: rb.PerStep(steady()),
     "convolution, relu, pooling": lambda: rb.PerStep(nn.Sequential(steady(), nn.ReLU(), nn.MaxPool2d(2))),
+    "shared layers": lambda: rb.PerStep(twice()),
     "linear": lambda: rb.PerStep(nn.Sequential(nn.Flatten(), nn.Linear(120, 7))),
     "dropout": lambda: rb.PerStep(nn.Dropout(0.5)),
     "dropout inside": lambda: rb.PerStep(nn.Sequential(steady(), nn.Dropout2d(0.5))),
@@ -140,6 +148,28 @@ def test_an_image_gets_the_sum_over_steps(name: str) -> None:
         weighted(outputs[0] if isinstance(outputs, tuple) else outputs).backward()
         grads.append(x.grad)
     torch.testing.assert_close(*grads, rtol=2e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["convolution, relu, pooling", "shared layers"])
+def test_second_derivatives(name: str) -> None:
+    """As of a penalty on gradients."""
+    module, found = MODULES[name]().double(), []
+    for show in (lambda x: x.expand(STEPS, *x.shape), lambda x: x.repeat(STEPS, 1, 1, 1, 1)):
+        module.zero_grad()
+        x = leaf(show(grid(3, 4, 6, 5).double()))
+        (slope,) = torch.autograd.grad(module(x).pow(3).sum(), x, create_graph=True)
+        slope.pow(2).sum().backward()
+        found.append({"slope": slope.detach(), "input.grad": x.grad} | gradients(module))
+    assert_same(*found, 1e-10)
+
+
+def test_a_forward_pass_leaves_the_module_as_it_is() -> None:
+    for name, make in MODULES.items():
+        module = make()
+        before = list(module.parameters())
+        module(leaf(grid(3, 4, 6, 5).expand(STEPS, -1, -1, -1, -1)))
+        for old, new in zip(before, module.parameters(), strict=True):
+            assert old is new, name
 
 
 def test_hooks_see_every_step() -> None:

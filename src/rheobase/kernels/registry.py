@@ -115,7 +115,8 @@ class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"):
 
     Args:
         name: "auto" (the fastest that can; which one, and why not another, is told once by the logger "rheobase"),
-            "reference" (the definition, plain torch), or "numba" (CPU kernels; an error where they cannot).
+            "reference" (the definition, plain torch), or "numba" (CPU kernels; an error where they cannot). Neurons of
+            one's own, and without spikes, are their own definition whatever is chosen.
         fused: whether a norm and a neuron may run as one operator.
         packed: whether `PerStep` keeps spikes for its module's weight gradient as bytes: exact, a quarter of the
             memory of float32, and some more time. CPU only; what is not small whole numbers is kept as it is, and so

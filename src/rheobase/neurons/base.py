@@ -162,6 +162,9 @@ class Neuron(nn.Module):
         for name in self.dynamics:
             if prefix + name in state_dict:
                 numbers.checked(prefix + type(self).__name__, name, state_dict[prefix + name])
+            raw = state_dict.get(f"{prefix}raw_{name}")
+            if isinstance(raw, Tensor) and not raw.is_meta and not raw.isfinite().all():
+                raise ValueError(f"{prefix}raw_{name} is not finite")
         try:
             super()._load_from_state_dict(state_dict, prefix, *rest)
         except ValueError as error:  # of the extra state, which does not know where it is

@@ -61,7 +61,7 @@ class Look:
         if streamed:
             self.left[neuron] = ran.state
         for tape in tapes:
-            tape.note(neuron, ran, streamed)
+            tape.note(neuron, ran, self.given.get(neuron) is not None)
         if tapes and skip is not None:
             ran = ran._replace(outputs=ran.outputs + skip)
         return ran
