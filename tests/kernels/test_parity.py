@@ -324,6 +324,19 @@ def test_fire_is_norm_sum_neuron_and_sum(
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("options", [{"fused": True}, {"fused": False}, {"engine": "reference"}], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 6, 5, 7), (4, 3, 6, 5, 1)], ids=str)
+def test_the_layout_of_what_is_small_does_not_show(shape: tuple[int, ...], options: dict, training: bool) -> None:
+    """Where an axis is 1 long, strides tell little of the layout (torch.batch_norm takes them for what they are not)."""
+    fire = a_fire(DEFAULT.neuron(shape), 6).train(training)
+    x, _ = steady(fire, shape, "contiguous")
+    flat = x.flatten(0, 1)
+    turned = flat.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).unflatten(0, shape[:2])
+    assert x.stride(2) != turned.stride(2) == 1
+    assert_same(fired(fire, turned, **options), fired(fire, x), 2e-4)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("case", [DEFAULT, NEURONS], ids=str)
 def test_what_joins_currents_may_lie_otherwise(case: Case, training: bool) -> None:
     """And currents, the first of a net, need not want a gradient."""
