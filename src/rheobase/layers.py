@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase import kernels
-from rheobase.compat import hooked
+from rheobase.compat import hooked, transformed
 from rheobase.kernels.time import repeat, static, unheard
 from rheobase.neurons import LIF, Neuron
 from rheobase.neurons.looking import local
@@ -50,11 +50,10 @@ class PerStep(nn.Module):
                 f"PerStep({type(self.module).__name__}): input must be [T, B, ...] with T >= 1, got {list(x.shape)}"
             )
         steps, batch = x.shape[:2]
-        if static(x) and self._pure():
+        wanted = x.requires_grad and torch.is_grad_enabled()
+        if static(x) and self._pure() and not (wanted and (transformed() or self._tied())):
             y = repeat(self.module(x[0].detach()), steps)
-            if x.requires_grad and torch.is_grad_enabled():
-                y = y + self._zero(x.flatten(0, 1)).unflatten(0, (steps, batch))
-            return y
+            return y + self._zero(x.flatten(0, 1)).unflatten(0, (steps, batch)) if wanted else y
         flat = x.flatten(0, 1)
         with kernels.keeping(flat):
             y = self.module(flat)
@@ -64,6 +63,10 @@ class PerStep(nn.Module):
         """Nothing, but with the gradient of every step of the input; that of the weights is the one step's."""
         fixed = {name: parameter.detach() for name, parameter in self.module.named_parameters()}
         return unheard(torch.func.functional_call(self.module, fixed, flat))
+
+    def _tied(self) -> bool:
+        parameters = self.module.named_parameters
+        return len(list(parameters())) < len(list(parameters(remove_duplicate=False)))
 
     def _pure(self) -> bool:
         return all(type(m) in _PURE and not _altered(m) for m in self.module.modules())

@@ -114,8 +114,9 @@ class CurrentNorm(nn.Module):
         running = (self.running_mean, self.running_var)
         if not self.training:  # a training pass before this one's backward would move them
             running = (running[0].clone(), running[1].clone())
+        flat = currents.flatten(0, 1)
         y = F.batch_norm(
-            currents.flatten(0, 1),
+            flat.contiguous() if len(flat) == 1 else flat,  # (of one image, torch 2.13 mistakes what strides mean)
             *running,
             self.weight,
             self.bias,

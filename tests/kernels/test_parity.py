@@ -327,7 +327,7 @@ def test_fire_is_norm_sum_neuron_and_sum(
 @pytest.mark.parametrize("options", [{"fused": True}, {"fused": False}, {"engine": "reference"}], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, 6, 5, 7), (4, 3, 6, 5, 1)], ids=str)
 def test_the_layout_of_what_is_small_does_not_show(shape: tuple[int, ...], options: dict, training: bool) -> None:
-    """Where an axis is 1 long, strides tell little of the layout (torch.batch_norm takes them for what they are not)."""
+    """Where an axis is 1 long, strides tell little of the layout (and mislead the backward of torch.batch_norm)."""
     fire = a_fire(DEFAULT.neuron(shape), 6).train(training)
     x, _ = steady(fire, shape, "contiguous")
     flat = x.flatten(0, 1)

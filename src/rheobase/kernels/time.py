@@ -56,6 +56,10 @@ class _Unheard(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "PerStep has no second derivatives (create_graph=True) where an input's steps are one memory: x.clone()"
+            )
         return grads[0]
 
 
