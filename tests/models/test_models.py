@@ -141,7 +141,7 @@ def test_training_leaves_nothing_behind() -> None:
         model.features[1].neuron.surrogate = rb.surrogate.ATan(2 + i / 10)
         if i % 4 == 3:
             counts.append(alive())
-    assert counts[0] == counts[1] == counts[2]
+    assert counts[2] - counts[0] < 4, counts  # one tensor a step would be eight; other tests' may die meanwhile
 
 
 def test_parameters_are_those_of_the_resnets() -> None:
