@@ -51,7 +51,7 @@ def rates(model: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", rb.models.names())
 def test_shapes_gradients_and_twin(name: str) -> None:
-    model, x = small(name, width=2 if name.endswith(("101", "152")) else 4), images()
+    model, x = small(name), images()  # (of three images, torch 2.13 frees twice in the reference engine too at width 2)
     logits = model(x)
     assert logits.shape == (3, 3, 3)
     assert model(x, steps=2).shape == (2, 3, 3)
