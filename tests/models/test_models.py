@@ -51,10 +51,10 @@ def rates(model: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", rb.models.names())
 def test_shapes_gradients_and_twin(name: str) -> None:
-    model, x = small(name), images()  # (of three images, torch 2.13 frees twice in the reference engine too at width 2)
+    model, x = small(name, width=2 if name.endswith(("101", "152")) else 4), images(2)
     logits = model(x)
-    assert logits.shape == (3, 3, 3)
-    assert model(x, steps=2).shape == (2, 3, 3)
+    assert logits.shape == (3, 2, 3)
+    assert model(x, steps=2).shape == (2, 2, 3)
     logits.square().sum().backward()
     reached = []
     for path, parameter in model.named_parameters():
@@ -65,7 +65,7 @@ def test_shapes_gradients_and_twin(name: str) -> None:
     assert sum(reached) > 0.2 * len(reached), "(an MS block begins as the identity: only its last norm learns at first)"
     assert rates(model, x)[-1] > 0.02, "the readout sees spikes"
     twin = small(name, spiking=False, width=2 if name.endswith(("101", "152")) else 4)
-    assert twin(x).shape == twin(x, steps=5).shape == (1, 3, 3)
+    assert twin(x).shape == twin(x, steps=5).shape == (1, 2, 3)
     count = [sum(p.numel() for p in m.parameters()) for m in (model, twin)]
     assert count[0] == count[1], "the twin is the same graph"
     assert not any(isinstance(m, rb.Neuron) for m in twin.modules())
