@@ -79,7 +79,7 @@ def check_shape(name: str, number: Tensor, shape: torch.Size) -> None:
     Raises:
         ValueError: the same.
     """
-    if number.dim() and number.shape not in (shape, shape[:1]):
+    if number.dim() and number.shape != shape and number.shape != shape[:1]:  # (`in` misleads torch.compile)
         raise ValueError(
             f"{name} must be a number, or one a channel {list(shape[:1])}, or one a neuron {list(shape)}, as currents "
             f"of [T, B, *{list(shape)}] want, got {list(number.shape)}"
