@@ -119,9 +119,8 @@ def fire(
     else:
         found = ops.Fire.apply(by, how, keep_state, keep_drive, *inputs)
     spikes, drive, v, other = found
-    if not keep_state:
-        return Ran(spikes, drive if keep_drive and drive is not None else currents)
-    return Ran(spikes, drive if keep_drive and drive is not None else currents, _state(spec, v, other))
+    drove = drive if keep_drive and drive is not None else currents
+    return Ran(spikes, drove, _state(spec, v, other) if keep_state else None)
 
 
 def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tensor, bias: Tensor | None) -> Ran | None:

@@ -124,7 +124,6 @@ def _check_number(x: Tensor, name: str, number: Tensor) -> None:
 
 
 FIRST_NUMBER, FIRST_NORM = Inputs._fields.index("decay"), Inputs._fields.index("weight")
-_NUMBERS = Inputs._fields[FIRST_NUMBER:FIRST_NORM]
 _LEARNABLE_PLACES = tuple(Inputs._fields.index(name) for name in LEARNABLE)
 
 

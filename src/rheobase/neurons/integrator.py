@@ -9,7 +9,7 @@ from torch import Tensor
 from rheobase.kernels.spec import fitted
 from rheobase.neurons.base import Neuron
 from rheobase.neurons.lif import Number
-from rheobase.neurons.numbers import declare, number, told
+from rheobase.neurons.numbers import declare, learned, number, told
 
 
 class Integrator(Neuron):
@@ -37,6 +37,6 @@ class Integrator(Neuron):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        learn = tuple(name for name in self.dynamics if f"raw_{name}" in self._parameters)
+        learn = learned(self, self.dynamics)
         found = ", ".join(f"{name}={told(getattr(self, name))}" for name in self.dynamics)
         return f"{found}, learn={learn}" if learn else found

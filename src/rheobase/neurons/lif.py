@@ -13,7 +13,7 @@ from rheobase import kernels
 from rheobase.kernels.spec import HALF, How, Ran, Spec
 from rheobase.neurons.base import Neuron, State
 from rheobase.neurons.looking import local
-from rheobase.neurons.numbers import declare, number, plain, told, values
+from rheobase.neurons.numbers import declare, learned, number, plain, told, values
 from rheobase.surrogate import SHAPES, ATan, Surrogate
 
 RESETS = ("soft", "hard", "none", "delayed")
@@ -222,7 +222,7 @@ class LIF(Neuron):
             shape = str(self.surrogate)
         found = [f"{name}={value}" for name, value in numbers.items()]
         found += [f"reset={self.reset!r}, detach_reset={self.detach_reset}, surrogate={shape}, input_scale={scale}"]
-        learn = tuple(name for name in self.dynamics if f"raw_{name}" in self._parameters)
+        learn = learned(self, self.dynamics)
         return ", ".join(found + ([f"learn={learn}"] if learn else []))
 
 

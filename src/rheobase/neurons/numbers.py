@@ -149,6 +149,11 @@ def declare(neuron: nn.Module, values: dict[str, Any], learn: Sequence[str]) -> 
             setattr(neuron, name, value)
 
 
+def learned(neuron: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Which of these numbers it learns."""
+    return tuple(name for name in names if f"raw_{name}" in neuron._parameters)
+
+
 def plain(value: Any) -> Any:
     """A number as Python's, the shortest decimal that is it: 0.9 comes back as 0.9; of several, the tensor."""
     if isinstance(value, Tensor) and value.dim() == 0 and not value.is_meta:
