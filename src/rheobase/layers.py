@@ -125,7 +125,7 @@ class Fire(nn.Module):
             or not neuron.native
             or type(neuron).forward is not LIF.forward
             or neuron.rule is not None
-            or norm.padded
+            or norm.alone
             or _altered(norm)
             or _altered(neuron)
         ):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase import kernels
+from rheobase.compat import apart
 from rheobase.eager import eagerly
+from rheobase.kernels import processes
 
 
 class _Local(threading.local):
@@ -56,33 +60,53 @@ def real_steps(lengths: Tensor, steps: int, batch: int, owner: str) -> Tensor:
 class CurrentNorm(nn.Module):
     """Batch norm of the input currents, with statistics shared by all time steps.
 
-    y = weight (x - mean) / sqrt(var + eps) + bias, a channel at a time; in training mean and var are those of x over
-    time, batch and space, and the running statistics follow them as in `torch.nn.BatchNorm2d`; in evaluation they are
-    the running ones. x is `[T, B, C, ...]`. See `rheobase.padding` for sequences of different lengths.
+    y = scale weight (x - mean) / sqrt(var + eps) + bias, a channel at a time; in training mean and var are those of x
+    over time, batch and space, and the running statistics follow them as in `torch.nn.BatchNorm2d`; in evaluation they
+    are the running ones. x is `[T, B, C, ...]`. See `rheobase.padding` for sequences of different lengths.
+
+    In an initialised process group of several processes (`torch.distributed`, the default group), mean and var are those
+    of the currents of all of them, and gradients go through them: as if one process had the whole batch. All of them must
+    run the norm then; in evaluation nothing is exchanged. `nn.SyncBatchNorm.convert_sync_batchnorm`, and Lightning's
+    `sync_batchnorm`, find nothing to do here.
 
     Args:
         channels: C.
         eps: added to the variance.
         momentum: weight of the newest batch in the running statistics.
         gain: initial weight.
+        scale: a fixed factor. With alpha times the neuron's threshold this is tdBN: currents begin as N(0, scale^2);
+            alpha is 1, and 1/sqrt(2) where two such currents are added.
+        sync: False: this process's currents alone.
 
-    Source: Ledinauskas et al. 2020 (batch norm of input currents); Zheng et al. 2021 (over time and batch).
+    Source: Ledinauskas et al. 2020 (batch norm of input currents); Zheng et al. 2021 (over time and batch, tdBN).
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, gain: float = 1.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        gain: float = 1.0,
+        scale: float = 1.0,
+        sync: bool = True,
+    ) -> None:
         super().__init__()
+        name = type(self).__name__
         if not isinstance(channels, int) or channels < 1:
-            raise ValueError(f"CurrentNorm: channels must be a positive integer, got {channels!r}")
+            raise ValueError(f"{name}: channels must be a positive integer, got {channels!r}")
         if not isinstance(momentum, int | float) or not 0 <= momentum <= 1:
-            raise ValueError(f"CurrentNorm: momentum must be a number in [0, 1], got {momentum!r}")
-        if not isinstance(eps, int | float) or not eps > 0:
-            raise ValueError(f"CurrentNorm: eps must be a number > 0, got {eps!r}")
+            raise ValueError(f"{name}: momentum must be a number in [0, 1], got {momentum!r}")
+        for key, value in (("eps", eps), ("scale", scale)):
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{name}: {key} must be a number > 0, got {value!r}")
         self.channels = channels
         self.eps = eps
         self.momentum = momentum
+        self.scale = scale
+        self.sync = sync
         self.weight = nn.Parameter(torch.full((channels,), float(gain)))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -99,18 +123,30 @@ class CurrentNorm(nn.Module):
             hint = ": a layer before it without PerStep?" if len(shape) > 1 and shape[1] == self.channels else ""
             raise ValueError(f"CurrentNorm: currents must be [T, B, {self.channels}, ...], got {list(shape)}{hint}")
         if self.training and currents.numel() < 2 * self.channels:
-            raise ValueError(f"CurrentNorm: training needs more than one value a channel, got shape {list(shape)}")
+            self._check_count(currents)
+
+    def _check_count(self, currents: Tensor) -> None:
+        if currents.numel() < (1 if self.together else 2) * self.channels:
+            raise ValueError(
+                f"CurrentNorm: training needs more than one value a channel (of several processes, one each), got shape "
+                f"{list(currents.shape)}"
+            )
 
     @property
-    def padded(self) -> bool:
-        """Whether padding is to be left out now."""
-        return self.training and _local.lengths is not None
+    def together(self) -> bool:
+        """Whether statistics are those of several processes now."""
+        return self.training and self.sync and processes.several()
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs by itself now, in plain torch: without padding, or together where `torch.compile` looks on."""
+        return self.training and (_local.lengths is not None or (torch.compiler.is_compiling() and self.together))
 
     def forward(self, currents: Tensor) -> Tensor:
         """Normalised currents `[T, B, C, ...]`."""
         self.check(currents)
-        if self.padded:
-            return self._without_padding(currents)
+        if self.alone or self.together:
+            return self._written_out(currents)
         running = (self.running_mean, self.running_var)
         if not self.training:  # a training pass before this one's backward would move them
             running = (running[0].clone(), running[1].clone())
@@ -118,7 +154,7 @@ class CurrentNorm(nn.Module):
         y = F.batch_norm(
             flat.contiguous() if len(flat) == 1 else flat,  # (of one image, torch 2.13 mistakes what strides mean)
             *running,
-            self.weight,
+            self._scaled(),
             self.bias,
             self.training,
             self.momentum,
@@ -126,37 +162,103 @@ class CurrentNorm(nn.Module):
         )
         return y.unflatten(0, currents.shape[:2])
 
-    def _without_padding(self, currents: Tensor) -> Tensor:
-        assert _local.lengths is not None
-        if not torch.is_grad_enabled():
-            raise RuntimeError(
-                "padding: a norm in training runs without gradients, as in reentrant checkpointing, which computes "
-                "again where lengths are not known: checkpoint(..., use_reentrant=False), and backward within it too"
-            )
-        real = currents[real_steps(_local.lengths, currents.shape[0], currents.shape[1], "padding")]
-        if real.numel() < 2 * self.channels:
-            raise ValueError(
-                f"CurrentNorm: training needs more than one value a channel, got {list(real.shape)} real ones"
-            )
-        real = real.to(torch.promote_types(real.dtype, torch.float32)).movedim(1, 0).flatten(1)
-        mean, var = real.mean(1), real.var(1, correction=0)
-        running, count = (self.running_mean, self.running_var, self.momentum), real.shape[1]
-        kernels.follow(running, mean.detach(), var.detach() * count, count)
+    def _scaled(self) -> Tensor:
+        return self.weight if self.scale == 1 else self.scale * self.weight
+
+    @apart
+    def _written_out(self, currents: Tensor) -> Tensor:
+        """In training, with the statistics of real steps alone, or of several processes."""
+        real = currents.movedim(2, 0)
+        if _local.lengths is not None:
+            if not torch.is_grad_enabled():
+                raise RuntimeError(
+                    "padding: a norm in training runs without gradients, as in reentrant checkpointing, which computes "
+                    "again where lengths are not known: checkpoint(..., use_reentrant=False), and backward within it too"
+                )
+            real = real[:, real_steps(_local.lengths, currents.shape[0], currents.shape[1], "padding")]
+            self._check_count(real)
+        real = real.to(torch.promote_types(real.dtype, torch.float32)).flatten(1)
+        count = float(real.shape[1])
+        if self.together:
+            total = float(processes.summed(torch.tensor(count, dtype=torch.float64, device=real.device)))
+            mean = processes.summed(real.mean(1) * (count / total))
+            var = processes.summed((real - mean.unsqueeze(1)).square().mean(1) * (count / total))
+            count = total
+        else:
+            mean, var = real.mean(1), real.var(1, correction=0)
+        kernels.follow(self._running, mean.detach(), var.detach() * (count / (count - 1)))
         shape = (-1, *[1] * (currents.dim() - 3))
-        scale = self.weight * (var + self.eps).rsqrt()
+        scale = self._scaled() * (var + self.eps).rsqrt()
         y = (currents - mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
         return y.to(currents.dtype)
+
+    @property
+    def _running(self) -> kernels.Running:
+        return self.running_mean, self.running_var, self.momentum
 
     def operands(self, currents: Tensor, by: kernels.Engine) -> kernels.Norm:
         """What an engine's operator needs that has this norm in it; in training the running statistics move."""
         self.check(currents)
+        weight = self._scaled()
         if not self.training:
             mean, var = self.running_mean.double(), self.running_var.double()
-            return kernels.Norm(self.weight, self.bias, mean, var, self.eps, 0)
-        running = (self.running_mean, self.running_var, self.momentum)
-        count, mean, m2 = kernels.moments(currents, by, running)
-        return kernels.Norm(self.weight, self.bias, mean, m2, self.eps, count)
+            return kernels.Norm(weight, self.bias, mean, var, self.eps, 0)
+        if not self.together:
+            count, mean, m2 = kernels.moments(currents, by, self._running)
+            return kernels.Norm(weight, self.bias, mean, m2, self.eps, count)
+        count, mean, m2 = kernels.moments(currents, by)
+        total, mean, m2 = processes.joined(count, mean, m2)
+        kernels.follow(self._running, mean, m2 / (total - 1))
+        share = count / total
+        return kernels.Norm(weight, self.bias, mean, m2 * share, self.eps, count, share)
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"{self.channels}, eps={self.eps:g}, momentum={self.momentum:g}"
+        scale = "" if self.scale == 1 else f", scale={self.scale:g}"
+        return f"{self.channels}, eps={self.eps:g}, momentum={self.momentum:g}{scale}{'' if self.sync else ', sync=False'}"
+
+
+class TEBN(CurrentNorm):
+    """CurrentNorm with a learned factor for each time step: y[t] = factor[t] CurrentNorm(x)[t].
+
+    Statistics, weight and bias are shared by all steps; the factors, `factor` `[steps]`, begin at 1. So it runs at its
+    own number of steps alone, and cannot be streamed.
+
+    Args:
+        channels, options: as in `CurrentNorm`.
+        steps: T.
+        average: the mean of the factors at a single step instead: for the ANN twin.
+
+    Source: Duan et al. 2022 (temporal effective batch normalization).
+    """
+
+    def __init__(self, channels: int, steps: int, average: bool = False, **options: Any) -> None:
+        super().__init__(channels, **options)
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"TEBN: steps must be a positive integer, got {steps!r}")
+        self.steps = steps
+        self.average = average
+        self.factor = nn.Parameter(torch.ones(steps))
+
+    def check(self, currents: Tensor) -> None:
+        """Refuse what is not `[T, B, C, ...]`.
+
+        Raises:
+            ValueError: as `CurrentNorm`, or another number of time steps.
+        """
+        super().check(currents)
+        if len(currents) != (1 if self.average else self.steps):
+            raise ValueError(
+                f"TEBN has a factor for each of {self.steps} steps, so that it runs at no other number of them and cannot "
+                f"be streamed: currents must be [{self.steps}, B, ...], got {list(currents.shape)}"
+            )
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Normalised currents `[T, B, C, ...]`."""
+        y = super().forward(currents)
+        factor = self.factor.mean(0, keepdim=True) if self.average else self.factor
+        return y * factor.to(y.dtype).reshape(-1, *[1] * (y.dim() - 1))
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{super().extra_repr()}, steps={self.steps}{', average=True' if self.average else ''}"

@@ -1,7 +1,7 @@
 """Models on disk: safetensors for the weights, JSON in its header for what they belong to. Never a pickle.
 
-The tensors are those of the state_dict, by its names; a neuron among the arguments of `create` lies beside them, under
-`arguments.`. The header tells the arguments, which neurons and norms stand where (they may be changed after create),
+The tensors are those of the state_dict, by its names; a neuron in the model's description lies beside them, under
+`arguments.`. The header tells that description, as arguments of `create`, which neurons and norms stand where (they may be changed after create),
 which names are one tensor, and what is frozen. A neuron's choices, and which numbers it learns, lie in the tensors.
 """
 
@@ -20,13 +20,16 @@ from rheobase import models
 from rheobase.files import write_atomic
 from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, Recurrent
 from rheobase.neurons.base import outermost
-from rheobase.norm import CurrentNorm
+from rheobase.models import registry
+from rheobase.norm import TEBN, CurrentNorm
 
 FORMAT = 2
+_NORM = "channels eps momentum scale sync"
 _CONV = "in_channels out_channels kernel_size stride padding dilation groups bias padding_mode"
 _ARGUMENTS: dict[type[nn.Module], str] = {
     **dict.fromkeys((LIF, IF, CubaLIF, AdaptiveLIF, Integrator), ""),
-    **{Recurrent: "neuron module", CurrentNorm: "channels eps momentum", nn.Linear: "in_features out_features bias"},
+    **{Recurrent: "neuron module", nn.Linear: "in_features out_features bias"},
+    **{CurrentNorm: _NORM, TEBN: f"{_NORM} steps average"},
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV),
 }
 """What load can make beside what create makes, and those of its arguments that the state_dict does not tell."""
@@ -45,7 +48,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         TypeError: load would not give the model back; the error says what is in the way, and what to do instead.
     """
     try:
-        if not isinstance(model, models.Net) or not hasattr(model, "arguments"):
+        if not isinstance(model, models.Net) or not hasattr(model, "description"):
             raise TypeError(f"{type(model).__name__} is not of rheobase.models.create (if it wraps one: save that)")
         content = _written(model)
         _compare(_portrait(model), _portrait(_read(content)))
@@ -77,9 +80,9 @@ def _reason(error: Exception) -> str:
 
 
 def _whole(model: models.Net) -> models.Net:
-    """A view of the model that has the modules among its arguments for one more child."""
+    """A view of the model that has the modules of its description for one more child."""
     whole = copy.copy(model)
-    given = {name: value for name, value in whole.__dict__.pop("arguments").items() if isinstance(value, nn.Module)}
+    given = {name: value for name, value in vars(whole.__dict__.pop("description")).items() if isinstance(value, nn.Module)}
     whole._modules = {**model._modules, "arguments": nn.ModuleDict(given)}
     return whole
 
@@ -98,7 +101,7 @@ def _written(model: models.Net) -> bytes:
     norms = {path: module for path, module in model.named_modules() if isinstance(module, CurrentNorm)}
     about = {
         "format": FORMAT,
-        "arguments": _told(model.arguments, "arguments"),
+        "arguments": _told(registry.arguments(model.description), "arguments"),
         "steps": model.steps,
         "modules": _told(outermost(model) | norms, ""),
         "tied": {name: first for name, first in firsts.items() if name != first},
@@ -168,7 +171,8 @@ def _read(content: bytes) -> models.Net:
 def _portrait(model: models.Net) -> dict[str, Any]:
     """All that must come back."""
     whole = _whole(model)
-    portrait = {f"argument {n}": v for n, v in model.arguments.items() if not isinstance(v, nn.Module)}
+    arguments = registry.arguments(model.description)
+    portrait = {f"argument {n}": v for n, v in arguments.items() if not isinstance(v, nn.Module)}
     modules = dict(whole.named_modules(remove_duplicate=False))
     places = _firsts(modules)
     for path, module in modules.items():

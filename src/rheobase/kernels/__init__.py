@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rheobase.kernels import ops, reference, registry
+from rheobase.kernels import ops, processes, reference, registry
 from rheobase.kernels.layout import dense
 from rheobase.kernels.recurrent import Recurrent
 from rheobase.kernels.registry import Engine, Running, engine, settings
@@ -19,6 +19,7 @@ __all__ = [
     "Engine",
     "Norm",
     "Rule",
+    "Running",
     "Spec",
     "can_fuse",
     "engine",
@@ -34,7 +35,8 @@ class Norm(NamedTuple):
     """The norm in front of a neuron: weight (x - mean) / sqrt(var + eps) + bias, a channel at a time.
 
     With samples, mean and m2 are as `moments` gives them, and gradients go through them; with samples = 0, m2 is
-    var, and both are constants.
+    var, and both are constants. Of several processes, samples are this one's, m2 is what comes to them, and `share` is
+    the part of all samples that they are.
     """
 
     weight: Tensor
@@ -43,6 +45,7 @@ class Norm(NamedTuple):
     m2: Tensor
     eps: float
     samples: int
+    share: Tensor | None = None
 
 
 def can_fuse(spec: Spec, currents: Tensor, residual: Tensor | None, skip: Tensor | None) -> Engine | None:
@@ -63,29 +66,31 @@ def keeping(x: Tensor) -> AbstractContextManager[Any]:
     return registry.keeping(x) or nullcontext()
 
 
-def moments(currents: Tensor, by: Engine, running: Running) -> tuple[int, Tensor, Tensor]:
+def moments(currents: Tensor, by: Engine, running: Running | None = None) -> tuple[int, Tensor, Tensor]:
     """Of the values of each channel: how many, their mean, and the sum of their squared deviations (float64).
 
-    Those of several processes can be joined before they are used. Running statistics move towards them.
+    Running statistics, where given, move towards them. (Those of several processes are joined first.)
     """
     count = currents.numel() // currents.shape[2]
-    if torch.compiler.is_compiling() or not _float32(running) or not ops.plain((currents, *running[:2])):
+    followers = () if running is None else running[:2]
+    if torch.compiler.is_compiling() or not _float32(followers) or not ops.plain((currents, *followers)):
         mean, m2 = ops.moments(currents, by.name)
-        follow(running, mean, m2, count)
+        if running is not None:
+            follow(running, mean, m2 / max(1, count - 1))
     else:
         mean, m2 = by.moments(dense(currents.detach()), running)
     return count, mean, m2
 
 
-def _float32(running: Running) -> bool:
-    return all(r.dtype is torch.float32 and r.is_contiguous() for r in running[:2])
+def _float32(running: tuple[Tensor, ...]) -> bool:
+    return all(r.dtype is torch.float32 and r.is_contiguous() for r in running)
 
 
-def follow(running: Running, mean: Tensor, m2: Tensor, count: int) -> None:
-    """Move running statistics towards those of `count` values a channel."""
+def follow(running: Running, mean: Tensor, var: Tensor) -> None:
+    """Move running statistics towards a mean and an unbiased variance."""
     running_mean, running_var, momentum = running
     running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_((m2 / max(1, count - 1)).to(running_var.dtype), momentum)
+    running_var.lerp_(var.to(running_var.dtype), momentum)
 
 
 def fire(
@@ -114,6 +119,8 @@ def fire(
         return _by_definition(spec, currents, state)
     inputs = _inputs(spec, currents, state, residual, skip, norm[:4] if norm else (None, None, None, None))
     how = spec.how if norm is None else spec.how._replace(eps=norm.eps, samples=norm.samples)
+    if norm is not None and norm.share is not None:
+        by = processes.together(by, norm.share)
     if torch.compiler.is_compiling() and by.operators:
         found = ops.fire(*inputs, *how, keep_state, keep_drive, by.name)
     else:

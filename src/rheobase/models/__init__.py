@@ -1,7 +1,8 @@
-"""Networks by name: `create("sew_resnet18", classes=10)`; `names()` lists them."""
+"""Networks by name: `create("sew_resnet18", classes=10)`; `names()` lists them, `options(name)` what one takes."""
 
-from rheobase.models import plain, resnet  # noqa: F401  (they register their models)
-from rheobase.models.net import Net
-from rheobase.models.registry import create, names, register
+from rheobase.models import events, plain, resnet, vgg, written  # noqa: F401  (they register their models)
+from rheobase.models.family import Family
+from rheobase.models.net import Net, Parts
+from rheobase.models.registry import create, names, options, register
 
-__all__ = ["Net", "create", "names", "register"]
+__all__ = ["Family", "Net", "Parts", "create", "names", "options", "register"]

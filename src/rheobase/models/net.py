@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rheobase.kernels.time import static
 from rheobase.layers import Fire, PerStep, direct
-from rheobase.neurons import LIF, Neuron
+from rheobase.neurons import LIF, Neuron, Recurrent
 from rheobase.neurons.base import check_untraced, outermost
-from rheobase.norm import CurrentNorm
-
-
-def _no_norm(channels: int, gain: float = 1.0) -> nn.Module:
-    return nn.Identity()
+from rheobase.norm import TEBN, CurrentNorm
 
 
 class Rate(nn.ReLU):
@@ -28,7 +23,7 @@ class Rate(nn.ReLU):
         pass
 
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"current": CurrentNorm, "none": _no_norm}
+Norm = Literal["current", "tdbn", "tebn", "none"]
 
 
 class Parts:
@@ -37,32 +32,61 @@ class Parts:
     Args:
         spiking: False for the twin.
         neuron: prototype, copied at each place; default `LIF()`.
-        norm: "current" or "none".
+        norm: see `Family`.
+        steps: T, for "tebn".
     """
 
-    def __init__(self, spiking: bool, neuron: Neuron | None = None, norm: str = "current") -> None:
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        self._neuron = (LIF() if neuron is None else neuron) if spiking else Rate()
+    def __init__(self, spiking: bool, neuron: Neuron | None = None, norm: Norm = "current", steps: int = 1) -> None:
+        self.spiking = spiking
+        self.normed = norm != "none"
+        self._neuron = LIF() if neuron is None else neuron
         self._norm = norm
+        self._steps = steps
 
     def neuron(self) -> nn.Module:
         """A neuron of its own."""
-        return copy.deepcopy(self._neuron)
+        return copy.deepcopy(self._neuron) if self.spiking else Rate()
 
-    def norm(self, channels: int, gain: float = 1.0) -> nn.Module:
-        """A norm over `channels`."""
-        return NORMS[self._norm](channels, gain=gain)
+    def threshold(self) -> float:
+        """The current at which a resting neuron fires.
 
-    def fire(self, channels: int, gain: float = 1.0, drive: bool = False) -> Fire:
-        """A norm and a neuron."""
-        return Fire(self.norm(channels, gain), self.neuron(), drive)
+        Raises:
+            ValueError: there is no one such number.
+        """
+        neuron: Any = self._neuron
+        while isinstance(neuron, Recurrent):
+            neuron = neuron.neuron
+        if not isinstance(neuron, LIF) or neuron.threshold.numel() > 1 or neuron.input_scale.numel() > 1:
+            raise ValueError(
+                "norm 'tdbn', and a SEW 'and' that starts as the identity, need a neuron with one threshold and "
+                f"one input_scale, got {neuron!r}"
+            )
+        return float(neuron.threshold) / float(neuron.input_scale)
 
-    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> PerStep:
-        """A convolution without bias that keeps the size (over the stride), at every step."""
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=self._norm == "none")
+    def norm(self, channels: int, gain: float = 1.0, alpha: float = 1.0) -> nn.Module:
+        """A norm over `channels`; `alpha` is tdBN's, for what is to be summed."""
+        if self._norm == "tebn":
+            return TEBN(channels, self._steps, average=not self.spiking, gain=gain)
+        if self._norm == "tdbn":
+            return CurrentNorm(channels, gain=gain, scale=alpha * self.threshold())
+        return CurrentNorm(channels, gain=gain) if self.normed else nn.Identity()
+
+    def fire(self, channels: int, drive: bool = False, **options: Any) -> Fire:
+        """A norm (with these options) and a neuron."""
+        return Fire(self.norm(channels, **options), self.neuron(), drive)
+
+    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int | None = None) -> PerStep:
+        """A convolution at every step, without bias before a norm; by default it keeps the size (over the stride)."""
+        padding = kernel // 2 if padding is None else padding
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not self.normed)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         return PerStep(conv)
+
+    def dense(self, inputs: int, outputs: int) -> PerStep:
+        """A linear layer at every step, without bias before a norm."""
+        dense = nn.Linear(inputs, outputs, bias=not self.normed)
+        nn.init.kaiming_normal_(dense.weight, nonlinearity="relu")
+        return PerStep(dense)
 
 
 class Net(nn.Module):
@@ -76,7 +100,7 @@ class Net(nn.Module):
         spiking: whether it is the spiking net or its ANN twin.
     """
 
-    arguments: dict[str, Any]  # of `create`
+    description: Any  # the `Description` that it was built from
 
     def __init__(self, features: nn.Module, head: nn.Module, in_channels: int, steps: int, spiking: bool) -> None:
         super().__init__()
@@ -154,6 +178,20 @@ class Pool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Means."""
         return x.mean((-2, -1))
+
+
+class Flatten(nn.Module):
+    """`[T, B, C, H, W]` -> `[T, B, C H W]`, for maps of one size."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.shape = [channels, size, size]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Places and channels in one axis."""
+        if list(x.shape[2:]) != self.shape:
+            raise ValueError(f"what is flattened must be [T, B, *{self.shape}], as image_size says, got {list(x.shape)}")
+        return x.flatten(2)
 
 
 def linear(features: int, classes: int) -> PerStep:

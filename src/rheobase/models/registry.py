@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from dataclasses import MISSING, field, fields, make_dataclass
+from typing import Any, NamedTuple, get_type_hints
 
-import torch
-
+from rheobase.models.family import Description
 from rheobase.models.net import Net
-from rheobase.neurons import Neuron
 
-_models: dict[str, Callable[..., Net]] = {}
+
+class Option(NamedTuple):
+    """What a family takes: its type, and its default (`dataclasses.MISSING` where there is none)."""
+
+    type: Any
+    default: Any
+
+
+class _Model(NamedTuple):
+    family: type[Description]
+    fixed: dict[str, Any]
+
+
+_models: dict[str, _Model] = {}
+_COMMON = {one.name for one in fields(Description)}
 _ELSEWHERE = {
     "num_classes": "classes",
     "n_classes": "classes",
@@ -29,20 +41,76 @@ _ELSEWHERE = {
 """What other libraries call an argument."""
 
 
-def register(name: str, builder: Callable[..., Net]) -> None:
-    """Make `builder(classes=, in_channels=, steps=, spiking=, **options)` available as `name`.
+def register(name: str, family: type[Description] | Callable[..., Net], **fixed: Any) -> None:
+    """Make a family available as `name`, with some of its options fixed.
+
+    Args:
+        name: for `create`, and for the files of `rheobase.save`.
+        family: a subclass of `rheobase.models.Family`; or a function of (classes=, in_channels=, steps=, spiking=,
+            **options) that returns a `Net`.
+        fixed: options that are the same in all models of that name.
 
     Raises:
         ValueError: the name is taken.
+        TypeError: something else than such a family, or an option that it does not have.
     """
     if name in _models:
         raise ValueError(f"register: model {name!r} exists already")
-    _models[name] = builder
+    if not inspect.isclass(family):
+        family = _described(name, family)
+    elif not issubclass(family, Description) or "__dataclass_fields__" not in vars(family):
+        raise TypeError(f"register: {family.__name__} must be a frozen dataclass that extends rheobase.models.Family")
+    strange = fixed.keys() - {one.name for one in fields(family)}
+    if strange:
+        raise TypeError(f"register: {family.__name__} has no option {min(strange)!r}")
+    _models[name] = _Model(family, fixed)
+
+
+def _described(name: str, function: Callable[..., Net]) -> type[Description]:
+    """The family whose options are the arguments of a function that builds its networks."""
+
+    def values(self: Any) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def network(self: Any) -> Net:
+        return function(**{key: value for key, value in values(self).items() if key != "rule"})
+
+    options = [
+        (one.name, Any, field() if one.default is one.empty else field(default=one.default))
+        for one in inspect.signature(function).parameters.values()
+        if one.name not in _COMMON and one.kind is not one.VAR_KEYWORD
+    ]
+    methods = {"network": network, "__reduce__": lambda self: (_again, (name, values(self)))}
+    return make_dataclass(name, options, bases=(Description,), namespace=methods, frozen=True, kw_only=True)
+
+
+def _again(name: str, values: dict[str, Any]) -> Description:
+    return _models[name].family(**values)
 
 
 def names() -> list[str]:
     """All registered names."""
     return sorted(_models)
+
+
+def options(name: str) -> dict[str, Option]:
+    """What the family of that name takes besides what all take (classes, in_channels, steps, spiking, rule).
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    family, fixed = _model(name, "options")
+    kinds = get_type_hints(family)
+    own = [one for one in fields(family) if one.name not in {*_COMMON, *fixed}]
+    return {one.name: Option(kinds[one.name], one.default) for one in own}
+
+
+def _model(name: str, caller: str) -> _Model:
+    if name not in _models:
+        near = difflib.get_close_matches(name, _models, n=3, cutoff=0.5)
+        hint = f"; nearest: {', '.join(near)}" if near else f"; there are: {', '.join(names())}"
+        raise ValueError(f"{caller}: no model {name!r}{hint}")
+    return _models[name]
 
 
 def create(
@@ -53,7 +121,7 @@ def create(
     steps: int = 4,
     spiking: bool = True,
     rule: str = "surrogate",
-    **options: Any,
+    **given: Any,
 ) -> Net:
     """A model by name, freshly initialised.
 
@@ -66,51 +134,42 @@ def create(
         steps: T for static images.
         spiking: False gives the ANN twin: the same graph with ReLU for the neuron, one pass, logits `[1, B, classes]`.
         rule: how gradients pass a neuron; "surrogate" (backpropagation through time) is the one there is.
-        options: what the family takes, such as `width`, `depth`, `stem`, `connect`, `neuron` (a prototype that each
-            layer gets a copy of), `norm`, `image_size`.
+        given: what the family takes, as `options(name)` lists it, such as `width`, `depth`, `stem`, `connect`,
+            `neuron` (a prototype that each layer gets a copy of), `norm`, `image_size`.
 
     Raises:
         ValueError: an unknown name or option (the error names the nearest), or a value out of range.
         TypeError: no classes, or another library's name for an option.
     """
-    if name not in _models:
-        near = difflib.get_close_matches(name, _models, n=3, cutoff=0.5)
-        hint = f"; nearest: {', '.join(near)}" if near else f"; there are: {', '.join(names())}"
-        raise ValueError(f"create: no model {name!r}{hint}")
-    for key in options.keys() & _ELSEWHERE.keys():
+    family, fixed = _model(name, "create")
+    for key in given.keys() & _ELSEWHERE.keys():
         raise TypeError(f"create({name!r}): no option {key!r}: it is called {_ELSEWHERE[key]!r} here")
     if classes is None:
         raise TypeError(f"create({name!r}): classes, the number of logits, must be given")
-    for key, value in (("classes", classes), ("in_channels", in_channels), ("steps", steps)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"create({name!r}): {key} must be a positive integer, got {value!r}")
-    if rule != "surrogate":
-        raise ValueError(f"create({name!r}): rule must be 'surrogate', got {rule!r}")
-    builder = _models[name]
-    allowed = _options(builder)
-    for key in options:
+    allowed = options(name)
+    for key in given:
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"create({name!r}): no option {key!r}; {hint}it takes {', '.join(allowed)}")
-    neuron = options.get("neuron")
-    if neuron is not None and not isinstance(neuron, Neuron):
-        raise ValueError(f"create({name!r}): neuron must be a rheobase.Neuron, got {neuron!r}")
-    model = builder(classes=classes, in_channels=in_channels, steps=steps, spiking=spiking, **options)
-    model.arguments = {
-        "name": name,
-        "classes": classes,
-        "in_channels": in_channels,
-        "steps": steps,
-        "spiking": spiking,
-        "rule": rule,
-        **copy.deepcopy(options),
-    }
-    # images live in channels-last memory: convolutions, norms and neurons all walk it without copies
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for key, option in allowed.items():
+        if option.default is MISSING and key not in given:
+            raise TypeError(f"create({name!r}): {key} must be given")
+    common = {"classes": classes, "in_channels": in_channels, "steps": steps, "spiking": spiking, "rule": rule}
+    try:
+        return family(**common, **fixed, **given).build()
+    except ValueError as error:
+        raise ValueError(f"create({name!r}): {error}") from error
 
 
-def _options(builder: Callable[..., Net]) -> list[str]:
-    """Names of the builder's own options."""
-    common = ("classes", "in_channels", "steps", "spiking")
-    return [name for name in inspect.signature(builder).parameters if name not in common]
+def arguments(description: Description) -> dict[str, Any]:
+    """Those of `create` for a model of this description.
+
+    Raises:
+        TypeError: no name is registered for it.
+    """
+    for name, (family, fixed) in _models.items():
+        if type(description) is family and all(getattr(description, key) == fixed[key] for key in fixed):
+            own = [one.name for one in fields(family) if one.name not in fixed]
+            return {"name": name, **{key: getattr(description, key) for key in own}}
+    raise TypeError(f"no model is registered that is a {description!r}")

@@ -1,27 +1,30 @@
-"""Residual networks of 18 to 152 layers with three junctions: the classic spiking one, SEW and MS.
+"""Residual networks of 11 to 152 layers with three junctions: the classic spiking one, SEW and MS.
 
 With F the branch, S the block's input and SN the neuron:
     classic  O = SN(F(S) + S)        currents are added, then the neuron
     SEW      O = g(SN(F(S)), S)      spikes are joined by g: add, and, iand (Fang et al. 2021)
     MS       O = F(SN(S)) + S        potentials are added, neurons sit inside the branch (Hu et al. 2021)
-Depths and widths are those of He et al. 2016.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from rheobase.layers import JUNCTIONS, Fire, PerStep
-from rheobase.models.net import Net, Parts, Pool, linear
+from rheobase.models.family import Count, Family
+from rheobase.models.net import Parts, Pool
 from rheobase.models.registry import register
-from rheobase.neurons import Neuron
 
 Connect = Literal["add", "and", "iand"]
-Stem = Literal["cifar", "imagenet"]
+Start = Literal["identity", "plain"]
+_SUMMED = 0.5**0.5
+"""tdBN's alpha where two normed currents are added (Zheng et al. 2021)."""
 
 
 class Conv(NamedTuple):
@@ -33,34 +36,36 @@ class Conv(NamedTuple):
     stride: int = 1
 
 
-Branch = list[Conv]
+class Block(nn.Module):
+    """A branch conv-fire-...-conv, a last norm and neuron `fire`, and a shortcut around them.
+
+    With `identity` the last norm (without one, the last convolution) begins at zero, so that nothing comes out of the
+    branch and the block passes on what its shortcut does.
+    """
+
+    def __init__(self, parts: Parts, convs: list[Conv], identity: bool, fire: Any, last: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        *inner, end = convs
+        layers: list[nn.Module] = []
+        for conv in inner:
+            layers += [parts.conv(*conv), parts.fire(conv.outputs)]
+        final = parts.conv(*end)
+        if identity and not parts.normed:
+            nn.init.zeros_(final.module.weight)  # type: ignore[arg-type]
+        self.branch = nn.Sequential(*layers, final)
+        self.fire: Fire = fire(end.outputs, gain=0.0 if identity else 1.0)
+        inputs, stride = convs[0].inputs, max(conv.stride for conv in convs)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != end.outputs or stride > 1:
+            self.shortcut = nn.Sequential(parts.conv(inputs, end.outputs, 1, stride), last(end.outputs))
 
 
-def _branch(parts: Parts, convs: Branch) -> list[nn.Module]:
-    """conv-fire-...-conv."""
-    *inner, end = convs
-    layers: list[nn.Module] = []
-    for conv in inner:
-        layers += [parts.conv(*conv), parts.fire(conv.outputs)]
-    return [*layers, parts.conv(*end)]
-
-
-def _shortcut(parts: Parts, convs: Branch, last: Callable[[int], nn.Module]) -> nn.Module:
-    """The identity, or a 1x1 convolution where the shape changes."""
-    inputs, outputs, stride = convs[0].inputs, convs[-1].outputs, max(conv.stride for conv in convs)
-    if inputs == outputs and stride == 1:
-        return nn.Identity()
-    return nn.Sequential(parts.conv(inputs, outputs, 1, stride), last(outputs))
-
-
-class Classic(nn.Module):
+class Classic(Block):
     """O = SN(F(S) + S)."""
 
-    def __init__(self, parts: Parts, convs: Branch) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(*_branch(parts, convs))
-        self.fire = parts.fire(convs[-1].outputs)  # the branch's norm, and the neuron of the sum
-        self.shortcut = _shortcut(parts, convs, parts.norm)
+    def __init__(self, parts: Parts, convs: list[Conv], identity: bool = False) -> None:
+        fire, norm = partial(parts.fire, alpha=_SUMMED), partial(parts.norm, alpha=_SUMMED)
+        super().__init__(parts, convs, identity, fire, norm)
 
     def forward(self, s: Tensor) -> Tensor:
         """Spikes to spikes."""
@@ -68,17 +73,15 @@ class Classic(nn.Module):
         return out
 
 
-class SEW(nn.Module):
+class SEW(Block):
     """O = g(SN(F(S)), S)."""
 
-    def __init__(self, parts: Parts, convs: Branch, connect: Connect) -> None:
-        super().__init__()
-        if connect not in JUNCTIONS:
-            raise ValueError(f"connect must be one of {', '.join(JUNCTIONS)}, got {connect!r}")
-        self.branch = nn.Sequential(*_branch(parts, convs))
-        self.fire = parts.fire(convs[-1].outputs)  # the branch's last norm and neuron
-        self.shortcut = _shortcut(parts, convs, parts.fire)
+    def __init__(self, parts: Parts, convs: list[Conv], connect: Connect, identity: bool = False) -> None:
+        super().__init__(parts, convs, identity, parts.fire, parts.fire)
         self.connect = connect
+        if identity and connect == "and":  # the branch has to fire at every step
+            last: Any = self.fire.norm if parts.normed else self.branch[-1].module
+            nn.init.constant_(last.bias, parts.threshold() if parts.spiking else 1.0)
 
     def forward(self, s: Tensor) -> Tensor:
         """Spikes to spikes (small integers with "add")."""
@@ -89,18 +92,15 @@ class SEW(nn.Module):
         return JUNCTIONS[self.connect](self.fire(currents), s)
 
 
-class MS(nn.Module):
-    """O = F(SN(S)) + S; the branch's last norm begins at zero, so that the block begins as the identity.
+class MS(Block):
+    """O = F(SN(S)) + S.
 
     What it takes in is the pair (SN(S), S), and what it gives out such a pair of O: norm, sum and neuron are one
     operator. The network's last block gives SN(O) alone (`last`).
     """
 
-    def __init__(self, parts: Parts, convs: Branch, last: bool = False) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(*_branch(parts, convs))
-        self.fire = parts.fire(convs[-1].outputs, gain=0.0, drive=not last)  # the branch's norm, the next neuron
-        self.shortcut = _shortcut(parts, convs, parts.norm)
+    def __init__(self, parts: Parts, convs: list[Conv], identity: bool = True, last: bool = False) -> None:
+        super().__init__(parts, convs, identity, partial(parts.fire, drive=not last), parts.norm)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Any:
         """Spikes and potentials to the next ones."""
@@ -109,24 +109,29 @@ class MS(nn.Module):
 
 
 class Plan(NamedTuple):
-    """Blocks in each stage, and whether they are bottlenecks."""
+    """Blocks in each stage, whether they are bottlenecks, the first stage's channels, and units of a hidden layer."""
 
     blocks: tuple[int, ...]
-    bottleneck: bool
+    bottleneck: bool = False
+    width: int = 64
+    hidden: int = 0  # in units of the width
 
 
 PLANS = {
-    18: Plan((2, 2, 2, 2), False),
-    34: Plan((3, 4, 6, 3), False),
+    11: Plan((1, 1, 1, 1), hidden=16),
+    18: Plan((2, 2, 2, 2)),
+    19: Plan((3, 3, 2), width=128, hidden=2),
+    20: Plan((3, 3, 3), width=16),
+    34: Plan((3, 4, 6, 3)),
     50: Plan((3, 4, 6, 3), True),
     101: Plan((3, 4, 23, 3), True),
     152: Plan((3, 8, 36, 3), True),
 }
 
 
-def _stages(plan: Plan, width: int) -> list[Branch]:
+def _stages(plan: Plan, width: int) -> list[list[Conv]]:
     """The convolutions of every block; a stage doubles the channels and (but for the first) halves the size."""
-    blocks: list[Branch] = []
+    blocks: list[list[Conv]] = []
     inputs = width
     for stage, count in enumerate(plan.blocks):
         w = width * 2**stage
@@ -140,91 +145,62 @@ def _stages(plan: Plan, width: int) -> list[Branch]:
     return blocks
 
 
-def _stem(parts: Parts, stem: Stem, in_channels: int, width: int, potentials: bool) -> list[nn.Module]:
-    """cifar: 3x3; imagenet: 7x7 with stride 2 and a pooling of 3x3 with stride 2, of what blocks pass on."""
-    if stem == "cifar":
-        return [parts.conv(in_channels, width, 3), parts.fire(width, drive=potentials)]
-    if stem != "imagenet":
-        raise ValueError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
-    conv, pool = parts.conv(in_channels, width, 7, 2), PerStep(nn.MaxPool2d(3, 2, 1))
-    if potentials:
-        return [conv, parts.norm(width), pool, Fire(nn.Identity(), parts.neuron(), drive=True)]
-    return [conv, parts.fire(width), pool]
+@dataclass(frozen=True, kw_only=True)
+class ResNet(Family):
+    """Stem, residual blocks, mean over space, linear head.
+
+    Depths 18 to 152 are those of He et al. 2016 for ImageNet, 20 the one for CIFAR (widths 16, 32, 64). 19 is that of
+    Zheng et al. 2021 (128, 256, 512, and a hidden layer of 256; here with a norm, as all layers). 11, of which the
+    literature tells the number (Ledinauskas et al. 2020), has a block in each of four stages and a hidden layer of 1024.
+
+    Attributes:
+        junction: see above.
+        depth: number of layers with weights.
+        width: channels of the first stage; None: those of the papers.
+        stem: "cifar", a 3x3 convolution; or "imagenet", one of 7x7 with stride 2, and a pooling.
+        connect: g of the SEW junction.
+        start: whether each block begins as the identity, but for a convolution in its shortcut; None: MS blocks with a
+            norm do, as in their authors' code.
+    """
+
+    junction: Literal["classic", "sew", "ms"]
+    depth: Literal[11, 18, 19, 20, 34, 50, 101, 152]
+    width: Count | None = None
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    connect: Connect = "add"
+    start: Start | None = None
+
+    def stack(self, parts: Parts) -> tuple[list[nn.Module], int]:
+        """Its layers."""
+        plan = PLANS[self.depth]
+        width = self.width or plan.width
+        *branches, last = _stages(plan, width)
+        default = "identity" if self.junction == "ms" and parts.normed else "plain"
+        identity = (self.start or default) == "identity"
+        block: Any = partial({"classic": Classic, "sew": SEW, "ms": MS}[self.junction], parts, identity=identity)
+        if self.junction == "sew":
+            block = partial(block, connect=self.connect)
+        layers = [*self._stem(parts, width), *map(block, branches)]
+        layers += [block(last, last=True) if self.junction == "ms" else block(last), Pool()]
+        features = last[-1].outputs
+        if plan.hidden:
+            hidden = plan.hidden * width
+            return [*layers, parts.dense(features, hidden), parts.fire(hidden)], hidden
+        return layers, features
+
+    def _stem(self, parts: Parts, width: int) -> list[nn.Module]:
+        """The first layers, up to what blocks take: spikes, and in an MS net also potentials."""
+        potentials = self.junction == "ms"
+        if self.stem == "cifar":
+            return [parts.conv(self.in_channels, width, 3), parts.fire(width, drive=potentials)]
+        conv, pool = parts.conv(self.in_channels, width, 7, 2), PerStep(nn.MaxPool2d(3, 2, 1))
+        if potentials:
+            return [conv, parts.norm(width), pool, Fire(nn.Identity(), parts.neuron(), drive=True)]
+        return [conv, parts.fire(width), pool]
 
 
-def _assemble(
-    plan: Plan,
-    parts: Parts,
-    block: Callable[..., nn.Module],
-    potentials: bool,
-    classes: int,
-    in_channels: int,
-    steps: int,
-    spiking: bool,
-    width: int,
-    stem: Stem,
-) -> Net:
-    """Stem, blocks, mean over space, linear head; with `potentials`, blocks pass them on beside the spikes."""
-    if width < 1:
-        raise ValueError(f"width must be a positive integer, got {width!r}")
-    *branches, last = _stages(plan, width)
-    layers = _stem(parts, stem, in_channels, width, potentials)
-    layers += [block(parts, convs) for convs in branches]
-    layers += [block(parts, last, last=True) if potentials else block(parts, last)]
-    head = linear(last[-1].outputs, classes)
-    return Net(nn.Sequential(*layers, Pool()), head, in_channels, steps, spiking)
-
-
-def _spiking(
-    plan: Plan,
-    *,
-    classes: int,
-    in_channels: int,
-    steps: int,
-    spiking: bool,
-    width: int = 64,
-    stem: Stem = "cifar",
-    neuron: Neuron | None = None,
-    norm: str = "current",
-) -> Net:
-    parts = Parts(spiking, neuron, norm)
-    return _assemble(plan, parts, Classic, False, classes, in_channels, steps, spiking, width, stem)
-
-
-def _sew(
-    plan: Plan,
-    *,
-    classes: int,
-    in_channels: int,
-    steps: int,
-    spiking: bool,
-    width: int = 64,
-    stem: Stem = "cifar",
-    connect: Connect = "add",
-    neuron: Neuron | None = None,
-    norm: str = "current",
-) -> Net:
-    parts, block = Parts(spiking, neuron, norm), partial(SEW, connect=connect)
-    return _assemble(plan, parts, block, False, classes, in_channels, steps, spiking, width, stem)
-
-
-def _ms(
-    plan: Plan,
-    *,
-    classes: int,
-    in_channels: int,
-    steps: int,
-    spiking: bool,
-    width: int = 64,
-    stem: Stem = "cifar",
-    neuron: Neuron | None = None,
-    norm: str = "current",
-) -> Net:
-    parts = Parts(spiking, neuron, norm)
-    return _assemble(plan, parts, MS, True, classes, in_channels, steps, spiking, width, stem)
-
-
-for _depth, _plan in PLANS.items():
-    register(f"spiking_resnet{_depth}", partial(_spiking, _plan))
-    register(f"sew_resnet{_depth}", partial(_sew, _plan))
-    register(f"ms_resnet{_depth}", partial(_ms, _plan))
+for _depth in PLANS:
+    if _depth not in (11, 19, 20):
+        register(f"sew_resnet{_depth}", ResNet, junction="sew", depth=_depth)
+        register(f"ms_resnet{_depth}", ResNet, junction="ms", depth=_depth, connect="add")
+    register(f"spiking_resnet{_depth}", ResNet, junction="classic", depth=_depth, connect="add")

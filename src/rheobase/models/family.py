@@ -1,0 +1,101 @@
+"""What a model is, in one description: a frozen dataclass a family, that registry, save and load, recipe and command read."""
+
+from __future__ import annotations
+
+import copy
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import nn
+
+from rheobase.models.net import Net, Norm, Parts, linear
+from rheobase.neurons import Neuron
+
+Count = Annotated[int, "from 1 on"]
+"""The type of an option that is a positive integer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What every model takes. Fields are checked by their types.
+
+    Attributes:
+        classes: number of logits.
+        in_channels: C of the images.
+        steps: T for static images.
+        spiking: False for the ANN twin.
+        rule: how gradients pass a neuron.
+
+    Raises:
+        ValueError: a value that its field does not take.
+    """
+
+    classes: Count
+    in_channels: Count = 3
+    steps: Count = 4
+    spiking: bool = True
+    rule: Literal["surrogate"] = "surrogate"
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            wanted = _wanted(kind, getattr(self, name))
+            if wanted:
+                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+
+    def network(self) -> Net:
+        """A new network."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its networks are")
+
+    def build(self) -> Net:
+        """The model, freshly initialised; its `description` is a copy of this one."""
+        net = self.network()
+        net.description = copy.deepcopy(self)
+        # images live in channels-last memory: convolutions, norms and neurons all walk it without copies
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(Description):
+    """Base of a family of networks: a subclass, a frozen dataclass too, adds its options and says in `stack` how they build.
+
+    Attributes:
+        neuron: a prototype that each layer gets a copy of; default `LIF()`.
+        norm: of the input currents: "current" (`CurrentNorm`), "tdbn" (scaled by the threshold, Zheng et al. 2021),
+            "tebn" (with a factor for each of `steps`, Duan et al. 2022), or "none".
+    """
+
+    neuron: Neuron | None = None
+    norm: Norm = "current"
+
+    @property
+    def parts(self) -> Parts:
+        """What makes its layers."""
+        return Parts(self.spiking, self.neuron, self.norm, self.steps)
+
+    def stack(self, parts: Parts) -> tuple[list[nn.Module], int]:
+        """The layers from frames `[T, B, C, H, W]` to features `[T, B, F]`, and F."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its layers are")
+
+    def network(self) -> Net:
+        """The layers, and a linear head."""
+        layers, features = self.stack(self.parts)
+        head = linear(features, self.classes)
+        return Net(nn.Sequential(*layers), head, self.in_channels, self.steps, self.spiking)
+
+
+def _wanted(kind: Any, value: Any) -> str | None:
+    """What a value of a field of this type must be, where it is not."""
+    if get_origin(kind) in (Union, types.UnionType):
+        found = [_wanted(one, value) for one in get_args(kind) if one is not types.NoneType]
+        fits = None in found or (value is None and types.NoneType in get_args(kind))
+        return None if fits else " or ".join(one for one in found if one)
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        text = " or ".join(map(repr, choices)) if len(choices) < 3 else f"one of {', '.join(map(str, choices))}"
+        return None if any(type(value) is type(one) and value == one for one in choices) else text
+    if kind == Count:
+        return None if type(value) is int and value > 0 else "a positive integer"
+    names = {Neuron: "a rheobase.Neuron", bool: "true or false", str: "a string"}
+    return names[kind] if kind in names and not isinstance(value, kind) else None

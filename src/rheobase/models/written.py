@@ -1,0 +1,102 @@
+"""Networks as papers write them: "15C5-P2-40C5-P2-300", "400-R400"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from rheobase.layers import PerStep
+from rheobase.models.family import Count, Family
+from rheobase.models.net import Flatten, Parts
+from rheobase.models.registry import register
+from rheobase.neurons import Recurrent
+
+_LAYER = re.compile(r"(?P<maps>[1-9]\d*)C(?P<kernel>[1-9]\d*)|P(?P<pool>[1-9]\d*)|(?P<back>R?)(?P<units>[1-9]\d*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP(Family):
+    """Layers as papers write them, from the input on, joined by "-"; input and readout are not written.
+
+    "400": linear-norm-neuron with 400 units. "R400": its neurons also hear each other's spikes of the step before,
+    through weights of their own (the ANN twin, which has one step, has none). "15C5": a convolution of 5x5 with 15
+    channels, norm, neuron. "P2": the mean over squares of 2x2.
+
+    Attributes:
+        layers: no convolution or pooling after units.
+        image_size: height and width of the images; 1 for what has none, `[T, B, C, 1, 1]`.
+    """
+
+    layers: str = "400-R400"
+    image_size: Count = 32
+
+    @property
+    def valid(self) -> bool:
+        """Whether convolutions see the inside of the image alone."""
+        return False
+
+    def stack(self, parts: Parts) -> tuple[list[nn.Module], int]:
+        """Its layers."""
+        layers: list[nn.Module] = []
+        channels, size, features = self.in_channels, self.image_size, 0
+        for word in self.layers.split("-"):
+            layer = _LAYER.fullmatch(word)
+            if layer is None:
+                raise ValueError(
+                    "layers must be some of nCk, Pk, n and Rn joined by '-' (input and readout are not written), got "
+                    f"{word!r} in {self.layers!r}"
+                )
+            if layer["units"]:
+                if not features:
+                    layers.append(Flatten(channels, size))
+                    features = channels * size**2
+                units = int(layer["units"])
+                fire = parts.fire(units)
+                if layer["back"] and parts.spiking:
+                    fire.neuron = Recurrent(fire.neuron, nn.Linear(units, units, bias=False))
+                layers += [parts.dense(features, units), fire]
+                features = units
+                continue
+            k = int(layer["pool"] or layer["kernel"])
+            if features or (size < k and (layer["pool"] or self.valid)):
+                left = f"{features} units" if features else f"maps of {size}x{size} (image_size={self.image_size})"
+                raise ValueError(f"layers: {word!r} in {self.layers!r} cannot follow {left}")
+            if layer["pool"]:
+                layers.append(PerStep(nn.AvgPool2d(k)))
+                size //= k
+            else:
+                maps, padding = int(layer["maps"]), 0 if self.valid else k // 2
+                layers += [parts.conv(channels, maps, k, padding=padding), parts.fire(maps)]
+                channels, size = maps, size + 2 * padding - k + 1
+        if not features:
+            layers.append(Flatten(channels, size))
+            features = channels * size**2
+        return layers, features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convnet(MLP):
+    """As `MLP`, with what convolutions do at the edge.
+
+    Attributes:
+        padding: "same": zeros around the image, so that the size stays; "valid": none.
+
+    Papers have, for MNIST, 20C5-P2-50C5-P2-200 (valid; Lee et al. 2016) and 15C5-P2-40C5-P2-300 (Zhang and Li 2019);
+    for CIFAR-10, 96C3-256C3-P2-384C3-P2-384C3-256C3-1024-1024 and 128C3-256C3-P2-512C3-P2-1024C3-512C3-1024-512 (Wu et
+    al. 2019); for N-MNIST, 12C5-P2-64C5-P2 (Zhang and Li 2020).
+    """
+
+    layers: str = "15C5-P2-40C5-P2-300"
+    padding: Literal["same", "valid"] = "same"
+
+    @property
+    def valid(self) -> bool:
+        """Whether convolutions see the inside of the image alone."""
+        return self.padding == "valid"
+
+
+register("mlp", MLP)
+register("convnet", Convnet)
