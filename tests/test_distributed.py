@@ -3,6 +3,7 @@
 The processes are this file, run as a script: `python test_distributed.py RANK FOLDER`.
 """
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,10 +45,14 @@ def batch(seed: int) -> tuple[Tensor, Tensor]:
     """Sequences whose statistics differ from sample to sample, and labels."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(4, sum(SPLIT), 2, 12, 12, generator=generator)
-    return x * torch.linspace(0.5, 2, sum(SPLIT)).reshape(-1, 1, 1, 1), torch.randint(3, (sum(SPLIT),), generator=generator)
+    return x * torch.linspace(0.5, 2, sum(SPLIT)).reshape(-1, 1, 1, 1), torch.randint(
+        3, (sum(SPLIT),), generator=generator
+    )
 
 
-def trained(case: str, own: slice = slice(None), wrap: Callable[[nn.Module], nn.Module] = lambda net: net) -> dict[str, Any]:
+def trained(
+    case: str, own: slice = slice(None), wrap: Callable[[nn.Module], nn.Module] = lambda net: net
+) -> dict[str, Any]:
     """Losses, first gradients, and all of the state after some steps, on the `own` part of the batch."""
     name, options, engine, fused, dtype = CASES[case]
     torch.manual_seed(0)
@@ -60,12 +65,13 @@ def trained(case: str, own: slice = slice(None), wrap: Callable[[nn.Module], nn.
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     model = torch.compile(net, backend="aot_eager") if case == "compiled" and dist.is_initialized() else net
     model = wrap(model)
-    rates = []
-    for module in net.modules():
-        if isinstance(module, rb.Neuron) and not dist.is_initialized():
-            module.register_forward_hook(lambda _, __, spikes: rates.append(float(spikes.mean())))
     optimizer = torch.optim.SGD(net.parameters(), 0.2, momentum=0.9)
-    found: dict[str, Any] = {"losses": [], "gradients": {}}
+    found: dict[str, Any] = {"losses": [], "gradients": {}, "rate": 1.0}
+    if net.spiking and not dist.is_initialized():
+        once = copy.deepcopy(net)
+        with rb.record(once) as tape, torch.no_grad():
+            once(batch(0)[0])
+        found["rate"] = min(float(trace.spikes.mean()) for trace in tape.values())
     half = dtype is torch.bfloat16
     for step in range(1 if half else 3):
         x, y = batch(step)
@@ -89,6 +95,9 @@ def trained(case: str, own: slice = slice(None), wrap: Callable[[nn.Module], nn.
 def process(rank: int, folder: Path) -> None:
     """One of the processes."""
     torch.set_num_threads(1)
+    early = rb.CurrentNorm(2)
+    compiled = torch.compile(early, backend="eager")
+    compiled(batch(0)[0])  # before there is a group, which has to be noticed then
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=len(SPLIT), timeout=timedelta(seconds=60)
     )
@@ -101,6 +110,8 @@ def process(rank: int, folder: Path) -> None:
         found["local"] = norm(x), rb.CurrentNorm(2).eval()(x)
     norm = rb.CurrentNorm(2)
     found["one value"] = norm(x[:1, :1, :, :1, :1] if rank else x)
+    compiled(x)
+    found["compiled early"] = early.running_mean
     torch._dynamo.reset()
     try:
         torch.compile(rb.CurrentNorm(2), backend="eager", fullgraph=True)(x)
@@ -169,8 +180,12 @@ def test_small_batches(found: list[dict[str, Any]]) -> None:
     assert all("more than one value a channel" in rank["no value"] for rank in found)
 
 
+def test_a_group_that_comes_after_compiling_is_noticed(found: list[dict[str, Any]]) -> None:
+    assert torch.equal(found[0]["compiled early"], found[1]["compiled early"])
+
+
 def test_compiled_as_a_whole_it_says_that_it_cannot(found: list[dict[str, Any]]) -> None:
-    assert all("whole graph" in rank for rank in found)
+    assert all("_written_out" in rank["whole graph"] for rank in found)
 
 
 def test_torchs_conversion_leaves_norms_alone() -> None:

@@ -19,7 +19,8 @@ def sequence(steps: int = 7, batch: int = 5) -> Tensor:
 def net(name: str = "sew_resnet18", **options: Any) -> rb.models.Net:
     """In evaluation mode, the norms with the statistics of the sequence, so that every layer fires."""
     torch.manual_seed(0)
-    sizes = {"width": 4} | ({"image_size": 8} if name == "plain_mlp" else {})
+    sizes = {"width": 4, "image_size": 8, "layers": "R9-8"}
+    sizes = {key: value for key, value in sizes.items() if key in rb.models.options(name)}
     model = rb.models.create(name, **{"classes": 3, "in_channels": 1, "steps": 4, **sizes, **options})
     norms = [m for m in model.modules() if isinstance(m, rb.CurrentNorm)]
     with torch.no_grad():
@@ -56,7 +57,7 @@ def check(model: nn.Module, x: Tensor, whole: Tensor) -> None:
 @torch.no_grad()
 def test_every_model_streams(name: str) -> None:
     deep = name.endswith(("50", "101", "152"))
-    model, x = net(name, width=1 if deep else 4, neuron=rb.LIF(0.9)), sequence(3 if deep else 6, 8)
+    model, x = net(name, neuron=rb.LIF(0.9), **({"width": 1} if deep else {})), sequence(3 if deep else 6, 8)
     with rb.record(model) as tape:
         whole = model(x)
     rates = torch.stack([trace.spikes.mean() for trace in tape.values()])

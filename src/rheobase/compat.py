@@ -34,6 +34,14 @@ below_autograd: Callable[[], AbstractContextManager[Any]] = _private("_C._AutoDi
 _transforms: Callable[[], Any] = _private("_C._functorch.peek_interpreter_stack", lambda: None)
 _hooks: Callable[[bool], Any] = _private("_C._autograd._top_saved_tensors_default_hooks", lambda _: ())
 _any_global_hook: Callable[[], bool] = _private("nn.modules.module._has_any_global_hook", lambda: True)
+_world: Any = _private("distributed.distributed_c10d._world", None)
+
+
+def grouped() -> bool:
+    """Whether there is a process group. `torch.compile` notices where that changes, which `is_initialized` hides."""
+    if hasattr(_world, "_default_pg"):
+        return _world._default_pg is not None
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def transformed() -> str | None:

@@ -64,10 +64,11 @@ class CurrentNorm(nn.Module):
     over time, batch and space, and the running statistics follow them as in `torch.nn.BatchNorm2d`; in evaluation they
     are the running ones. x is `[T, B, C, ...]`. See `rheobase.padding` for sequences of different lengths.
 
-    In an initialised process group of several processes (`torch.distributed`, the default group), mean and var are those
-    of the currents of all of them, and gradients go through them: as if one process had the whole batch. All of them must
-    run the norm then; in evaluation nothing is exchanged. `nn.SyncBatchNorm.convert_sync_batchnorm`, and Lightning's
-    `sync_batchnorm`, find nothing to do here.
+    In an initialised process group of several processes (`torch.distributed`, the default group), mean and var are
+    those of the currents of all of them, and gradients go through them: as if one process had the whole batch. All of
+    them must run the norm then, each with a value a channel at least; in evaluation nothing is exchanged. So
+    `nn.SyncBatchNorm.convert_sync_batchnorm`, and Lightning's `sync_batchnorm=True`, have nothing to do, and leave it
+    as it is. Under `torch.compile` it runs by itself then, between two graphs.
 
     Args:
         channels: C.
@@ -102,6 +103,8 @@ class CurrentNorm(nn.Module):
         for key, value in (("eps", eps), ("scale", scale)):
             if not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ValueError(f"{name}: {key} must be a number > 0, got {value!r}")
+        if not isinstance(sync, bool):
+            raise ValueError(f"{name}: sync must be true or false, got {sync!r}")
         self.channels = channels
         self.eps = eps
         self.momentum = momentum
@@ -128,8 +131,8 @@ class CurrentNorm(nn.Module):
     def _check_count(self, currents: Tensor) -> None:
         if currents.numel() < (1 if self.together else 2) * self.channels:
             raise ValueError(
-                f"CurrentNorm: training needs more than one value a channel (of several processes, one each), got shape "
-                f"{list(currents.shape)}"
+                "CurrentNorm: training needs more than one value a channel (or one in each of several processes), got "
+                f"shape {list(currents.shape)}"
             )
 
     @property
@@ -139,7 +142,7 @@ class CurrentNorm(nn.Module):
 
     @property
     def alone(self) -> bool:
-        """Whether it runs by itself now, in plain torch: without padding, or together where `torch.compile` looks on."""
+        """Whether it has to run by itself: to leave out padding, or together where `torch.compile` looks on."""
         return self.training and (_local.lengths is not None or (torch.compiler.is_compiling() and self.together))
 
     def forward(self, currents: Tensor) -> Tensor:
@@ -172,8 +175,9 @@ class CurrentNorm(nn.Module):
         if _local.lengths is not None:
             if not torch.is_grad_enabled():
                 raise RuntimeError(
-                    "padding: a norm in training runs without gradients, as in reentrant checkpointing, which computes "
-                    "again where lengths are not known: checkpoint(..., use_reentrant=False), and backward within it too"
+                    "padding: a norm in training runs without gradients, as in reentrant checkpointing, which "
+                    "computes again where lengths are not known: checkpoint(..., use_reentrant=False), and backward "
+                    "within it too"
                 )
             real = real[:, real_steps(_local.lengths, currents.shape[0], currents.shape[1], "padding")]
             self._check_count(real)
@@ -215,7 +219,9 @@ class CurrentNorm(nn.Module):
     def extra_repr(self) -> str:
         """The arguments."""
         scale = "" if self.scale == 1 else f", scale={self.scale:g}"
-        return f"{self.channels}, eps={self.eps:g}, momentum={self.momentum:g}{scale}{'' if self.sync else ', sync=False'}"
+        return (
+            f"{self.channels}, eps={self.eps:g}, momentum={self.momentum:g}{scale}{'' if self.sync else ', sync=False'}"
+        )
 
 
 class TEBN(CurrentNorm):
@@ -249,8 +255,8 @@ class TEBN(CurrentNorm):
         super().check(currents)
         if len(currents) != (1 if self.average else self.steps):
             raise ValueError(
-                f"TEBN has a factor for each of {self.steps} steps, so that it runs at no other number of them and cannot "
-                f"be streamed: currents must be [{self.steps}, B, ...], got {list(currents.shape)}"
+                f"TEBN has a factor for each of {self.steps} steps, so that it runs at no other number of them and "
+                f"cannot be streamed: currents must be [{self.steps}, B, ...], got {list(currents.shape)}"
             )
 
     def forward(self, currents: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import rheobase as rb
-from rheobase.models.resnet import MS, SEW, Classic
+from rheobase.models.resnet import MS, SEW, Block, Classic
 
-SMALL = {"classes": 3, "in_channels": 2, "steps": 3, "width": 4}
+SMALL = {"classes": 3, "in_channels": 2, "steps": 3}
+OPTIONS = {"width": 4, "image_size": 16, "layers": "9-R7"}
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +22,8 @@ def seeded() -> None:
 
 
 def small(name: str, **options: object) -> rb.models.Net:
-    extra = {"image_size": 16} if name == "plain_mlp" else {}
-    return rb.models.create(name, **{**SMALL, **extra, **options})
+    takes = rb.models.options(name)
+    return rb.models.create(name, **SMALL, **{**{k: v for k, v in OPTIONS.items() if k in takes}, **options})
 
 
 def images(batch: int = 3, size: int = 16) -> Tensor:
@@ -49,9 +50,14 @@ def rates(model: nn.Module, x: Tensor) -> Tensor:
     return torch.stack([trace.spikes.mean() for trace in tape.values()])
 
 
+def parameters(model: nn.Module, weights_only: bool = False) -> int:
+    return sum(p.numel() for p in model.parameters() if p.dim() > 1 or not weights_only)
+
+
 @pytest.mark.parametrize("name", rb.models.names())
 def test_shapes_gradients_and_twin(name: str) -> None:
-    model, x = small(name, width=2 if name.endswith(("101", "152")) else 4), images(2)
+    options = {"width": 2} if name.endswith(("101", "152")) else {}
+    model, x = small(name, **options), images(2)
     logits = model(x)
     assert logits.shape == (3, 2, 3)
     assert model(x, steps=2).shape == (2, 2, 3)
@@ -64,10 +70,12 @@ def test_shapes_gradients_and_twin(name: str) -> None:
     assert reached[0]
     assert sum(reached) > 0.2 * len(reached), "(an MS block begins as the identity: only its last norm learns at first)"
     assert rates(model, x)[-1] > 0.02, "the readout sees spikes"
-    twin = small(name, spiking=False, width=2 if name.endswith(("101", "152")) else 4)
+    twin = small(name, spiking=False, **options)
     assert twin(x).shape == twin(x, steps=5).shape == (1, 2, 3)
-    count = [sum(p.numel() for p in m.parameters()) for m in (model, twin)]
-    assert count[0] == count[1], "the twin is the same graph"
+    back = sum(m.module.weight.numel() for m in model.modules() if isinstance(m, rb.Recurrent))
+    assert parameters(model) - back == parameters(twin), "the twin is the same graph"
+    twin.load_state_dict(model.state_dict())
+    model.load_state_dict(twin.state_dict())
     assert not any(isinstance(m, rb.Neuron) for m in twin.modules())
 
 
@@ -144,11 +152,57 @@ def test_training_leaves_nothing_behind() -> None:
     assert counts[2] - counts[0] < 4, counts  # one tensor a step would be eight; other tests' may die meanwhile
 
 
-def test_parameters_are_those_of_the_resnets() -> None:
-    """21.79 M and 25.56 M with the ImageNet stem and 1000 classes, as torchvision's ResNet-34 and 50."""
-    for depth, want in ((34, 21_797_672), (50, 25_557_032)):
-        model = rb.models.create(f"sew_resnet{depth}", classes=1000, stem="imagenet", spiking=False)
-        assert sum(p.numel() for p in model.parameters()) == want
+@pytest.mark.parametrize(
+    ("name", "options", "want"),
+    [
+        # torchvision's ResNets (He et al. 2016): the published 21.79, 25.56, 44.55 and 60.19 M
+        ("sew_resnet34", {"classes": 1000, "stem": "imagenet"}, 21_797_672),
+        ("sew_resnet50", {"classes": 1000, "stem": "imagenet"}, 25_557_032),
+        ("sew_resnet101", {"classes": 1000, "stem": "imagenet"}, 44_549_160),
+        ("sew_resnet152", {"classes": 1000, "stem": "imagenet"}, 60_192_808),
+        ("wide_7b_net", {"in_channels": 2}, 1_192_202),  # Fang et al. 2021: 1.19 M, and 0.13 M for 11 classes
+        ("7b_net", {"in_channels": 2, "classes": 11}, 130_411),
+        ("spiking_resnet20", {}, 272_474),  # He et al. 2016: 0.27 M
+    ],
+)
+def test_parameters_are_as_many_as_published(name: str, options: dict[str, Any], want: int) -> None:
+    with torch.device("meta"):
+        assert parameters(rb.models.create(name, spiking=False, **{"classes": 10, **options})) == want
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "want"),
+    [
+        ("vgg16", {"image_size": 224, "classes": 1000}, 138_344_128),  # Simonyan and Zisserman 2015: 138 M
+        ("vgg11", {"image_size": 224, "classes": 1000}, 132_851_392),  # 133 M
+        # 16C5-P2-64C5-P2-2000 (Hunsberger and Eliasmith 2016): 6,318,000
+        ("convnet", {"layers": "16C5-P2-64C5-P2-2000", "image_size": 28, "in_channels": 1}, 6_318_000),
+        (
+            "mlp",
+            {"layers": "400-R400", "image_size": 28, "in_channels": 1, "spiking": True},
+            784 * 400 + 2 * 160_000 + 4_000,
+        ),
+    ],
+)
+def test_weights_are_as_many_as_published(name: str, options: dict[str, Any], want: int) -> None:
+    with torch.device("meta"):
+        model = rb.models.create(name, **{"classes": 10, "spiking": False, **options})
+    assert parameters(model, weights_only=True) == want
+
+
+@pytest.mark.parametrize("depth", [11, 19, 20])
+def test_depth_of_the_small_resnets_counts_weight_layers(depth: int) -> None:
+    model = small(f"spiking_resnet{depth}")
+    assert sum(isinstance(m, nn.Conv2d | nn.Linear) and "shortcut" not in p for p, m in model.named_modules()) == depth
+
+
+@pytest.mark.parametrize(("name", "depth"), [("vgg11", 11), ("vgg16", 16)])
+def test_depth_of_vgg_counts_weight_layers(name: str, depth: int) -> None:
+    assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in small(name).modules()) == depth
+    whole, mean = small(name, image_size=40), small(name, image_size=None)
+    assert whole(images(2, 40)).shape == mean(images(2, 40)).shape == mean(images(2, 7)).shape == (3, 2, 3)
+    with pytest.raises(ValueError, match="image_size"):
+        whole(images(2, 80))
 
 
 @pytest.mark.parametrize(("name", "convolutions"), [(18, 17), (34, 33), (50, 49), (101, 100), (152, 151)])
@@ -177,15 +231,35 @@ def test_blocks_by_their_equations() -> None:
     assert torch.equal(spikes, ms.fire.neuron(potentials))
 
 
-def test_sew_and_ms_blocks_can_be_the_identity() -> None:
-    x = (torch.rand(3, 2, 4, 6, 6) > 0.5).float()
-    for connect in ("add", "iand"):
-        sew = blocks(SEW, connect=connect)[0]
-        nn.init.zeros_(sew.fire.norm.weight)
-        assert torch.equal(sew(x), x)
-    v = torch.randn(3, 2, 4, 6, 6)
-    fresh = next(m for m in small("ms_resnet18").eval().modules() if isinstance(m, MS))
-    assert torch.equal(fresh((x, v))[1], v), "an MS block begins as the identity"
+@pytest.mark.parametrize("norm", ["current", "tdbn", "tebn", "none"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("spiking_resnet18", {}),
+        ("sew_resnet18", {"connect": "add"}),
+        ("sew_resnet18", {"connect": "and"}),
+        ("sew_resnet18", {"connect": "and", "neuron": rb.LIF(0.9, 0.7, input_scale=0.6)}),
+        ("sew_resnet18", {"connect": "and", "spiking": False}),
+        ("sew_resnet18", {"connect": "iand"}),
+        ("ms_resnet18", {}),
+    ],
+)
+def test_blocks_that_start_as_the_identity_pass_on_what_they_take(
+    name: str, options: dict[str, Any], norm: str
+) -> None:
+    s, v = (torch.rand(3, 2, 4, 6, 6) > 0.5).float(), torch.randn(3, 2, 4, 6, 6)
+    s = s[: 3 if options.get("spiking", True) else 1]
+    for start in ("identity", "plain"):
+        model = small(name, start=start, norm=norm, **options)
+        block = next(m for m in model.modules() if isinstance(m, Block))
+        passed = block((s, v))[1] if isinstance(block, MS) else block(s)
+        assert torch.equal(passed, v if isinstance(block, MS) else s) == (start == "identity")
+
+
+def test_how_blocks_start_by_default() -> None:
+    for name, gain in (("spiking_resnet18", 1), ("sew_resnet18", 1), ("ms_resnet18", 0), ("7b_net", 1)):
+        block = next(m for m in small(name).modules() if isinstance(m, Block))
+        assert block.fire.norm.weight.unique().tolist() == [gain]
 
 
 def test_the_last_ms_block_gives_spikes_alone() -> None:
@@ -233,11 +307,29 @@ def test_without_norm_convolutions_have_biases() -> None:
         ({"name": "spiking_resnet18", "connect": "and"}, "no option 'connect'"),
         ({"name": "sew_resnet18", "connect": "or"}, "connect must be one of add, and, iand, got 'or'"),
         ({"name": "sew_resnet18", "stem": "mnist"}, "stem must be 'cifar' or 'imagenet', got 'mnist'"),
-        ({"name": "sew_resnet18", "norm": "layer"}, "norm must be one of current, none, got 'layer'"),
+        ({"name": "sew_resnet18", "norm": "layer"}, "norm must be one of current, tdbn, tebn, none, got 'layer'"),
         ({"name": "sew_resnet18", "classes": 0}, "classes must be a positive integer, got 0"),
         ({"name": "sew_resnet18", "rule": "stdp"}, "rule must be 'surrogate', got 'stdp'"),
         ({"name": "sew_resnet18", "neuron": "lif"}, "neuron must be a rheobase.Neuron, got 'lif'"),
         ({"name": "plain_convnet", "depth": 0}, "depth must be a positive integer, got 0"),
+        ({"name": "plain_convnet", "depth": True}, "depth must be a positive integer, got True"),
+        ({"name": "plain_convnet", "spiking": 1}, "spiking must be true or false, got 1"),
+        ({"name": "vgg11", "image_size": 0}, "image_size must be a positive integer, got 0"),
+        ({"name": "ms_resnet18", "start": "zero"}, "start must be 'identity' or 'plain', got 'zero'"),
+        ({"name": "mlp", "layers": "400-X"}, "layers must be some of nCk, Pk, n and Rn .*, got 'X' in '400-X'"),
+        ({"name": "mlp", "layers": "28x28-400-10"}, "input and readout are not written.*'28x28'"),
+        ({"name": "mlp", "layers": ""}, "got '' in ''"),
+        ({"name": "mlp", "layers": 400}, "layers must be a string, got 400"),
+        ({"name": "convnet", "layers": "400-P2"}, "'P2' in '400-P2' cannot follow 400 units"),
+        ({"name": "convnet", "layers": "P5-P7", "image_size": 32}, "'P7' .* cannot follow maps of 6x6 .image_size=32"),
+        (
+            {"name": "convnet", "layers": "3C5", "padding": "valid", "image_size": 4},
+            "'3C5' .* cannot follow maps of 4x4",
+        ),
+        (
+            {"name": "plain_mlp", "norm": "tdbn", "neuron": rb.LIF(torch.ones(3), torch.ones(3))},
+            "need a neuron with one",
+        ),
     ],
 )
 def test_clear_errors(call: dict[str, object], message: str) -> None:

@@ -1,8 +1,9 @@
 """Models on disk: safetensors for the weights, JSON in its header for what they belong to. Never a pickle.
 
 The tensors are those of the state_dict, by its names; a neuron in the model's description lies beside them, under
-`arguments.`. The header tells that description, as arguments of `create`, which neurons and norms stand where (they may be changed after create),
-which names are one tensor, and what is frozen. A neuron's choices, and which numbers it learns, lie in the tensors.
+`arguments.`. The header tells that description, as arguments of `create`, which neurons and norms stand where (they may
+be changed after create), which names are one tensor, and what is frozen. A neuron's choices, and which numbers it
+learns, lie in the tensors.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 
 from rheobase import models
 from rheobase.files import write_atomic
+from rheobase.models import registry
 from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, Recurrent
 from rheobase.neurons.base import outermost
-from rheobase.models import registry
 from rheobase.norm import TEBN, CurrentNorm
 
 FORMAT = 2
@@ -82,7 +83,9 @@ def _reason(error: Exception) -> str:
 def _whole(model: models.Net) -> models.Net:
     """A view of the model that has the modules of its description for one more child."""
     whole = copy.copy(model)
-    given = {name: value for name, value in vars(whole.__dict__.pop("description")).items() if isinstance(value, nn.Module)}
+    given = {
+        name: value for name, value in vars(whole.__dict__.pop("description")).items() if isinstance(value, nn.Module)
+    }
     whole._modules = {**model._modules, "arguments": nn.ModuleDict(given)}
     return whole
 
@@ -124,7 +127,7 @@ def _told(value: Any, path: str) -> Any:
 
 
 def _made(told: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """The value that `_told` told; a neuron's numbers have their shapes and dtypes, but not yet their values."""
+    """The value that `_told` told; a neuron with its numbers, which what is built from it may depend on."""
     if not isinstance(told, dict):
         return told
     made = {name: _made(part, f"{path}.{name}".lstrip("."), tensors) for name, part in told.items()}
@@ -134,10 +137,10 @@ def _made(told: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     for number in getattr(module, "dynamics", ()):
         raw = tensors.get(f"{path}.raw_{number}")
         if raw is None:
-            module.register_buffer(number, torch.empty_like(tensors[f"{path}.{number}"]))
+            module.register_buffer(number, tensors[f"{path}.{number}"].clone())
         else:
             del module._buffers[number]
-            module.register_parameter(f"raw_{number}", nn.Parameter(torch.empty_like(raw)))
+            module.register_parameter(f"raw_{number}", nn.Parameter(raw.clone()))
     return module
 
 

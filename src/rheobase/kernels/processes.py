@@ -9,12 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rheobase.compat import grouped
 from rheobase.kernels.registry import Engine
 
 
 def several() -> bool:
     """Whether this is one of several processes of a process group."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return grouped() and dist.get_world_size() > 1
 
 
 def joined(count: int, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,7 +35,9 @@ def joined(count: int, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor, Tensor
 def together(engine: Engine, share: Tensor) -> Engine:
     """The engine, with the sums of all processes on the way back through a norm: `share` of them come to one's own."""
 
-    def norm_backward(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, m2: Tensor, sums: Tensor, *rest: Any) -> Any:
+    def norm_backward(
+        grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, m2: Tensor, sums: Tensor, *rest: Any
+    ) -> Any:
         sums = sums.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(sums)
         return engine.norm_backward(grad, x, weight, mean, m2, sums * share, *rest)

@@ -1,4 +1,4 @@
-"""What a model is, in one description: a frozen dataclass a family, that registry, save and load, recipe and command read."""
+"""What a model is, in one description, a frozen dataclass a family: registry, save and load, and recipes read it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True)
 class Family(Description):
-    """Base of a family of networks: a subclass, a frozen dataclass too, adds its options and says in `stack` how they build.
+    """Base of a family of networks. A subclass, a frozen dataclass too, adds its options, and the layers in `stack`.
 
     Attributes:
         neuron: a prototype that each layer gets a copy of; default `LIF()`.

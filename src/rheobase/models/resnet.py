@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from rheobase.layers import JUNCTIONS, Fire, PerStep
@@ -43,7 +42,9 @@ class Block(nn.Module):
     branch and the block passes on what its shortcut does.
     """
 
-    def __init__(self, parts: Parts, convs: list[Conv], identity: bool, fire: Any, last: Callable[..., nn.Module]) -> None:
+    def __init__(
+        self, parts: Parts, convs: list[Conv], identity: bool, fire: Any, last: Callable[..., nn.Module]
+    ) -> None:
         super().__init__()
         *inner, end = convs
         layers: list[nn.Module] = []
@@ -51,7 +52,8 @@ class Block(nn.Module):
             layers += [parts.conv(*conv), parts.fire(conv.outputs)]
         final = parts.conv(*end)
         if identity and not parts.normed:
-            nn.init.zeros_(final.module.weight)  # type: ignore[arg-type]
+            for parameter in final.parameters():
+                nn.init.zeros_(parameter)
         self.branch = nn.Sequential(*layers, final)
         self.fire: Fire = fire(end.outputs, gain=0.0 if identity else 1.0)
         inputs, stride = convs[0].inputs, max(conv.stride for conv in convs)
@@ -150,8 +152,8 @@ class ResNet(Family):
     """Stem, residual blocks, mean over space, linear head.
 
     Depths 18 to 152 are those of He et al. 2016 for ImageNet, 20 the one for CIFAR (widths 16, 32, 64). 19 is that of
-    Zheng et al. 2021 (128, 256, 512, and a hidden layer of 256; here with a norm, as all layers). 11, of which the
-    literature tells the number (Ledinauskas et al. 2020), has a block in each of four stages and a hidden layer of 1024.
+    Zheng et al. 2021 (128, 256, 512, and a hidden layer of 256; here with a norm, as all layers). 11 is a reading of
+    its number, which is all that Ledinauskas et al. 2020 tell: four blocks, one a stage, and a hidden layer of 1024.
 
     Attributes:
         junction: see above.

@@ -12,7 +12,7 @@ from rheobase.layers import PerStep
 from rheobase.models.family import Count, Family
 from rheobase.models.net import Flatten, Parts
 from rheobase.models.registry import register
-from rheobase.neurons import Recurrent
+from rheobase.neurons import Neuron, Recurrent
 
 _LAYER = re.compile(r"(?P<maps>[1-9]\d*)C(?P<kernel>[1-9]\d*)|P(?P<pool>[1-9]\d*)|(?P<back>R?)(?P<units>[1-9]\d*)")
 
@@ -55,7 +55,7 @@ class MLP(Family):
                     features = channels * size**2
                 units = int(layer["units"])
                 fire = parts.fire(units)
-                if layer["back"] and parts.spiking:
+                if layer["back"] and isinstance(fire.neuron, Neuron):
                     fire.neuron = Recurrent(fire.neuron, nn.Linear(units, units, bias=False))
                 layers += [parts.dense(features, units), fire]
                 features = units

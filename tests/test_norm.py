@@ -1,0 +1,147 @@
+"""Norms that scale by the threshold, and norms with a factor a time step."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import rheobase as rb
+from rheobase.norm import TEBN
+
+T, B, C = 4, 3, 5
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def currents() -> Tensor:
+    return 3 * torch.randn(T, B, C, 6, 6) + torch.linspace(-1, 1, C).reshape(C, 1, 1)
+
+
+def net(norm: str, **options: Any) -> rb.models.Net:
+    return rb.models.create(
+        "plain_convnet",
+        classes=3,
+        in_channels=2,
+        depth=3,
+        width=4,
+        steps=T,
+        norm=norm,
+        neuron=rb.LIF(0.5, 0.8),
+        **options,
+    )
+
+
+def images() -> Tensor:
+    return torch.randn(B, 2, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_scaled_norm_is_the_norm_times_its_scale() -> None:
+    x = currents()
+    plain, scaled = rb.CurrentNorm(C), rb.CurrentNorm(C, scale=0.3)
+    y = scaled(x)
+    torch.testing.assert_close(y, 0.3 * plain(x))
+    torch.testing.assert_close(y.std((0, 1, 3, 4)), torch.full((C,), 0.3), rtol=0.01, atol=0)
+    scaled.bias.data.fill_(2)
+    torch.testing.assert_close(scaled.eval()(x), 0.3 * plain.eval()(x) + 2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_it_is_the_same(training: bool) -> None:
+    x, results = currents().requires_grad_(), []
+    fire = rb.Fire(rb.CurrentNorm(C, scale=0.7, momentum=1.0), rb.LIF())
+    fire(x)
+    fire.train(training)
+    for fused in (True, False):
+        one = copy.deepcopy(fire)
+        with rb.engine("numba", fused=fused):
+            spikes = one(x)
+        assert spikes.mean() > 0.02
+        found = torch.autograd.grad(
+            (spikes * torch.arange(spikes.numel()).reshape(x.shape)).sum(), [x, *one.parameters()]
+        )
+        results.append((spikes, *found, *one.norm.buffers()))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_the_tdbn_of_a_model_has_its_neurons_threshold() -> None:
+    scales = {m.scale for m in net("tdbn").modules() if isinstance(m, rb.CurrentNorm)}
+    assert [round(scale, 6) for scale in scales] == [0.8]
+    classic = rb.models.create("spiking_resnet18", classes=2, width=2, norm="tdbn", neuron=rb.IF(2.0, input_scale=4.0))
+    for path, module in classic.named_modules():
+        if isinstance(module, rb.CurrentNorm):
+            summed = "shortcut" in path or path.count(".") == 3  # a block's own
+            assert module.scale == pytest.approx(0.5 * (0.5**0.5 if summed else 1)), path
+
+
+def test_tebn_has_a_factor_for_each_step() -> None:
+    x = currents()
+    norm, plain = TEBN(C, T), rb.CurrentNorm(C)
+    torch.testing.assert_close(norm(x), plain(x), rtol=0, atol=0)
+    with torch.no_grad():
+        norm.factor.copy_(torch.arange(1.0, T + 1))
+    want = plain(x) * norm.factor.reshape(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(norm(x), want)
+    norm(x).square().sum().backward()
+    assert norm.factor.grad.all()
+    twin = TEBN(C, T, average=True)
+    twin.load_state_dict(norm.state_dict())
+    plain.load_state_dict(norm.state_dict(), strict=False)
+    torch.testing.assert_close(twin.eval()(x[:1]), 2.5 * plain.eval()(x[:1]))
+
+
+def test_tebn_runs_at_its_own_steps_alone() -> None:
+    model = net("tebn")
+    assert model(images()).shape == (T, B, 3)
+    before = copy.deepcopy(model.state_dict())
+    for steps in (1, T + 1):
+        with pytest.raises(ValueError, match=rf"a factor for each of {T} steps.*got \[{steps}, "):
+            model(images(), steps=steps)
+    with pytest.raises(ValueError, match="cannot be streamed"):
+        rb.run(model.eval(), images())
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert net("tebn", spiking=False)(images()).shape == (1, B, 3)
+
+
+@pytest.mark.parametrize("norm", ["tdbn", "tebn"])
+def test_models_with_it_fire_and_learn(norm: str) -> None:
+    model, twin = net(norm), net(norm, spiking=False)
+    twin.load_state_dict(model.state_dict())
+    model.load_state_dict(twin.state_dict())
+    with rb.record(model) as tape:
+        rb.readout(model(images())).square().sum().backward()
+    assert min(trace.spikes.mean() for trace in tape.values()) > 0.02
+    assert all(p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 0}, "CurrentNorm: scale must be a number > 0, got 0"),
+        ({"scale": float("inf")}, "scale must be a number > 0, got inf"),
+        ({"scale": torch.ones(3)}, "scale must be a number > 0, got tensor"),
+        ({"sync": 1}, "sync must be true or false, got 1"),
+    ],
+)
+def test_what_a_norm_does_not_take(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rb.CurrentNorm(3, **options)
+
+
+def test_steps_of_tebn_are_checked() -> None:
+    with pytest.raises(ValueError, match="TEBN: steps must be a positive integer, got 0"):
+        TEBN(3, 0)
+
+
+def test_it_tells_what_it_is() -> None:
+    assert repr(rb.CurrentNorm(3)) == "CurrentNorm(3, eps=1e-05, momentum=0.1)"
+    assert (
+        repr(rb.CurrentNorm(3, scale=0.5, sync=False))
+        == "CurrentNorm(3, eps=1e-05, momentum=0.1, scale=0.5, sync=False)"
+    )
+    assert repr(TEBN(3, 4)) == "TEBN(3, eps=1e-05, momentum=0.1, steps=4)"
