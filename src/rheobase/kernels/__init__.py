@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from rheobase.kernels import ops, reference, registry
 from rheobase.kernels.layout import dense
+from rheobase.kernels.packing import keeping
 from rheobase.kernels.recurrent import Recurrent
 from rheobase.kernels.registry import Engine, Running, engine, settings
 from rheobase.kernels.rules import Rule, by_rule
@@ -53,14 +53,6 @@ def can_fuse(spec: Spec, currents: Tensor, residual: Tensor | None, skip: Tensor
         if other is not None and (other.shape != currents.shape or other.dtype != currents.dtype):
             return None
     return registry.choose(spec.how, currents)
-
-
-def keeping(x: Tensor) -> AbstractContextManager[Any]:
-    """Within it, autograd keeps x for the backward pass in its smallest exact form, where this was asked for."""
-    chosen = settings()
-    if not chosen.packed or chosen.name == "reference" or torch.compiler.is_compiling():
-        return nullcontext()
-    return registry.keeping(x) or nullcontext()
 
 
 def moments(currents: Tensor, by: Engine, running: Running) -> tuple[int, Tensor, Tensor]:
@@ -135,7 +127,7 @@ def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tens
     """
     by = registry.choose(spec.how, currents)
     plain = ops.plain((currents, before, weight, bias)) and currents.dtype is weight.dtype is before.dtype
-    if by is None or not plain or torch.compiler.is_compiling():
+    if by is None or by.recur is None or not plain or torch.compiler.is_compiling():
         return None
     inputs = _inputs(spec, currents, state)
     ops.check(inputs)
