@@ -13,7 +13,7 @@ from rheobase.kernels.packing import keeping
 from rheobase.kernels.recurrent import Recurrent
 from rheobase.kernels.registry import Engine, Running, engine, settings
 from rheobase.kernels.rules import Rule, by_rule
-from rheobase.kernels.spec import HALF, Ran, Spec, check_shape
+from rheobase.kernels.spec import HALF, Ran, Spec, check_shape, joined, parted
 
 __all__ = [
     "Engine",
@@ -112,7 +112,7 @@ def fire(
         found = ops.Fire.apply(by, how, keep_state, keep_drive, *inputs)
     spikes, drive, v, other = found
     drove = drive if keep_drive and drive is not None else currents
-    return Ran(spikes, drove, _state(spec, v, other) if keep_state else None)
+    return Ran(spikes, drove, joined(how.kind, v, other) if keep_state else None)
 
 
 def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tensor, bias: Tensor | None) -> Ran | None:
@@ -132,7 +132,7 @@ def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tens
     inputs = _inputs(spec, currents, state)
     ops.check(inputs)
     spikes, *states = Recurrent.apply(by, spec.how, before, weight, bias, *inputs)
-    return Ran(spikes, currents, _state(spec, *states))
+    return Ran(spikes, currents, joined(spec.how.kind, *states))
 
 
 def _inputs(
@@ -143,23 +143,17 @@ def _inputs(
     skip: Tensor | None = None,
     affine: Any = (None, None, None, None),
 ) -> ops.Inputs:
-    v, other, kind, numbers = state, None, spec.how.kind, spec.numbers
+    kind, numbers = spec.how.kind, spec.numbers
+    v, other = parted(kind, state)
     for name, number in numbers.items():
         if number.dim():
             check_shape(name, number, currents.shape[2:])
-    if kind != "LIF" and state is not None:
-        v, other = state if kind == "AdaptiveLIF" else state[::-1]
     leak = None if kind == "LIF" else numbers["current_decay" if kind == "CubaLIF" else "adaptation_decay"]
     return ops.Inputs(
         currents, residual, skip, v, other,
         numbers["decay"], numbers["threshold"], numbers["input_scale"], leak, numbers.get("adaptation"),
         numbers["surrogate_width"], numbers["surrogate_height"], *affine,
     )  # fmt: skip
-
-
-def _state(spec: Spec, v: Any, other: Any) -> Any:
-    """A neuron's state, from the potential and the other state of a neuron with two."""
-    return {"LIF": v, "CubaLIF": (other, v), "AdaptiveLIF": (v, other)}[spec.how.kind]
 
 
 def _by_definition(spec: Spec, currents: Tensor, state: Any) -> Ran:

@@ -13,7 +13,7 @@ from rheobase.kernels.layout import aligned
 from rheobase.kernels.numba import norm, recurrent, threads
 from rheobase.kernels.numba.jit import ELEMENTS
 from rheobase.kernels.numba.rows import SURROGATES
-from rheobase.kernels.numba.tasks import backward_task, fill, forward_task, job, row
+from rheobase.kernels.numba.tasks import backward_task, fill, forward_task, job, row, zeroed
 from rheobase.kernels.numba.walk import walk
 from rheobase.kernels.ops import Gradients, Inputs, Outputs
 from rheobase.kernels.registry import Engine, Running
@@ -63,10 +63,7 @@ def backward(
     x = given.currents
     gradients = ops.gradients(x, given, learned)
     if not x.numel():
-        for gradient in gradients:
-            if gradient is not None:
-                gradient.zero_()
-        return gradients
+        return zeroed(gradients)
     task, sums = backward_task(given, how, grads, drive, learned, gradients)
     threads.run(task.kernel, task.job)
     fill(gradients, sums, x)

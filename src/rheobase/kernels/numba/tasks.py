@@ -159,6 +159,14 @@ def backward_task(
     return Task(kernel, work, (numbers, tensors)), Sums(sums, each)
 
 
+def zeroed(gradients: Gradients) -> Gradients:
+    """Those of nothing, such as an empty batch."""
+    for gradient in gradients:
+        if gradient is not None:
+            gradient.zero_()
+    return gradients
+
+
 def _learning(gradients: Gradients) -> list[Tensor]:
     return [g for g in gradients[-len(ops.LEARNABLE) :] if g is not None]
 
