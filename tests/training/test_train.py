@@ -71,7 +71,7 @@ def test_weights_hash_is_of_the_last_checkpoint(trained):
 def test_accuracies_are_those_of_the_best_model(trained):
     best = rb.load(trained.folder / "checkpoints" / "best.safetensors").eval()
     data = load("digits")
-    scale = (data.test.images.float() - data.mean) / data.std
+    scale = (data.test.inputs.float() - data.mean) / data.std
     guesses = rb.readout(best(scale)).argmax(1)
     assert (guesses == data.test.labels).sum().item() / 360 == pytest.approx(
         trained.summary["test_accuracy"], abs=1 / 360
