@@ -139,7 +139,9 @@ def _folder(folder: Path) -> tuple[Parts, tuple[str, ...]]:
 def _parquet(folder: Path, image: str | None, label: str | None, cache: Path | None) -> tuple[Parts, tuple[str, ...]]:
     """Rows and labels by split, and the names of the classes."""
     files = parquet.shards(folder)
-    image, label, names = parquet.columns(next(iter(files.values()))[0], image, label)
+    if "train" not in files:
+        raise FileNotFoundError(f"{folder}: wanted Parquet files of a split 'train', got {', '.join(files) or 'none'}")
+    image, label, names = parquet.columns(files["train"][0], image, label)
     found: Parts = {}
     for part, shards in files.items():
         labels = parquet.labels(shards, label)
