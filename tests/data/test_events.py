@@ -29,7 +29,9 @@ def test_a_clock_that_ran_over_is_put_right():
 
 
 def test_frames_by_time_and_by_count():
-    found = events.read_events(packed((0, 0, 0, 10), (1, 0, 1, 11), (2, 0, 0, 12), (3, 0, 1, 13), (4, 0, 0, 1009)))
+    found = events.read_events(
+        packed((0, 0, 0, 1010), (1, 0, 1, 1011), (2, 0, 0, 1012), (3, 0, 1, 1013), (4, 0, 0, 2009))
+    )
     by_time, by_count = (events.to_frames(*found, 2, by) for by in ("time", "count"))
     assert by_time.shape == (2, 2, 34, 34)
     assert by_time.sum((1, 2, 3)).tolist() == [4, 1]

@@ -229,4 +229,4 @@ def test_tensorboard_missing_says_how_to_install_it(tiny, monkeypatch):
 def test_training_batches_are_those_of_the_recipe(tiny):
     recipe = sources.load("digits", tiny)
     batches = build.training_batches(recipe, build.dataset(recipe))
-    assert (batches.count, batches.shift, batches.seed) == (6, 1, 0)
+    assert (batches.count, batches.augmentation.shift, batches.seed) == (6, 1, 0)
