@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rheobase import models, surrogate
+    from rheobase import data, models, surrogate
     from rheobase.interop.weights import load, save
     from rheobase.kernels import engine
     from rheobase.layers import Fire, PerStep, readout
@@ -37,6 +37,7 @@ _WHERE = {
     "Neuron": "neurons",
     "PerStep": "layers",
     "Recurrent": "neurons",
+    "data": "",
     "engine": "kernels",
     "load": "interop.weights",
     "models": "",
@@ -61,6 +62,7 @@ __all__ = [
     "Neuron",
     "PerStep",
     "Recurrent",
+    "data",
     "engine",
     "load",
     "models",

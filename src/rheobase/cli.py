@@ -74,19 +74,11 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(f"{steps:>5}  {accuracy:.2%}")
 
 
-def bench(arguments: Sequence[str]) -> None:
-    """side-by-side timings on this machine"""
-    from rheobase.bench import main as run
-
-    run(arguments)
-
-
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "recipes": recipes,
     "train": train,
     "resume": resume,
     "evaluate": evaluate,
-    "bench": bench,
 }
 
 
@@ -94,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a mistake of the user ends with one line on stderr and status 2."""
     if arguments is None:
         arguments = sys.argv[1:]
-        if arguments[:1] and arguments[0] in ("train", "resume", "evaluate", "bench"):
-            _settle()
+        if arguments[:1] and arguments[0] in ("train", "resume", "evaluate"):
+            settle()
     parser = argparse.ArgumentParser(
         prog="rheobase",
         description="Train deep spiking neural networks.",
@@ -148,7 +140,7 @@ def _report(run: Run) -> None:
     )
 
 
-def _settle() -> None:
+def settle() -> None:
     """Start this process anew with SETTINGS: they are read when torch is loaded, which is before this line."""
     if sys.platform == "linux" and not SETTINGS.keys() <= os.environ.keys():
         os.execve(sys.executable, sys.orig_argv, {**SETTINGS, **os.environ})

@@ -123,7 +123,7 @@ class Fire(nn.Module):
             type(norm) is not CurrentNorm
             or not isinstance(neuron, LIF)
             or not neuron.native
-            or type(neuron).forward is not LIF.forward
+            or type(neuron).forward is not Neuron.forward
             or neuron.rule is not None
             or norm.alone
             or _altered(norm)

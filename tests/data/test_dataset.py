@@ -23,7 +23,7 @@ def test_digits_splits_are_a_partition_of_the_file(digits):
     found = [
         (image.numpy().tobytes(), int(label))
         for part in parts
-        for image, label in zip(part.images, part.labels, strict=True)
+        for image, label in zip(part.inputs, part.labels, strict=True)
     ]
     assert sorted(found) == everything
 
@@ -36,12 +36,12 @@ def test_digits_splits_are_stratified(digits, part):
 
 
 def test_digits_splits_are_fixed(digits):
-    content = b"".join(part.images.numpy().tobytes() for part in (digits.train, digits.validation, digits.test))
+    content = b"".join(part.inputs.numpy().tobytes() for part in (digits.train, digits.validation, digits.test))
     assert hashlib.sha256(content).hexdigest() == "fb0a9b77875319b0f7f6c007f4a0d13685264c4b107bfd66b4b8f09879e8baf2"
 
 
 def test_statistics_are_those_of_the_training_pixels(digits):
-    pixels = digits.train.images.double()
+    pixels = digits.train.inputs.double()
     torch.testing.assert_close(digits.mean, pixels.mean((0, 2, 3)).float())
     torch.testing.assert_close(digits.std, pixels.std((0, 2, 3), correction=0).float())
 
@@ -82,10 +82,15 @@ def test_limited_takes_a_stratified_part_and_keeps_the_rest(digits):
 @pytest.mark.parametrize(
     ("images", "labels", "match"),
     [
-        (torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), "images must be uint8"),
+        (torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), "images uint8"),
         (torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), r"\[N, C, H, W\]"),
         (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), r"labels must be int64 \[3\]"),
         (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3), "labels must be int64"),
+        (
+            torch.zeros(3, 4, 1, 2, 2, dtype=torch.int16),
+            torch.zeros(3, dtype=torch.int64),
+            "sequences uint8 or float32",
+        ),
     ],
 )
 def test_split_checks_its_tensors(images, labels, match):
@@ -93,6 +98,60 @@ def test_split_checks_its_tensors(images, labels, match):
         Split(images, labels)
 
 
+@pytest.mark.parametrize(
+    ("shape", "lengths", "match"),
+    [
+        ((3, 4, 1, 2, 2), [1, 2], r"lengths must be int64 \[3\]"),
+        ((3, 4, 1, 2, 2), [1, 2, 5], r"lengths must be in 1 \.\.\. 4 .*got 1 \.\.\. 5"),
+        ((3, 4, 1, 2, 2), [0, 2, 4], r"got 0 \.\.\. 4"),
+        ((3, 1, 2, 2), [1, 1, 1], "sequences only"),
+    ],
+)
+def test_split_checks_its_lengths(shape, lengths, match):
+    with pytest.raises(ValueError, match=match):
+        Split(torch.zeros(shape, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_statistics_see_real_steps_only(dtype):
+    torch.manual_seed(0)
+    inputs, lengths = (200 * torch.rand(7, 5, 3, 2, 2)).to(dtype), torch.tensor([1, 2, 3, 4, 5, 5, 1])
+    split = Split(inputs, torch.zeros(7, dtype=torch.int64), lengths)
+    data = Dataset.of("steps", 1, split, split, split)
+    real = torch.cat([steps[:length] for steps, length in zip(inputs, lengths, strict=True)]).double()
+    torch.testing.assert_close(data.mean, real.mean((0, 2, 3)).float())
+    torch.testing.assert_close(data.std, real.std((0, 2, 3), correction=0).float())
+    assert data.channels == 3
+
+
+def test_a_class_without_samples_and_a_label_without_class_are_named():
+    def of(labels):
+        return Split(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), torch.tensor(labels))
+
+    whole = of([0, 1, 2])
+    with pytest.raises(ValueError, match=r"'pets': wanted training samples of all 3 classes, got none of 1 \(dog\)"):
+        Dataset.of("pets", 3, of([0, 2, 2]), whole, whole, ("cat", "dog", "emu"))
+    with pytest.raises(ValueError, match=r"'pets': labels of test must be in 0 \.\.\. 2, got 0 \.\.\. 3"):
+        Dataset.of("pets", 3, whole, whole, of([0, 3]))
+
+
+@pytest.mark.parametrize("part", [3, 0.3])
+def test_a_part_is_a_count_or_a_share(part, digits):
+    left, taken = digits.train.at(torch.arange(10)).divide(part)
+    assert (len(left), len(taken)) == (7, 3)
+
+
+@pytest.mark.parametrize("part", [0, 10, 0.0, 1.0, -1])
+def test_a_part_that_leaves_nothing_is_refused(part, digits):
+    with pytest.raises(ValueError, match=f"a share between 0 and 1 or a count from 1 to 9, got {part}"):
+        digits.train.at(torch.arange(10)).divide(part)
+
+
 def test_unknown_data_set_is_named():
-    with pytest.raises(ValueError, match="digits, fashion-mnist, mnist, got 'cifar'"):
+    with pytest.raises(ValueError, match=r"digits, .*spoken-digits, got 'cifar'; did you mean 'cifar"):
         rheobase.data.load("cifar")
+
+
+def test_unknown_option_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match=r"'nmnist' has the options .*, got 'frame'; did you mean 'frames'\?"):
+        rheobase.data.load("nmnist", frame=3)

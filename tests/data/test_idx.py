@@ -108,7 +108,7 @@ def test_the_official_files(name):
         pytest.skip(f"no {name} files: set RHEOBASE_DATA to a folder that holds {name}/")
     data = load(name, root)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [55000, 5000, 10000]
-    assert data.train.images.shape[1:] == (1, 28, 28)
+    assert data.train.inputs.shape[1:] == (1, 28, 28)
     mean, std = {"mnist": (0.1307, 0.3081), "fashion-mnist": (0.2860, 0.3530)}[name]  # as everybody has them
     assert data.mean.item() / 255 == pytest.approx(mean, abs=1e-3)
     assert data.std.item() / 255 == pytest.approx(std, abs=1e-3)

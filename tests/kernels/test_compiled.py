@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 from numba import types
-from torch.utils.checkpoint import checkpoint
 
 import rheobase as rb
-from rheobase.kernels.numba import bytewise, norm, packing, threads
+from rheobase.kernels.numba import engine, norm, threads
 from rheobase.kernels.numba.jit import Job, Kernel, f32, i16
 
 from .cases import CASES, CHANNELS, DEFAULT, NEURONS, SURROGATES, Case, assert_fires, grid, leaf, on_threads, walked
@@ -103,16 +101,14 @@ def test_those_cases_are_of_every_sort() -> None:
 
 
 @pytest.mark.parametrize("element", [f32, i16])
-def test_norms_and_packing_are_vectorised(element: type) -> None:
+def test_norms_are_vectorised(element: type) -> None:
     adds = "fadd .*<N x float>|call .*<N x float> @llvm.fm"
     vectors(code(norm.norm_backward(element)), adds)
     sums = ("fpext <N x float>|bitcast <N x i32>", "fadd .*<N x double>|call .*<N x double> @llvm.fm")
     vectors(code(norm.moments(element)), *sums)
-    vectors(code(bytewise.pack(element)), "fptoui <N x float>")
-    vectors(code(bytewise.unpack(element)), "uitofp .*<N x i8>")
 
 
-def results(packed: bool = False) -> list[torch.Tensor]:
+def results() -> list[torch.Tensor]:
     torch.manual_seed(0)
     neuron = DEFAULT.neuron((3, 5, 6))
     net = torch.nn.Sequential(
@@ -123,7 +119,7 @@ def results(packed: bool = False) -> list[torch.Tensor]:
             rb.PerStep(torch.nn.Conv2d(6, 2, 3)),
         ),
     )
-    with rb.engine("numba", packed=packed):
+    with rb.engine("numba"):
         spikes = net[:4](torch.rand(3, 5, 1, 19, 17))
         outputs = net[4](spikes)
     assert_fires(spikes)
@@ -168,71 +164,8 @@ def test_a_kernel_that_stops_early_raises(monkeypatch: pytest.MonkeyPatch, start
         threads.run(Kernel(body, "stops"), job)
     assert job.entered == 0
     with pytest.raises(RuntimeError, match="did 0 of 2 pieces"):  # wherever it is called
-        monkeypatch.setattr(bytewise, "pack", lambda element: Kernel(body, "stops"))
-        packing.pack(torch.ones(70000))
-
-
-# Packed spikes
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_packing_is_exact_or_not_done(dtype: torch.dtype) -> None:
-    numbers = torch.randint(0, 256, (6, 3, 17, 11)).to(dtype)
-    for x in (numbers, numbers.contiguous(memory_format=torch.channels_last), numbers[:, :, :1, :1].contiguous()):
-        packed = packing.pack(x)
-        assert packed is not None
-        assert packed.values.element_size() == 1
-        assert torch.equal(packing.unpack(packed), x)
-        assert packing.unpack(packed).stride() == x.stride()
-    for wrong in (-1.0, 256.0, 0.5, float("nan"), float("inf")):
-        x = numbers.clone()
-        x[-1, -1, -1, -1] = wrong
-        assert packing.pack(x) is None, wrong
-    assert packing.pack(numbers[..., ::2]) is None
-    assert packing.pack(numbers[:0]) is None
-
-
-def test_packed_spikes_give_the_same_gradients() -> None:
-    assert same(results(packed=True), results())
-
-
-def test_packed_spikes_are_what_autograd_keeps() -> None:
-    memory = np.ones((2, 4, 2, 8, 8), np.float32)
-    conv, spikes = rb.PerStep(torch.nn.Conv2d(2, 3, 3)), torch.from_numpy(memory)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.dtype) or x, lambda x: x):
-        conv(spikes)
-    assert torch.float32 in kept
-    with rb.engine(packed=True):
-        y = conv(spikes)
-    saved = y.grad_fn.next_functions[0][0]
-    assert torch.equal(saved._saved_input, spikes.flatten(0, 1))
-    assert isinstance(saved._raw_saved_input.data, packing.Packed)
-    alive = weakref.ref(memory)
-    del memory, spikes
-    assert alive() is None  # what they were packed from is free
-
-
-def test_packing_still_sees_a_change_in_place() -> None:
-    conv, x = rb.PerStep(torch.nn.Conv2d(2, 3, 3)), torch.ones(2, 4, 2, 8, 8, requires_grad=True)
-    with rb.engine(packed=True):
-        y = conv(x).sum()
-    with torch.no_grad():
-        conv.module.weight.zero_()
-    with pytest.raises(RuntimeError, match=r"\[3, 2, 3, 3\] needed for the backward pass was modified by an inplace"):
-        y.backward()
-
-
-def test_packing_leaves_checkpointing_its_own() -> None:
-    conv, x = rb.PerStep(torch.nn.Conv2d(2, 3, 3)), torch.ones(2, 4, 2, 8, 8, requires_grad=True)
-    grads = []
-    for packed in (False, True):
-        x.grad = None
-        with rb.engine(packed=packed):
-            y = checkpoint(conv, x, use_reentrant=False)
-        y.square().sum().backward()
-        grads.append(x.grad)
-    assert torch.equal(*grads)
+        monkeypatch.setattr(norm, "moments", lambda element: Kernel(body, "stops"))
+        engine.moments(torch.ones(1, 70000, 1))
 
 
 # On disk
@@ -245,7 +178,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch, rheobase as rb
 from cases import CHANNELS, DEFAULT, NEURONS, grid, leaf
-from rheobase.kernels.numba import bytewise, packing, threads
+from rheobase.kernels.numba import engine, norm, threads
 from rheobase.kernels.numba.jit import f32
 """
     command = [sys.executable, "-W", "ignore", "-c", start + program]
@@ -269,11 +202,11 @@ print(*(kernel._compiled._cache_hits for kernel in kernels))
 
 
 def test_several_processes_may_compile_at_once(tmp_path: Path) -> None:
-    program = "assert packing.pack(torch.ones(9)); print(bytewise.pack(f32)._compiled._cache_hits)"
+    program = "engine.moments(torch.ones(1, 9, 1)); print(norm.moments(f32)._compiled._cache_hits)"
     several = [elsewhere(program, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     assert all(process.communicate()[0].strip() in (b"0", b"1") for process in several)
     assert [process.wait() for process in several] == [0, 0]
-    (index,) = tmp_path.rglob("*pack*.nbi")
+    (index,) = tmp_path.rglob("*moments*.nbi")
     before = index.read_bytes()
     assert elsewhere(program, NUMBA_CACHE_DIR=str(tmp_path)).communicate()[0].strip() == b"1"
     assert index.read_bytes() == before
@@ -292,11 +225,11 @@ def test_kernels_work_where_nothing_can_be_written(
         monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
     else:
         monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    kernel = bytewise.pack.__wrapped__(f32)
-    monkeypatch.setattr(bytewise, "pack", lambda element: kernel)
-    x = torch.randint(0, 256, (1000,)).float()
+    kernel = norm.moments.__wrapped__(f32)
+    monkeypatch.setattr(norm, "moments", lambda element: kernel)
     with caplog.at_level(logging.WARNING, logger="rheobase"):
-        assert torch.equal(packing.unpack(packing.pack(x)), x)
+        mean, _ = engine.moments(torch.tensor([[[1.0], [3.0]]]))
+    assert mean == 2
     assert not kernel._compiled._cache_hits
     (said,) = [record.getMessage() for record in caplog.records if record.name == "rheobase"]
     assert "kernels cannot be kept on disk" in said
@@ -307,7 +240,7 @@ def test_what_else_goes_wrong_in_compiling_is_told(monkeypatch: pytest.MonkeyPat
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("LLVM is out of order")
 
-    kernel = bytewise.pack.__wrapped__(f32)
+    kernel = norm.moments.__wrapped__(f32)
     with monkeypatch.context() as patched:
         patched.setattr(numba, "cfunc", broken)
         with pytest.raises(RuntimeError, match="LLVM is out of order"):

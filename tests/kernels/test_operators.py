@@ -158,7 +158,7 @@ def test_backward_operators_refuse_gradients_of_another_shape() -> None:
 
 def test_a_module_left_on_meta_is_refused() -> None:
     x = torch.rand(4, 2, 3)
-    with pytest.raises(ValueError, match=r"decay must be .* on cpu, .* on meta"):
+    with pytest.raises(ValueError, match=r"decay must be on cpu, .* on meta"):
         rb.LIF().to("meta")(x)
     with pytest.raises(ValueError, match=r"weight must be \[3\], .* on cpu, .* on meta"):
         rb.Fire(rb.CurrentNorm(3).to("meta"), rb.LIF()).eval()(x)

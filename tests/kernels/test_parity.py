@@ -153,10 +153,15 @@ def test_if() -> None:
     assert_same(got, want, 2e-5)
 
 
+@pytest.mark.parametrize("shape", [(7, 3, 11), (5, 3, 11, 11), (1, 2, 11)], ids=str)
 @pytest.mark.parametrize("case", [case for case in CASES if case.each in ("one", "channel")], ids=str)
-def test_recurrent_neuron(case: Case) -> None:
-    """A loop over steps, each by the engine."""
-    x = grid(7, 3, 11)
+def test_recurrent_neuron(case: Case, shape: tuple[int, ...]) -> None:
+    """One job that moves from step to step, cut into pieces."""
+    with walked(LEAST=50):
+        recurrent_neuron(case, grid(*shape))
+
+
+def recurrent_neuron(case: Case, x: Tensor) -> None:
     neuron = rb.Recurrent(case.neuron(tuple(x.shape)), torch.nn.Linear(11, 11))
     with torch.no_grad():
         for p in neuron.module.parameters():

@@ -51,13 +51,13 @@ def fire(*names: str, case: Case = DEFAULT, drive: bool = False) -> Beside:
     return Beside(rb.Fire(_norm(), case.neuron((STEPS, 3, 4, 6, 5)), drive), *names)
 
 
-def steady() -> nn.Module:
-    """One whose weights a convolution of one step and of all steps round alike: multiples of 1/8."""
-    conv = nn.Conv2d(4, 4, 3, padding=1)
+def steady(layer: nn.Module | None = None) -> nn.Module:
+    """A layer that rounds nothing, whatever the order of its sums: its weights are multiples of 1/8."""
+    layer = nn.Conv2d(4, 4, 3, padding=1) if layer is None else layer
     with torch.no_grad():
-        for p in conv.parameters():
+        for p in layer.parameters():
             p.copy_((p * 8).round() / 8 + 0.125)
-    return conv
+    return layer
 
 
 def twice() -> nn.Module:
@@ -71,7 +71,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "convolution": lambda: rb.PerStep(steady()),
     "convolution, relu, pooling": lambda: rb.PerStep(nn.Sequential(steady(), nn.ReLU(), nn.MaxPool2d(2))),
     "shared layers": lambda: rb.PerStep(twice()),
-    "linear": lambda: rb.PerStep(nn.Sequential(nn.Flatten(), nn.Linear(120, 7))),
+    "linear": lambda: rb.PerStep(nn.Sequential(nn.Flatten(), steady(nn.Linear(120, 7)))),
     "dropout": lambda: rb.PerStep(nn.Dropout(0.5)),
     "dropout inside": lambda: rb.PerStep(nn.Sequential(steady(), nn.Dropout2d(0.5))),
     "batch norm": lambda: rb.PerStep(nn.BatchNorm2d(4)),

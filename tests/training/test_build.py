@@ -87,4 +87,4 @@ def test_evaluation_sees_the_images_as_they_are():
     recipe = Recipe()
     data = build.dataset(recipe)
     batches = build.evaluation_batches(recipe, data, data.test)
-    assert torch.equal(torch.cat([labels for _, labels in batches]), data.test.labels)
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), data.test.labels)

@@ -27,7 +27,7 @@ def test_one_pass_gives_the_accuracy_of_each_number_of_steps(digits):
     assert found == alone
     assert accuracies(model, batches, [None]) == [accuracies(model, batches, [4])[0]]
     everything = build.evaluation_batches(Recipe(), digits, digits.validation)
-    right = sum((rb.readout(model(x, steps=3)).argmax(1) == y).sum().item() for x, y in everything)
+    right = sum((rb.readout(model(x, steps=3)).argmax(1) == y).sum().item() for x, y, _ in everything)
     assert found[2] == right / len(digits.validation)
 
 

@@ -147,7 +147,7 @@ def test_killed_while_writing(tmp_path, whole, words, rows, moment):
 
 def test_the_settings_of_the_command_are_read_by_the_process(tmp_path):
     """It starts itself anew once, with the same words, where they are not set."""
-    code = "import sys, os; from rheobase import cli; cli._settle(); print(os.environ['OMP_WAIT_POLICY'], sys.argv[1:])"
+    code = "import sys, os; from rheobase import cli; cli.settle(); print(os.environ['OMP_WAIT_POLICY'], sys.argv[1:])"
     clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "MALLOC_MMAP_MAX_")}
     if sys.platform != "linux":
         pytest.skip("only on Linux")

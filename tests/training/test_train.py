@@ -71,7 +71,7 @@ def test_weights_hash_is_of_the_last_checkpoint(trained):
 def test_accuracies_are_those_of_the_best_model(trained):
     best = rb.load(trained.folder / "checkpoints" / "best.safetensors").eval()
     data = load("digits")
-    scale = (data.test.images.float() - data.mean) / data.std
+    scale = (data.test.inputs.float() - data.mean) / data.std
     guesses = rb.readout(best(scale)).argmax(1)
     assert (guesses == data.test.labels).sum().item() / 360 == pytest.approx(
         trained.summary["test_accuracy"], abs=1 / 360
@@ -229,4 +229,4 @@ def test_tensorboard_missing_says_how_to_install_it(tiny, monkeypatch):
 def test_training_batches_are_those_of_the_recipe(tiny):
     recipe = sources.load("digits", tiny)
     batches = build.training_batches(recipe, build.dataset(recipe))
-    assert (batches.count, batches.shift, batches.seed) == (6, 1, 0)
+    assert (batches.count, batches.augmentation.shift, batches.seed) == (6, 1, 0)

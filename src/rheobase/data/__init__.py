@@ -1,19 +1,41 @@
-"""Data sets by name, in memory: `load("digits")`; `names()` lists them. Nothing is ever downloaded."""
+"""Data sets by name: `load("digits")`; `names()` lists them. Nothing is ever downloaded."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from rheobase.data import digits, idx
-from rheobase.data.batches import Batches, augment, seed_of
-from rheobase.data.dataset import Dataset, Split
+from rheobase.data import digits, events, idx, image_sets, sounds
+from rheobase.data.augmentation import Augmentation
+from rheobase.data.batches import Batch, Batches
+from rheobase.data.dataset import Dataset, Split, Streamed
+from rheobase.data.seeds import seed_of
+from rheobase.data.sounds import log_mel
 
-__all__ = ["Batches", "Dataset", "Split", "augment", "load", "names", "seed_of"]
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "Batches",
+    "Dataset",
+    "Split",
+    "Streamed",
+    "load",
+    "log_mel",
+    "names",
+    "options",
+    "seed_of",
+]
 
-_loaders: dict[str, Callable[[str | None], Dataset]] = {
+_loaders: dict[str, Callable[..., Dataset]] = {
     "digits": digits.load,
     "mnist": idx.mnist,
     "fashion-mnist": idx.fashion_mnist,
+    **{name: partial(image_sets.load, name) for name in (*image_sets.SOURCES, "images", "parquet")},
+    "spoken-digits": sounds.load,
+    "nmnist": events.load,
 }
 
 
@@ -22,17 +44,39 @@ def names() -> list[str]:
     return sorted(_loaders)
 
 
-def load(name: str, root: str | None = None) -> Dataset:
+def options(name: str) -> list[str]:
+    """The options of a data set, beside its root.
+
+    Raises:
+        ValueError: an unknown name; the error names the nearest.
+    """
+    if name not in _loaders:
+        raise ValueError(f"data.name must be one of {', '.join(names())}, got {name!r}{_nearest(name, names())}")
+    return [option for option in inspect.signature(_loaders[name]).parameters if option != "root"]
+
+
+def load(name: str, root: str | None = None, **chosen: Any) -> Dataset:
     """A data set by name.
 
     Args:
         name: one of `names()`.
         root: folder of the data sets that are not embedded; default: the variable RHEOBASE_DATA.
+        chosen: options of this set, as in `options(name)`.
 
     Raises:
-        ValueError: an unknown name, no root, or a damaged file.
+        ValueError: an unknown name or option, no root, or a damaged file.
         FileNotFoundError: a file is missing.
+        ImportError: a package of the extra `data` is missing.
     """
-    if name not in _loaders:
-        raise ValueError(f"data.name must be one of {', '.join(names())}, got {name!r}")
-    return _loaders[name](root)
+    known = options(name)
+    for option in chosen:
+        if option not in known:
+            raise ValueError(
+                f"data set {name!r} has the options {', '.join(known)}, got {option!r}{_nearest(option, known)}"
+            )
+    return _loaders[name](root, **chosen)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

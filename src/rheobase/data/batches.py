@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from rheobase.data.dataset import Split
-
-
-def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed, a function of its parts: seed_of("order", 7, 0). The same on every machine and version."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+from rheobase.data.augmentation import Augmentation
+from rheobase.data.dataset import Samples, Split, Streamed, real_steps
+from rheobase.data.seeds import seed_of
 
 
-def augment(images: Tensor, shift: int, flip: bool, seed: int) -> Tensor:
-    """Move each image by up to `shift` pixels per axis (zeros come in) and mirror it with probability 1/2.
+class Batch(NamedTuple):
+    """Normalised inputs, labels, and the real steps of sequences that have them.
 
-    uint8 `[B, C, H, W]` to the same in channels-last memory; a function of its arguments.
+    inputs: float32 `[B, C, H, W]`, or `[T, B, C, H, W]`, in channels-last memory; after a sample's last step, zeros.
+    labels: int64 `[B]`, or float32 `[B, classes]` where augmentation mixes them.
+    lengths: int64 `[B]`, or None.
     """
-    count, _, height, width = images.shape
-    generator = torch.Generator().manual_seed(seed)
-    down, right = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
-    mirror = torch.rand(count, 1, generator=generator) < 0.5
-    padded = torch.nn.functional.pad(images, (shift,) * 4)
-    rows = torch.arange(height) + down
-    columns = torch.arange(width).expand(count, -1)
-    if flip:
-        columns = torch.where(mirror, width - 1 - columns, columns)
-    columns = columns + right
-    samples, rows, columns = (
-        index.to(images.device) for index in (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None])
-    )
-    return padded[samples, :, rows, columns].permute(0, 3, 1, 2)  # the gather is [B, H, W, C]
+
+    inputs: Tensor
+    labels: Tensor
+    lengths: Tensor | None
 
 
 class Batches:
-    """Batches (float32 images `[B, C, H, W]`, normalised, in channels-last memory; int64 labels `[B]`) of a split.
+    """Batches (`Batch`) of a split; sequences are cut to the longest of their batch.
 
     In training (`seed` given) the order is a function of (seed, epoch), augmentation of (seed, step, rank); without a
     seed, samples come in order and as they are. The last batch of an epoch may be smaller. Iterating gives what is
@@ -48,41 +38,51 @@ class Batches:
     It has no `__len__` (`count` is the number of batches in a whole epoch): an epoch may start midway.
 
     Args:
-        split: images and labels in memory.
+        split: in memory, or one that streams.
         batch_size: samples in a batch, over all processes.
-        mean, std: per channel, of raw pixels.
+        mean, std: per channel, of raw inputs.
         seed: None for evaluation.
-        shift, flip: augmentation, as in `augment`.
+        augmentation: of the training samples.
+        classes: their number; needed where augmentation mixes labels.
         rank, world_size: this process and the number of them; each takes its part of every batch.
+        workers: processes that decode a split that streams, ahead of time; 0: threads of this process do, when a batch
+            is asked for. What is in memory needs none.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or an augmentation that the samples do not allow.
     """
 
     def __init__(
         self,
-        split: Split,
+        split: Samples,
         *,
         batch_size: int,
         mean: Tensor,
         std: Tensor,
         seed: int | None = None,
-        shift: int = 0,
-        flip: bool = False,
+        augmentation: Augmentation | None = None,
+        classes: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        workers: int = 0,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"Batches: rank must be in 0 ... {world_size - 1} (world_size - 1), got {rank}")
         if batch_size < world_size:
             raise ValueError(f"Batches: batch_size must be at least {world_size}, one a process, got {batch_size}")
-        if shift < 0 or (seed is None and (shift or flip)):
-            raise ValueError(f"Batches: augmentation needs a seed and shift >= 0, got seed={seed}, shift={shift}")
+        augmentation = augmentation or Augmentation()
+        if seed is None and augmentation != Augmentation():
+            raise ValueError(f"Batches: augmentation needs a seed, got seed=None and {augmentation}")
+        if augmentation.mixes and classes is None:
+            raise ValueError("Batches: mixup and cutmix need the number of classes, got classes=None")
+        if augmentation.mixes and getattr(split, "lengths", None) is not None:
+            raise ValueError("Batches: mixup and cutmix need sequences of one length, got a split with lengths")
+        augmentation.check(split.shape)
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
-        self.shift = shift
-        self.flip = flip
+        self.augmentation = augmentation
+        self.classes = classes
         self.rank = rank
         self.world_size = world_size
         self._scale = (1 / std.double()).float().view(-1, 1, 1)
@@ -92,6 +92,18 @@ class Batches:
         self.count = -(-len(split) // batch_size) - (len(split) > batch_size and 0 < len(split) % batch_size < least)
         self.epoch = 0
         self.next = 0
+        self._ahead: list[list[int]] = []  # what the workers are to decode
+        self._loader: DataLoader[Tensor] | None = None
+        if workers and isinstance(split, Streamed):
+            self._loader = DataLoader(
+                split.images,  # type: ignore[arg-type]
+                batch_sampler=self._ahead,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                multiprocessing_context="forkserver",
+                persistent_workers=True,
+                generator=torch.Generator(),  # else it would draw from the global one
+            )
 
     def order(self, epoch: int) -> Tensor:
         """Indices of all samples in the order of this epoch, `[N]`."""
@@ -100,26 +112,47 @@ class Batches:
         generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch))
         return torch.randperm(len(self.split), generator=generator)
 
-    def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+    def batch(self, epoch: int, index: int) -> Batch:
         """Batch `index` of an epoch, whatever came before."""
-        return self._batch(self.order(epoch), epoch, index)
+        return self._batch(self.split.read(self._chosen(self.order(epoch), index)), epoch, index)
 
-    def _batch(self, order: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        chosen = order[index * self.batch_size : (index + 1) * self.batch_size][self.rank :: self.world_size]
-        part = self.split.at(chosen.to(self.split.images.device))
-        images = part.images
-        if self.seed is not None and (self.shift or self.flip):
+    def _chosen(self, order: Tensor, index: int) -> Tensor:
+        return order[index * self.batch_size : (index + 1) * self.batch_size][self.rank :: self.world_size]
+
+    def _batch(self, part: Split, epoch: int, index: int) -> Batch:
+        inputs, labels, lengths = part.inputs, part.labels, part.lengths
+        if lengths is not None:
+            inputs = inputs[:, : int(lengths.max())]
+        if self.augmentation != Augmentation() and self.seed is not None:
+            if self.augmentation.mixes and self.classes is not None:
+                labels = F.one_hot(labels, self.classes).float()
             step = epoch * self.count + index
-            images = augment(images, self.shift, self.flip, seed_of("augment", self.seed, step, self.rank))
-        pixels = images.to(torch.float32, memory_format=torch.channels_last)
-        return pixels.mul_(self._scale.to(pixels.device)).add_(self._offset.to(pixels.device)), part.labels
+            inputs, labels = self.augmentation(inputs, labels, seed_of("augment", self.seed, step, self.rank))
+        steps = inputs.shape[1] if inputs.dim() == 5 else 0
+        frames = inputs.transpose(0, 1).flatten(0, 1) if steps else inputs
+        values = frames.to(torch.float32, memory_format=torch.channels_last)
+        values = values.mul_(self._scale.to(values.device)).add_(self._offset.to(values.device))
+        if steps:
+            values = values.unflatten(0, (steps, -1))
+        if lengths is not None:
+            values.mul_(real_steps(lengths, steps).T[:, :, None, None, None])
+        return Batch(values, labels, lengths)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self, chosen: list[Tensor]) -> Iterator[Split]:
+        if self._loader is None or not isinstance(self.split, Streamed):
+            yield from map(self.split.read, chosen)
+            return
+        self._ahead[:] = [self.split.indices[indices].tolist() for indices in chosen]
+        for images, indices in zip(self._loader, chosen, strict=True):
+            yield Split(images, self.split.labels[indices])
+
+    def __iter__(self) -> Iterator[Batch]:
         epoch, first = self.epoch, self.next
         order = self.order(epoch)
-        for index in range(first, self.count):
+        chosen = [self._chosen(order, index) for index in range(first, self.count)]
+        for index, part in enumerate(self._parts(chosen), first):
             self.epoch, self.next = (epoch, index + 1) if index + 1 < self.count else (epoch + 1, 0)
-            yield self._batch(order, epoch, index)
+            yield self._batch(part, epoch, index)
 
     def seek(self, epoch: int, batch: int = 0) -> None:
         """Let the next iteration begin at this batch of this epoch."""
@@ -136,3 +169,7 @@ class Batches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a position."""
         self.seek(state["epoch"], state["batch"])
+
+
+def _as_it_is(images: Any) -> Any:
+    return images

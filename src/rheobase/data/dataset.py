@@ -1,43 +1,143 @@
-"""A data set in memory, and the one way in which we take a share of it."""
+"""A data set: its splits, in memory or read as they are needed, and the one way in which we take a share of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
+STATISTICS = 2000  # samples from which the mean and deviation of a split that streams are taken
 
-@dataclass(frozen=True)
-class Split:
-    """Images uint8 `[N, C, H, W]` and labels int64 `[N]`."""
 
-    images: Tensor
+class Samples:
+    """What every split has: labels int64 `[N]`, the shape of a sample, and inputs that can be read by index."""
+
     labels: Tensor
 
-    def __post_init__(self) -> None:
-        if self.images.dim() != 4 or self.images.dtype != torch.uint8:
-            raise ValueError(
-                f"Split: images must be uint8 [N, C, H, W], got {self.images.dtype} {list(self.images.shape)}"
-            )
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise ValueError(
-                f"Split: labels must be int64 [{len(self.images)}], one an image, "
-                f"got {self.labels.dtype} {list(self.labels.shape)}"
-            )
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a sample: (C, H, W), or (T, C, H, W) with time."""
+        raise NotImplementedError
+
+    def at(self, indices: Tensor) -> Self:
+        """The samples at `indices`, in that order."""
+        raise NotImplementedError
+
+    def read(self, indices: Tensor) -> Split:
+        """The samples at `indices` in memory."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def divide(self, part: int | float) -> tuple[Self, Self]:
+        """(what is left, `part` of the samples), both in the original order; the choice is `systematic`.
+
+        Args:
+            part: a number of samples (int), or a share between 0 and 1 (float).
+
+        Raises:
+            ValueError: a part that leaves one of the two empty.
+        """
+        count = part if isinstance(part, int) else round(part * len(self))
+        if not 1 <= count < len(self):
+            raise ValueError(
+                f"a part must be a share between 0 and 1 or a count from 1 to {len(self) - 1}, "
+                f"got {part!r} of {len(self)} samples"
+            )
+        chosen = torch.zeros(len(self), dtype=torch.bool)
+        chosen[systematic(self.labels.cpu(), count)] = True
+        return self.at((~chosen).nonzero().flatten()), self.at(chosen.nonzero().flatten())
+
+
+@dataclass(frozen=True)
+class Split(Samples):
+    """Samples in memory.
+
+    Args:
+        inputs: images uint8 `[N, C, H, W]`, or sequences uint8 or float32 `[N, T, C, H, W]`.
+        labels: int64 `[N]`.
+        lengths: of sequences, int64 `[N]`: the real steps of each; what lies after them counts for nothing.
+
+    Raises:
+        ValueError: another type or shape.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    lengths: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        kinds = {4: (torch.uint8,), 5: (torch.uint8, torch.float32)}
+        if self.inputs.dtype not in kinds.get(self.inputs.dim(), ()):
+            raise ValueError(
+                "Split: inputs must be images uint8 [N, C, H, W], or sequences uint8 or float32 [N, T, C, H, W], "
+                f"got {self.inputs.dtype} {list(self.inputs.shape)}"
+            )
+        for name, tensor in (("labels", self.labels), ("lengths", self.lengths)):
+            if tensor is not None and (tensor.dtype != torch.int64 or tensor.shape != self.inputs.shape[:1]):
+                raise ValueError(
+                    f"Split: {name} must be int64 [{len(self.inputs)}], one a sample, "
+                    f"got {tensor.dtype} {list(tensor.shape)}"
+                )
+        if self.lengths is not None and len(self.lengths):
+            least, most = (int(bound) for bound in self.lengths.aminmax())
+            steps = self.inputs.shape[1] if self.inputs.dim() == 5 else 0
+            if not 1 <= least <= most <= steps:
+                raise ValueError(f"Split: lengths must be in 1 ... {steps} (sequences only), got {least} ... {most}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a sample: (C, H, W), or (T, C, H, W) with time."""
+        return tuple(self.inputs.shape[1:])
+
     def at(self, indices: Tensor) -> Split:
         """The samples at `indices`, in that order."""
-        return Split(self.images[indices], self.labels[indices])
+        indices = indices.to(self.inputs.device)
+        lengths = None if self.lengths is None else self.lengths[indices]
+        return Split(self.inputs[indices], self.labels[indices], lengths)
 
-    def divide(self, count: int) -> tuple[Split, Split]:
-        """(what is left, `count` samples), both in the original order; the choice is `systematic`."""
-        chosen = torch.zeros(len(self), dtype=torch.bool)
-        chosen[systematic(self.labels, count)] = True
-        return self.at((~chosen).nonzero().flatten()), self.at(chosen.nonzero().flatten())
+    read = at
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same on a device; batches are augmented where the split lives."""
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Split(self.inputs.to(device), self.labels.to(device), lengths)
+
+
+class Images(Protocol):
+    """Encoded images that are decoded when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        """uint8 `[len(indices), C, H, W]`."""
+
+
+@dataclass(frozen=True)
+class Streamed(Samples):
+    """Images that are too many for memory: sample i is `images[indices[i]]`, with the label `labels[i]`."""
+
+    images: Images
+    indices: Tensor
+    labels: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a sample: (C, H, W)."""
+        return self.images.shape
+
+    def at(self, indices: Tensor) -> Streamed:
+        """The samples at `indices`, in that order; nothing is read."""
+        return replace(self, indices=self.indices[indices], labels=self.labels[indices])
+
+    def read(self, indices: Tensor) -> Split:
+        """The samples at `indices` in memory."""
+        return Split(self.images.__getitems__(self.indices[indices].tolist()), self.labels[indices])
 
 
 def systematic(labels: Tensor, count: int) -> Tensor:
@@ -55,35 +155,80 @@ def systematic(labels: Tensor, count: int) -> Tensor:
     return by_class[places].sort().values
 
 
+def real_steps(lengths: Tensor, steps: int) -> Tensor:
+    """True `[B, T]` where a step is real, False where it is padding."""
+    return torch.arange(steps, device=lengths.device) < lengths[:, None]
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: three disjoint splits, and the mean and standard deviation `[C]` of the training pixels."""
+    """A data set: three disjoint splits, and the mean and standard deviation `[C]` of the raw training inputs.
+
+    Real steps alone count for both; of a split that streams, a stratified sample of 2,000 is taken.
+    """
 
     name: str
     classes: int
-    train: Split
-    validation: Split
-    test: Split
+    train: Samples
+    validation: Samples
+    test: Samples
     mean: Tensor
     std: Tensor
+    class_names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str, classes: int, train: Split, validation: Split, test: Split) -> Dataset:
-        """A data set with the statistics of its training split."""
-        pixels = train.images.transpose(0, 1).flatten(1)
-        counts = torch.stack([torch.bincount(channel, minlength=256) for channel in pixels]).double()
-        values = torch.arange(256.0, dtype=torch.float64)
-        total = counts.sum(1)
-        mean = (counts * values).sum(1) / total
-        std = ((counts * values.square()).sum(1) / total - mean.square()).clamp(min=0).sqrt()
-        return cls(name, classes, train, validation, test, mean.float(), std.clamp(min=1e-6).float())
+    def of(
+        cls,
+        name: str,
+        classes: int,
+        train: Samples,
+        validation: Samples,
+        test: Samples,
+        class_names: tuple[str, ...] = (),
+    ) -> Dataset:
+        """A data set with the statistics of its training split.
+
+        Raises:
+            ValueError: a class without a training sample, or a label that is no class.
+        """
+        called = [f"{index} ({class_names[index]})" if class_names else str(index) for index in range(classes)]
+        for part, split in (("train", train), ("validation", validation), ("test", test)):
+            if len(split) and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < classes:
+                raise ValueError(
+                    f"data set {name!r}: labels of {part} must be in 0 ... {classes - 1}, "
+                    f"got {int(split.labels.min())} ... {int(split.labels.max())}"
+                )
+        missing = [called[index] for index in (train.labels.bincount(minlength=classes) == 0).nonzero().flatten()]
+        if missing:
+            raise ValueError(
+                f"data set {name!r}: wanted training samples of all {classes} classes, "
+                f"got none of {', '.join(missing[:5])}{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}"
+            )
+        return cls(name, classes, train, validation, test, *_statistics(train), class_names)
 
     def limited(self, count: int) -> Dataset:
         """The same with a stratified sample of `count` for training; statistics, validation and test stay."""
-        train = self.train.at(systematic(self.train.labels, count))
-        return Dataset(self.name, self.classes, train, self.validation, self.test, self.mean, self.std)
+        return replace(self, train=self.train.at(systematic(self.train.labels, count)))
 
     @property
     def channels(self) -> int:
         """C."""
-        return self.train.images.shape[1]
+        return self.train.shape[-3]
+
+
+def _statistics(split: Samples) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation `[C]`, from sums in float64 (exact for bytes)."""
+    count = min(STATISTICS, len(split)) if isinstance(split, Streamed) else len(split)
+    chosen = systematic(split.labels.cpu(), count)
+    total = 0
+    sums = torch.zeros(2, split.shape[-3], dtype=torch.float64)
+    for indices in chosen.split(256):
+        part = split.read(indices)
+        inputs = part.inputs
+        if part.lengths is not None:
+            inputs = inputs[real_steps(part.lengths, inputs.shape[1])]  # [real steps of all, C, H, W]
+        values = inputs.movedim(-3, 0).flatten(1).double()
+        sums += torch.stack([values.sum(1), values.square().sum(1)]).cpu()
+        total += values.shape[1]
+    mean, square = sums / total
+    return mean.float(), (square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-6).float()

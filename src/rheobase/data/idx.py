@@ -47,24 +47,24 @@ FASHION_MNIST = Source(
 )
 
 
-def mnist(root: str | None = None) -> Dataset:
-    """MNIST, 55,000 / 5,000 / 10,000."""
-    return _load("mnist", MNIST, root)
+def mnist(root: str | None = None, *, validation: int | float = 5000) -> Dataset:
+    """MNIST, 55,000 / 5,000 / 10,000; `validation` is a share or number of the training samples."""
+    return _load("mnist", MNIST, root, validation)
 
 
-def fashion_mnist(root: str | None = None) -> Dataset:
-    """Fashion-MNIST, 55,000 / 5,000 / 10,000."""
-    return _load("fashion-mnist", FASHION_MNIST, root)
+def fashion_mnist(root: str | None = None, *, validation: int | float = 5000) -> Dataset:
+    """Fashion-MNIST, 55,000 / 5,000 / 10,000; `validation` is a share or number of the training samples."""
+    return _load("fashion-mnist", FASHION_MNIST, root, validation)
 
 
-def _load(name: str, source: Source, root: str | None) -> Dataset:
+def _load(name: str, source: Source, root: str | None, part: int | float) -> Dataset:
     folder = find(name, source.folders, tuple(source.md5), f"get the four .gz files at {source.home}", root)
     read = {file: parse(verified(folder / file, md5), str(folder / file)) for file, md5 in source.md5.items()}
     parts = [
         Split(read[f"{part}-images-idx3-ubyte.gz"][:, None], read[f"{part}-labels-idx1-ubyte.gz"].long())
         for part in ("train", "t10k")
     ]
-    train, validation = parts[0].divide(5000)
+    train, validation = parts[0].divide(part)
     return Dataset.of(name, 10, train, validation, parts[1])
 
 

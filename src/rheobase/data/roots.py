@@ -12,7 +12,7 @@ def find(name: str, folders: tuple[str, ...], files: tuple[str, ...], advice: st
     Args:
         name: of the data set.
         folders: layouts that are understood, the preferred one first.
-        files: what must be there.
+        files: what must be there: names, or patterns with `*`.
         advice: how to get them.
         root: the data root.
 
@@ -27,25 +27,24 @@ def find(name: str, folders: tuple[str, ...], files: tuple[str, ...], advice: st
             f"{folders[0]}/ holds {', '.join(files)}; {advice}"
         )
     base = Path(root).expanduser()
-    for folder in folders:
-        if all((base / folder / file).is_file() for file in files):
-            return base / folder
-    held = {folder: sum((base / folder / file).is_file() for file in files) for folder in folders}
-    best = max(folders, key=lambda folder: held[folder])
-    missing = [file for file in files if not (base / best / file).is_file()]
+    missing = {folder: [file for file in files if not any((base / folder).glob(file))] for folder in folders}
+    best = min(folders, key=lambda folder: len(missing[folder]))
+    if not missing[best]:
+        return base / best
     if not base.is_dir():
         found = f"there is no folder {base}"
     elif not (base / best).is_dir():
-        found = f"{base} holds {_listing(base)}"
+        found = f"{base} holds {listing(base)}"
     else:
-        found = f"{base / best} holds {_listing(base / best)}"
+        found = f"{base / best} holds {listing(base / best)}"
     raise FileNotFoundError(
-        f"data set {name!r}: wanted {base / best / missing[0]}"
-        f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; {found}; {advice}"
+        f"data set {name!r}: wanted {base / best / missing[best][0]}"
+        f"{f' and {len(missing[best]) - 1} more' if len(missing[best]) > 1 else ''}; {found}; {advice}"
         f" and put them in {base / folders[0]}"
     )
 
 
-def _listing(folder: Path, most: int = 8) -> str:
+def listing(folder: Path, most: int = 8) -> str:
+    """The first names in a folder, in words."""
     names = sorted(path.name for path in folder.iterdir())
     return (", ".join(names[:most]) + (" ..." if len(names) > most else "")) if names else "nothing"

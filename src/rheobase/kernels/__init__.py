@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -10,10 +9,11 @@ from torch import Tensor
 
 from rheobase.kernels import ops, processes, reference, registry
 from rheobase.kernels.layout import dense
+from rheobase.kernels.packing import keeping
 from rheobase.kernels.recurrent import Recurrent
 from rheobase.kernels.registry import Engine, Running, engine, settings
 from rheobase.kernels.rules import Rule, by_rule
-from rheobase.kernels.spec import HALF, Ran, Spec, check_shape
+from rheobase.kernels.spec import HALF, Ran, Spec, check_shape, joined, parted
 
 __all__ = [
     "Engine",
@@ -56,14 +56,6 @@ def can_fuse(spec: Spec, currents: Tensor, residual: Tensor | None, skip: Tensor
         if other is not None and (other.shape != currents.shape or other.dtype != currents.dtype):
             return None
     return registry.choose(spec.how, currents)
-
-
-def keeping(x: Tensor) -> AbstractContextManager[Any]:
-    """Within it, autograd keeps x for the backward pass in its smallest exact form, where this was asked for."""
-    chosen = settings()
-    if not chosen.packed or chosen.name == "reference" or torch.compiler.is_compiling():
-        return nullcontext()
-    return registry.keeping(x) or nullcontext()
 
 
 def moments(currents: Tensor, by: Engine, running: Running | None = None) -> tuple[int, Tensor, Tensor]:
@@ -127,7 +119,7 @@ def fire(
         found = ops.Fire.apply(by, how, keep_state, keep_drive, *inputs)
     spikes, drive, v, other = found
     drove = drive if keep_drive and drive is not None else currents
-    return Ran(spikes, drove, _state(spec, v, other) if keep_state else None)
+    return Ran(spikes, drove, joined(how.kind, v, other) if keep_state else None)
 
 
 def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tensor, bias: Tensor | None) -> Ran | None:
@@ -142,12 +134,12 @@ def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tens
     """
     by = registry.choose(spec.how, currents)
     plain = ops.plain((currents, before, weight, bias)) and currents.dtype is weight.dtype is before.dtype
-    if by is None or not plain or torch.compiler.is_compiling():
+    if by is None or by.recur is None or not plain or torch.compiler.is_compiling():
         return None
     inputs = _inputs(spec, currents, state)
     ops.check(inputs)
     spikes, *states = Recurrent.apply(by, spec.how, before, weight, bias, *inputs)
-    return Ran(spikes, currents, _state(spec, *states))
+    return Ran(spikes, currents, joined(spec.how.kind, *states))
 
 
 def _inputs(
@@ -158,23 +150,17 @@ def _inputs(
     skip: Tensor | None = None,
     affine: Any = (None, None, None, None),
 ) -> ops.Inputs:
-    v, other, kind, numbers = state, None, spec.how.kind, spec.numbers
+    kind, numbers = spec.how.kind, spec.numbers
+    v, other = parted(kind, state)
     for name, number in numbers.items():
         if number.dim():
             check_shape(name, number, currents.shape[2:])
-    if kind != "LIF" and state is not None:
-        v, other = state if kind == "AdaptiveLIF" else state[::-1]
     leak = None if kind == "LIF" else numbers["current_decay" if kind == "CubaLIF" else "adaptation_decay"]
     return ops.Inputs(
         currents, residual, skip, v, other,
         numbers["decay"], numbers["threshold"], numbers["input_scale"], leak, numbers.get("adaptation"),
         numbers["surrogate_width"], numbers["surrogate_height"], *affine,
     )  # fmt: skip
-
-
-def _state(spec: Spec, v: Any, other: Any) -> Any:
-    """A neuron's state, from the potential and the other state of a neuron with two."""
-    return {"LIF": v, "CubaLIF": (other, v), "AdaptiveLIF": (v, other)}[spec.how.kind]
 
 
 def _by_definition(spec: Spec, currents: Tensor, state: Any) -> Ran:

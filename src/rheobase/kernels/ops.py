@@ -18,7 +18,7 @@ from torch import Tensor
 from rheobase.compat import batched, below_autograd, dispatch_modes, tracing
 from rheobase.kernels.layout import dense, empty_like
 from rheobase.kernels.registry import Engine, by_name
-from rheobase.kernels.spec import How
+from rheobase.kernels.spec import How, check_shape
 
 LEARNABLE = ("decay", "threshold", "input_scale", "leak", "adaptation")
 
@@ -113,16 +113,6 @@ def _fit(x: Tensor, name: str, tensor: Tensor | None, shape: Sequence[int], dtyp
         raise ValueError(f"{name} must be {wanted}, as currents of {list(x.shape)} want, got {got}")
 
 
-def _check_number(x: Tensor, name: str, number: Tensor) -> None:
-    """Refuse a number that is neither one for all, nor one a channel, nor one a neuron of currents x."""
-    shape = x.shape[2:]
-    if number.device != x.device or (number.dim() and number.shape not in (shape, shape[:1])):
-        raise ValueError(
-            f"{name} must be a number, one a channel {list(shape[:1])} or one a neuron {list(shape)}, on {x.device}, "
-            f"as currents of {list(x.shape)} want, got {list(number.shape)} on {number.device}"
-        )
-
-
 FIRST_NUMBER, FIRST_NORM = Inputs._fields.index("decay"), Inputs._fields.index("weight")
 _LEARNABLE_PLACES = tuple(Inputs._fields.index(name) for name in LEARNABLE)
 
@@ -142,8 +132,10 @@ def check(given: Inputs) -> None:
             _fit(x, Inputs._fields[i], given[i], x.shape[1:])
     for i in range(FIRST_NUMBER, FIRST_NORM):
         number = given[i]
-        if number is not None and (number.dim() or number.device != device):
-            _check_number(x, Inputs._fields[i], number)
+        if number is not None and number.device != device:
+            raise ValueError(f"{Inputs._fields[i]} must be on {device}, as the currents are, got it on {number.device}")
+        if number is not None and number.dim():
+            check_shape(Inputs._fields[i], number, x.shape[2:])
     norm = given[FIRST_NORM:]
     if norm[0] is None:
         if not (norm[1] is norm[2] is norm[3] is None):

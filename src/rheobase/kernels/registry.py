@@ -7,7 +7,6 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,9 @@ class Engine:
         forward: (inputs, how, keep_state, keep_drive) -> `ops.Outputs`.
         backward: (inputs, how, grads, drive, learned) -> `ops.Gradients`.
         norm_backward: (grad, x, weight, mean, m2, sums, eps, samples, out) -> out, the gradient of x.
-        keeping: (x) -> a context in which autograd keeps x in fewer bytes, or None where it cannot.
+        recur: (inputs, how, before, weight, bias) -> `recurrent.Steps`; None where a neuron that hears itself through
+            a linear layer runs step by step.
+        recur_backward: (inputs, how, grads, steps, weight, learned) -> `ops.Gradients`.
         operators: whether the operators reach it by its name; a gradient rule is called directly.
     """
 
@@ -49,7 +50,8 @@ class Engine:
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     norm_backward: Callable[..., Any]
-    keeping: Callable[[Tensor], AbstractContextManager[Any] | None] = lambda x: None
+    recur: Callable[..., Any] | None = None
+    recur_backward: Callable[..., Any] | None = None
     operators: bool = True
 
 
@@ -119,8 +121,8 @@ class engine:  # noqa: N801  (reads as a statement: with rb.engine("reference"):
             one's own, and without spikes, are their own definition whatever is chosen.
         fused: whether a norm and a neuron may run as one operator.
         packed: whether `PerStep` keeps spikes for its module's weight gradient as bytes: exact, a quarter of the
-            memory of float32, and some more time. CPU only; what is not small whole numbers is kept as it is, and so
-            is all under the hooks of somebody else (checkpointing).
+            memory of float32, and some more time. What is not small whole numbers is kept as it is, and so is all
+            under the hooks of somebody else (checkpointing).
 
     Raises:
         ValueError: an unknown name.
@@ -177,11 +179,3 @@ def _why_not(engine: Engine, how: How, x: Tensor) -> str | None:
         return f"it runs on {' and '.join(engine.devices)}, and the currents are on {x.device}"
     looked = transformed()
     return engine.why_not(how, x) if looked is None else f"{looked} sees through the definition only"
-
-
-def keeping(x: Tensor) -> AbstractContextManager[Any] | None:
-    """A context in which autograd keeps x in fewer bytes, by the first engine that can."""
-    for engine in _found.values():
-        if isinstance(engine, Engine) and x.device.type in engine.devices:
-            return engine.keeping(x)
-    return None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rheobase.kernels.ops import Gradients, Inputs, Outputs
 from rheobase.kernels.registry import Engine
-from rheobase.kernels.spec import How, Spec
+from rheobase.kernels.spec import How, Spec, joined, parted
 
 
 class Rule(Protocol):
@@ -48,15 +48,10 @@ def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
     kept: list[Any] = []
 
     def forward(given: Inputs, how: How, keep_state: bool, keep_drive: bool) -> Outputs:
-        state = given.state
-        if given.other is not None:
-            state = (given.other, given.state) if how.kind == "CubaLIF" else (given.state, given.other)  # type: ignore[assignment]
+        state = None if given.state is None else joined(how.kind, given.state, given.other)
         spikes, final, saved = rule.forward(spec, given.currents, state)
         kept.append(saved)
-        if not keep_state:
-            return Outputs(spikes, None, None, None)
-        first, second = final if isinstance(final, tuple) else (final, None)
-        return Outputs(spikes, None, *((second, first) if how.kind == "CubaLIF" else (first, second)))
+        return Outputs(spikes, None, *(parted(how.kind, final) if keep_state else (None, None)))
 
     def backward(given: Inputs, how: How, grads: Sequence[Tensor | None], *_: Any) -> Gradients:
         if grads[2] is not None or grads[3] is not None:

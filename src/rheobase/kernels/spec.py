@@ -73,6 +73,18 @@ def fitted(name: str, number: Any, current: Tensor) -> Tensor:
     return number if current.dtype in HALF else number.to(current.dtype)
 
 
+def parted(kind: str, state: Any) -> tuple[Any, Any]:
+    """Of a neuron's state (None: rest) the potential, and the other state of a neuron with two."""
+    if kind == "LIF" or state is None:
+        return state, None
+    return (state[1], state[0]) if kind == "CubaLIF" else state
+
+
+def joined(kind: str, v: Any, other: Any) -> Any:
+    """The reverse."""
+    return v if kind == "LIF" else (other, v) if kind == "CubaLIF" else (v, other)
+
+
 def check_shape(name: str, number: Tensor, shape: torch.Size) -> None:
     """Refuse a number that is neither one for all, nor one a channel, nor one a neuron, of currents `[T, B, *shape]`.
 

@@ -37,6 +37,11 @@ def leaves(state: State) -> list[Any]:
     return [state]
 
 
+def altered(module: nn.Module, of: type[nn.Module], *methods: str) -> bool:
+    """Whether one of these methods is not that of class `of`, but a subclass's, or the very module's."""
+    return any(getattr(type(module), name) is not getattr(of, name) or name in module.__dict__ for name in methods)
+
+
 class Neuron(nn.Module):
     """Base class. A neuron of your own defines `step`; it then works everywhere, by the definition.
 
@@ -74,22 +79,23 @@ class Neuron(nn.Module):
 
     def run(self, currents: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Outputs `[T, B, ...]` and the state after the last step, from `state` (default: rest)."""
-        ran = self._unrolled(currents, state)
+        ran = self._ran(currents, state)
         return ran.outputs, ran.state
 
     def forward(self, currents: Tensor) -> Tensor:
         """Outputs `[T, B, ...]`, from rest."""
         look = looking.local.look
-        return (self._call(currents, None) if look is None else look.call(self, currents)).outputs
+        ran = self._call(currents, None, keep_state=False) if look is None else look.call(self, currents)
+        return ran.outputs
 
-    def _call(self, currents: Tensor, state: State, watch: bool = False, **_: Any) -> Ran:
+    def _call(self, currents: Tensor, state: State, watch: bool = False, **options: Any) -> Ran:
         """One call, as `Look` wants it: with `watch` the potentials too, if they can be had."""
-        if type(self).run is Neuron.run and "run" not in self.__dict__:
-            return self._unrolled(currents, state, watch)
-        outputs, state = self.run(currents, state)
-        return Ran(outputs, currents, state)
+        if altered(self, Neuron, "run"):
+            outputs, state = self.run(currents, state)
+            return Ran(outputs, currents, state)
+        return self._ran(currents, state, watch, **options)
 
-    def _unrolled(self, currents: Tensor, state: State, watch: bool = False) -> Ran:
+    def _ran(self, currents: Tensor, state: State, watch: bool = False, **_: Any) -> Ran:
         """By the definition. What a neuron of one's own has for a potential is its (first) state after a step."""
         self.check(currents)
         x = currents.float() if currents.dtype in HALF else currents

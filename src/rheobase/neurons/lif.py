@@ -11,8 +11,7 @@ from torch import Tensor
 
 from rheobase import kernels
 from rheobase.kernels.spec import HALF, How, Ran, Spec
-from rheobase.neurons.base import Neuron, State
-from rheobase.neurons.looking import local
+from rheobase.neurons.base import Neuron, State, altered
 from rheobase.neurons.numbers import declare, learned, number, plain, told, values
 from rheobase.surrogate import SHAPES, ATan, Surrogate
 
@@ -135,35 +134,17 @@ class LIF(Neuron):
         spikes, state, _ = kernels.stepper(self.spec(), current)(current, state)
         return spikes, state
 
-    def run(self, currents: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Spikes `[T, B, ...]` and the state after the last step, from `state` (default: rest)."""
-        ran = self._ran(currents, state)
-        return ran.outputs, ran.state
-
-    def forward(self, currents: Tensor) -> Tensor:
-        """Spikes `[T, B, ...]`, from rest."""
-        look = local.look
-        if look is not None:
-            return look.call(self, currents).outputs
-        return self._call(currents, None, keep_state=False).outputs
-
     @property
     def native(self) -> bool:
         """Whether it does what the engines do: not where a step, or a run, is its own."""
-        cls, own = type(self), self.__dict__
-        return cls.step is LIF.step and cls.run is LIF.run and "step" not in own and "run" not in own
-
-    def _call(self, currents: Tensor, state: State, watch: bool = False, **options: Any) -> Ran:
-        if type(self).run is LIF.run and "run" not in self.__dict__:
-            return self._ran(currents, state, watch, **options)
-        return super()._call(currents, state)
+        return not (altered(self, LIF, "step") or altered(self, Neuron, "run"))
 
     def _ran(
         self, currents: Tensor, state: State, watch: bool = False, spec: Spec | None = None, **options: Any
     ) -> Ran:
         """By an engine, with what it can do along (see `kernels.fire`); by the definition where a step is its own."""
-        if type(self).step is not LIF.step or "step" in self.__dict__:
-            return self._unrolled(currents, state, watch)
+        if altered(self, LIF, "step"):
+            return super()._ran(currents, state, watch)
         self.check(currents)
         spec = spec or self.spec()
         if state is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rheobase import kernels
 from rheobase.compat import hooked
 from rheobase.kernels.spec import HALF, Ran
-from rheobase.neurons.base import Neuron, State
+from rheobase.neurons.base import Neuron, State, altered
 from rheobase.neurons.lif import LIF
 
 
@@ -31,7 +31,7 @@ class Recurrent(Neuron):
         super().__init__()
         if not isinstance(neuron, Neuron):
             raise TypeError(f"Recurrent: neuron must be a rheobase.Neuron, got {type(neuron).__name__}")
-        if type(neuron).forward not in (Neuron.forward, LIF.forward):
+        if altered(neuron, Neuron, "forward"):
             raise TypeError(f"Recurrent: {type(neuron).__name__} has a forward of its own, which would not be called")
         if not isinstance(module, nn.Module) or any(isinstance(m, Neuron) for m in module.modules()):
             raise TypeError(f"Recurrent: module must be a torch.nn.Module without neurons, got {type(module).__name__}")
@@ -42,11 +42,11 @@ class Recurrent(Neuron):
         """State at rest for a current `[B, ...]`."""
         return self.neuron.initial_state(current), torch.zeros_like(current)
 
-    def _unrolled(self, currents: Tensor, state: State, watch: bool = False) -> Ran:
+    def _ran(self, currents: Tensor, state: State, watch: bool = False, **_: Any) -> Ran:
         """All steps in one go where the neuron and the module are such that an engine can."""
         self.check(currents)
         if watch or torch.compiler.is_compiling() or not self._usual(currents):
-            return super()._unrolled(currents, state, watch)
+            return super()._ran(currents, state, watch)
         rest = self.initial_state(currents[0].float() if currents.dtype in HALF else currents[0])
         if state is not None:
             self._check_state(state, rest)
@@ -55,7 +55,7 @@ class Recurrent(Neuron):
         module: Any = self.module
         fired = kernels.recur(neuron.spec(), currents, inner, before.to(currents.dtype), module.weight, module.bias)
         if fired is None:
-            return super()._unrolled(currents, state, watch)
+            return super()._ran(currents, state, watch)
         return fired._replace(state=(fired.state, fired.outputs[-1].to(before.dtype)))
 
     def _usual(self, currents: Tensor) -> bool:
@@ -65,9 +65,10 @@ class Recurrent(Neuron):
         neuron, module = self.neuron, self.module
         if not isinstance(neuron, LIF) or not neuron.native or neuron.rule is not None or type(module) is not nn.Linear:
             return False
-        own = type(self).step is Recurrent.step and "step" not in self.__dict__
         fits = module.in_features == module.out_features == currents.shape[-1]
-        return fits and own and not hooked(module) and "forward" not in module.__dict__
+        return fits and not (
+            altered(self, Recurrent, "step") or altered(module, nn.Linear, "forward") or hooked(module)
+        )
 
     def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step."""

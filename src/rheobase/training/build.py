@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from rheobase import models, surrogate
-from rheobase.data import Batches, Dataset, load, seed_of
-from rheobase.data.dataset import Split
+from rheobase.data import Augmentation, Batches, Dataset, load, seed_of
+from rheobase.data.dataset import Samples
 from rheobase.neurons import IF, LIF, Neuron
 from rheobase.training.recipe import NeuronOptions, OptimizerOptions, Recipe
 
@@ -41,14 +41,13 @@ def training_batches(recipe: Recipe, data: Dataset, rank: int = 0, world_size: i
         mean=data.mean,
         std=data.std,
         seed=recipe.seed,
-        shift=options.shift,
-        flip=options.flip,
+        augmentation=Augmentation(shift=options.shift, flip=options.flip),
         rank=rank,
         world_size=world_size,
     )
 
 
-def evaluation_batches(recipe: Recipe, data: Dataset, split: Split, rank: int = 0, world_size: int = 1) -> Batches:
+def evaluation_batches(recipe: Recipe, data: Dataset, split: Samples, rank: int = 0, world_size: int = 1) -> Batches:
     """All samples of a split in order, as they are; in larger batches, as nothing is kept for a backward pass."""
     size = max(world_size, min(2 * recipe.data.batch_size, len(split)))
     return Batches(split, batch_size=size, mean=data.mean, std=data.std, rank=rank, world_size=world_size)

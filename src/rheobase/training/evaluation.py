@@ -35,7 +35,7 @@ def accuracies(
     correct = torch.zeros(len(steps), dtype=torch.int64, device=device)
     total = 0
     batches.seek(0)
-    for images, labels in batches:
+    for images, labels, _ in batches:
         images, labels = images.to(device), labels.to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(images, steps=None if None in steps else max(wanted))

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.data import Batches, seed_of
+from rheobase.data.batches import Batch as Batch
 from rheobase.training import build, losses
 from rheobase.training.journal import Journal, Meter
 from rheobase.training.recipe import Recipe
 from rheobase.training.schedule import learning_rate
-
-Batch = tuple[Tensor, Tensor]
 
 
 class Training(lightning.LightningModule):
@@ -70,7 +69,7 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
-        images, labels = batch
+        images, labels, _ = batch
         logits = self.net(images)
         loss = losses.loss(logits, labels, self.recipe.loss)
         self.trained.add(loss, losses.correct(logits.detach(), labels), len(labels))
@@ -83,7 +82,7 @@ class Training(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of a batch."""
-        images, labels = batch
+        images, labels, _ = batch
         logits = self.net(images)
         self.validated.add(losses.loss(logits, labels, self.recipe.loss), losses.correct(logits, labels), len(labels))
 

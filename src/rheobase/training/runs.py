@@ -136,7 +136,7 @@ def _prepare(recipe: Recipe) -> tuple[Dataset, nn.Module]:
         raise ValueError("trainer.accelerator is 'gpu', but torch sees no GPU here")
     data = build.dataset(recipe)
     net = build.model(recipe, data)
-    images, _ = build.evaluation_batches(recipe, data, data.validation.at(torch.arange(1))).batch(0, 0)
+    images, *_ = build.evaluation_batches(recipe, data, data.validation.at(torch.arange(1))).batch(0, 0)
     with torch.inference_mode():
         net.eval()(images)
     return data, net.train()
@@ -179,7 +179,7 @@ def _finish(recipe: Recipe, folder: RunFolder, data: Dataset, training: Training
     batches = build.evaluation_batches(recipe, data, data.test)
     [test_accuracy] = accuracies(model, batches, [None], device, recipe.trainer.precision)
     model.cpu().eval()
-    images, _ = build.evaluation_batches(recipe, data, data.validation).batch(0, 0)
+    images, *_ = build.evaluation_batches(recipe, data, data.validation).batch(0, 0)
     head, changed = commit()
     summary = {
         "test_accuracy": test_accuracy,

@@ -21,7 +21,7 @@ from numba.core.compiler import Compiler
 Array = np.ndarray[Any, Any]
 _log = logging.getLogger("rheobase")
 
-f32, f64, i16, i32, u8, u32 = np.float32, np.float64, np.int16, np.int32, np.uint8, np.uint32
+f32, f64, i16, i32, u32 = np.float32, np.float64, np.int16, np.int32, np.uint32
 
 
 class _Apart(Compiler):
@@ -59,7 +59,7 @@ INTEGERS = (
     *("x", "residual", "skip", "state", "other", "weight", "bias", "mean", "m2", "running_mean", "running_var"),
     *("spikes", "drive", "final", "final_other"),
     *("g", "g_drive", "g_final", "g_final_other", "gy", "gx", "g_state", "g_other", "g_weight", "g_bias"),
-    *("sums", "g_numbers", "packed"),
+    *("sums", "g_numbers"),
 )
 
 
@@ -83,7 +83,7 @@ def _origin() -> str:
     """
     found = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
-        if file.name not in ("engine.py", "packing.py", "threads.py"):  # which only call them
+        if file.name not in ("engine.py", "tasks.py", "recurrent.py", "threads.py"):  # which only call them
             found.update(file.read_bytes())
     found.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}".encode())
     return found.hexdigest()[:16]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rheobase.kernels.numba.elements import at, kept, put, wide
-from rheobase.kernels.numba.jit import Array, exact, f32, f64, fast, i32, u8, u32
+from rheobase.kernels.numba.jit import Array, exact, f32, f64, fast, i32, u32
 
 SURROGATES = ("SuperSpike", "ATan", "Sigmoid", "Triangle", "Rectangle", "Gaussian")  # by their place here
 RESETS = ("soft", "hard", "none", "delayed")
@@ -265,23 +265,3 @@ def combine(g: Array, x: Array, a: Array, b: Array, c: Array) -> None:
     """G = a g + (b x + c)."""
     for i in range(g.size):
         put(g, i, a[i] * wide(g[i]) + (b[i] * wide(x[i]) + c[i]))
-
-
-@exact
-def pack(x: Array, y: Array) -> bool:
-    """Y = x as bytes; whether that is exact."""
-    wrong = 0
-    for i in range(x.size):
-        value = wide(x[i])
-        low = value if value > f32(0) else f32(0)  # (of a NaN, 0: it is found wrong)
-        byte = u8(low if low < f32(255) else f32(255))
-        y[i] = byte
-        wrong |= f32(byte) != value
-    return wrong == 0
-
-
-@exact
-def unpack(x: Array, y: Array) -> None:
-    """Y = x, bytes."""
-    for i in range(x.size):
-        put(y, i, f32(x[i]))

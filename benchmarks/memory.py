@@ -1,4 +1,4 @@
-"""Peak memory of a case, in a process of its own: `python -m rheobase.bench.memory` is that process."""
+"""Peak memory of a case, in a process of its own: `python -m benchmarks.memory` is that process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from rheobase.bench.harness import Call, Case, Table
+from benchmarks.harness import Call, Case, Table
 
 _PROCESS = Path("/proc/self")
 # glibc then asks the system for each large tensor and returns it: what is used is seen, not the holes of a kept heap

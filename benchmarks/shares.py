@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.bench.harness import Row, Table
-from rheobase.bench.network_workloads import images, loss, no_bfloat16
+from benchmarks.harness import Row, Table
+from benchmarks.network_workloads import images, loss, no_bfloat16
 
 # what a node of autograd's graph belongs to, by its name
 NODES = {

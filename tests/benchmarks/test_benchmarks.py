@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import rheobase as rb
-from rheobase import bench
-from rheobase.bench import layer_workloads, memory, rivals
-from rheobase.bench.harness import Case, Row, Table, measure
-from rheobase.bench.layer_workloads import backward
-from rheobase.bench.memory import peak
-from rheobase.bench.workloads import WORKLOADS
+from benchmarks import layer_workloads, memory, rivals
+from benchmarks.__main__ import main
+from benchmarks.harness import Case, Row, Table, measure
+from benchmarks.layer_workloads import backward
+from benchmarks.memory import peak
+from benchmarks.workloads import WORKLOADS
 
 
 def test_statistics_by_hand() -> None:
@@ -107,10 +107,10 @@ def test_every_workload_runs_and_is_written(
 ) -> None:
     monkeypatch.setattr(memory, "peak", lambda setup, warm: 7.0)  # processes of their own: seconds
     path = tmp_path / "bench.json"
-    bench.main(["--quick", "--repeats", "1", "--json", str(path)])
+    main(["--quick", "--repeats", "1", "--json", str(path)])
     record = json.loads(path.read_text())
     assert {table["workload"] for table in record["tables"]} == set(WORKLOADS)
-    assert record["command"] == ["rheobase", "bench", "--quick", "--repeats", "1", "--json", str(path)]
+    assert record["command"] == ["python", "-m", "benchmarks", "--quick", "--repeats", "1", "--json", str(path)]
     assert record["machine"]["threads"] == torch.get_num_threads()
     assert {"cpu", "cores", "memory_mib", "caches"} <= record["machine"].keys()
     assert {"python", "torch", "numba", "rheobase", *rivals.PACKAGES} <= record["versions"].keys()
@@ -130,7 +130,7 @@ def test_every_workload_runs_and_is_written(
 @pytest.mark.parametrize("option", [["--repeats", "0"], ["--threads", "none"], ["--workload", "lift"]])
 def test_wrong_options_are_named(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        bench.main(option)
+        main(option)
     error = capsys.readouterr().err
     assert option[0] in error
     assert option[1] in error

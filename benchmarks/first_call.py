@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rheobase.bench.harness import Row, Table
+from benchmarks.harness import Row, Table
 
 _PROGRAM = """
 import sys, time, torch, rheobase as rb

@@ -1,13 +1,13 @@
-"""What `rheobase bench` can time, by name."""
+"""What can be timed, by name."""
 
 from collections.abc import Callable, Iterator
 
-from rheobase.bench.first_call import first
-from rheobase.bench.harness import Table
-from rheobase.bench.layer_workloads import lif, norm
-from rheobase.bench.library_workloads import library
-from rheobase.bench.network_workloads import inference, memory, scaling, step
-from rheobase.bench.shares import shares
+from benchmarks.first_call import first
+from benchmarks.harness import Table
+from benchmarks.layer_workloads import lif, norm
+from benchmarks.library_workloads import library
+from benchmarks.network_workloads import inference, memory, scaling, step
+from benchmarks.shares import shares
 
 WORKLOADS: dict[str, Callable[[int, bool, bool], Iterator[Table]]] = {
     "lif": lif,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rheobase.bench.rivals import PACKAGES
+from benchmarks.rivals import PACKAGES
 from rheobase.training.machine import commit, machine, versions
 
 _SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "NUMBA_")
@@ -22,7 +22,7 @@ def heading(arguments: Sequence[str]) -> dict[str, Any]:
     """Command, date, commit, machine, versions, settings, and how busy the machine was at the start."""
     head, changed = commit()
     return {
-        "command": ["rheobase", "bench", *arguments],
+        "command": ["python", "-m", "benchmarks", *arguments],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": head,
         "uncommitted_changes": changed,

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheobase.bench.harness import Call, Case, Table, measure
-from rheobase.bench.layer_workloads import backward, cases, rate
-from rheobase.bench.rivals import NEURONS, Build, Neuron
+from benchmarks.harness import Call, Case, Table, measure
+from benchmarks.layer_workloads import backward, cases, rate
+from benchmarks.rivals import NEURONS, Build, Neuron
 
 
 def library(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:

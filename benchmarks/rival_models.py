@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.bench.harness import Call
-from rheobase.bench.rivals import lif_arguments
+from benchmarks.harness import Call
+from benchmarks.rivals import lif_arguments
 
 WIDTH = 64  # two of the three have no option for it
 

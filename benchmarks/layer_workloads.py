@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.bench.harness import Call, Case, Table, measure
-from rheobase.bench.memory import add_peaks
-from rheobase.bench.rivals import NEURONS, Build, Layer, Neuron, builds
+from benchmarks.harness import Call, Case, Table, measure
+from benchmarks.memory import add_peaks
+from benchmarks.rivals import NEURONS, Build, Layer, Neuron, builds
 from rheobase.kernels.numba import threads
 
 SAMPLE = 0.02  # seconds

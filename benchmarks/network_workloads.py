@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.bench import rival_models
-from rheobase.bench.harness import Call, Case, Table, measure
-from rheobase.bench.memory import add_peaks
+from benchmarks import rival_models
+from benchmarks.harness import Call, Case, Table, measure
+from benchmarks.memory import add_peaks
 
 TWIN = "ANN twin on T x B images"
 

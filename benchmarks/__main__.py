@@ -1,4 +1,4 @@
-"""`rheobase bench`: side-by-side timings on this machine, as tables and as JSON."""
+"""`python -m benchmarks`: side-by-side timings on this machine, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def main(arguments: Sequence[str]) -> None:
     import torch
     from rich.console import Console
 
-    from rheobase.bench.record import heading
-    from rheobase.bench.show import show
-    from rheobase.bench.workloads import WORKLOADS
+    from benchmarks.record import heading
+    from benchmarks.show import show
+    from benchmarks.workloads import WORKLOADS
     from rheobase.files import write_atomic
 
     options = _options(arguments, list(WORKLOADS))
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _options(arguments: Sequence[str], workloads: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "rheobase bench", description="Side-by-side timings on this machine.", allow_abbrev=False
+        "python -m benchmarks", description="Side-by-side timings on this machine.", allow_abbrev=False
     )
     parser.add_argument("--workload", nargs="+", choices=workloads, default=workloads, help="(default: all)")
     parser.add_argument("--quick", action="store_true", help="small shapes: does it run, in less than a minute")
@@ -54,3 +54,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"wanted a whole number from 1 on, got {text!r}")
     return int(text)
+
+
+if __name__ == "__main__":
+    from rheobase.cli import settle
+
+    settle()
+    main(sys.argv[1:])

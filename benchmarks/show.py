@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table as Grid
 
-from rheobase.bench.harness import Table
+from benchmarks.harness import Table
 
 
 def show(table: Table, console: Console) -> None:

@@ -1,0 +1,194 @@
+"""Image classification sets in the Hub's Parquet layout: shards of rows with an encoded image and a label."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import json
+import os
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheobase.data.extra import need
+
+PARTS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+"""Split by the name that its files or folder begin with."""
+
+
+def shards(folder: Path) -> dict[str, list[Path]]:
+    """The Parquet files below a folder by split: `train-00000-of-00002.parquet` or `train/0000.parquet`, at any depth.
+
+    Raises:
+        ValueError: a shard is missing, or the files of one split lie in several folders.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.rglob("*.parquet")):
+        part = PARTS.get(re.split(r"[-_.]", path.stem)[0]) or PARTS.get(path.parent.name)
+        if part:
+            found[part].append(path)
+    for part, files in found.items():
+        folders = sorted({str(path.parent.relative_to(folder)) for path in files})
+        if len(folders) > 1:
+            raise ValueError(
+                f"{folder}: the files of {part!r} lie in {len(folders)} folders ({', '.join(folders)}), "
+                "wanted one: a Hub set can have several configurations; give the folder of one"
+            )
+        told = re.search(r"-of-(\d+)", files[0].stem)
+        if told and len(files) != int(told[1]):
+            raise ValueError(f"{files[0].parent}: wanted {int(told[1])} files of {part!r}, got {len(files)}")
+    return dict(found)
+
+
+def columns(path: Path, image: str | None, label: str | None) -> tuple[str, str, tuple[str, ...]]:
+    """Image column, label column and class names (as far as the file tells them) of a set, from one of its files.
+
+    Raises:
+        ValueError: no such column, or several and none is chosen.
+    """
+    arrow = need("pyarrow", "reading Parquet")
+    try:
+        schema = need("pyarrow.parquet", "reading Parquet").read_schema(path)
+    except (arrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a Parquet file ({error})") from error
+    binary = [field.name for field in schema if _encoded(field.type, arrow)]
+    whole = [field.name for field in schema if arrow.types.is_integer(field.type)]
+    image = _column(path, "image", "encoded images", binary, image)
+    label = _column(path, "label", "integers", whole, label)
+    metadata = schema.metadata or {}
+    hub = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {}).get(label, {})
+    names = hub.get("names") or metadata.get(b"class_names", b"").decode()
+    if isinstance(names, str):
+        names = json.loads(names) if names.startswith("[") else [name for name in names.split(",") if name]
+    return image, label, tuple(names)
+
+
+def _encoded(kind: Any, arrow: Any) -> bool:
+    if arrow.types.is_struct(kind):
+        return any(kind.field(place).name == "bytes" for place in range(kind.num_fields))
+    return bool(arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind))
+
+
+def _column(path: Path, option: str, what: str, found: list[str], given: str | None) -> str:
+    if given is None and len(found) > 1 and option in found:
+        given = option
+    if given is None and len(found) == 1:
+        return found[0]
+    if given is None or given not in found:
+        raise ValueError(
+            f"{path}: wanted one column of {what} ({option}=), got {given or 'several'}; there are {found}"
+        )
+    return given
+
+
+def _batches(path: Path, column: str) -> Iterator[Any]:
+    """The record batches of one column.
+
+    Raises:
+        ValueError: a damaged file, no such column, or no row.
+    """
+    arrow, parquet = need("pyarrow", "reading Parquet"), need("pyarrow.parquet", "reading Parquet")
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if column not in names or not file.metadata.num_rows:
+                raise ValueError(
+                    f"{path}: wanted rows with a column {column!r}, got {file.metadata.num_rows} with {names}"
+                )
+            for batch in file.iter_batches(batch_size=256, columns=[column]):
+                yield batch.replace_schema_metadata(None)
+    except (arrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a whole Parquet file ({error})") from error
+
+
+def labels(files: list[Path], column: str) -> Tensor:
+    """Labels int64 `[N]` of all rows.
+
+    Raises:
+        ValueError: a damaged file, or a row without a label.
+    """
+    parts = []
+    for path in files:
+        values = _table(path, column)[column]
+        if values.null_count:
+            raise ValueError(f"{path}: wanted a label in every row, got {values.null_count} rows without")
+        parts.append(torch.from_numpy(values.to_numpy().astype("int64")))
+    return torch.cat(parts)
+
+
+class Rows:
+    """The encoded images in a column: of Parquet files in memory, of Arrow files mapped into it."""
+
+    def __init__(self, files: list[Path], column: str) -> None:
+        self.files, self.column = files, column
+        tables = [_mapped(path) if path.suffix == ".arrow" else _table(path, column) for path in files]
+        self._starts = [0, *itertools.accumulate(len(table) for table in tables)]
+        self._values = need("pyarrow", "reading Parquet").concat_tables(tables)[column]
+
+    def __reduce__(self) -> Any:
+        return Rows, (self.files, self.column)  # a worker opens the files itself
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> tuple[bytes, str]:
+        shard = bisect.bisect_right(self._starts, index) - 1
+        name = f"{self.files[shard]}, row {index - self._starts[shard]}"
+        value = self._values[index].as_py()
+        content = value["bytes"] if isinstance(value, dict) else value
+        if content is None:
+            raise ValueError(f"{name}: wanted an image, got none")
+        return content, name
+
+
+def _table(path: Path, column: str) -> Any:
+    return need("pyarrow", "reading Parquet").Table.from_batches(list(_batches(path, column)))
+
+
+def _mapped(path: Path) -> Any:
+    arrow = need("pyarrow", "reading Arrow")
+    return need("pyarrow.ipc", "reading Arrow").open_file(arrow.memory_map(str(path))).read_all()
+
+
+def mapped(files: list[Path], column: str, cache: Path) -> list[Path]:
+    """The column of each file, written once as an Arrow file, from which any row can be had without the others.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    out = []
+    for path in files:
+        stat = path.stat()
+        key = hashlib.blake2b(repr((path.name, stat.st_size, stat.st_mtime_ns, column)).encode(), digest_size=8)
+        target = cache / f"{path.stem}-{key.hexdigest()}.arrow"
+        if not target.exists():
+            _write(target, _batches(path, column))
+        out.append(target)
+    return out
+
+
+def _write(target: Path, batches: Iterator[Any]) -> None:
+    ipc = need("pyarrow.ipc", "writing Arrow")
+    first = next(batches)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise OSError(
+            f"a set that streams is rewritten once, but {target.parent} cannot be written: set cache="
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file, ipc.new_file(file, first.schema) as writer:
+            for batch in itertools.chain([first], batches):
+                writer.write_batch(batch)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,195 @@
+"""From the operators' inputs to a job for the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rheobase.kernels import ops
+from rheobase.kernels.layout import aligned
+from rheobase.kernels.numba import neuron
+from rheobase.kernels.numba.jit import ELEMENTS, Job, Kernel
+from rheobase.kernels.numba.rows import RESETS, SURROGATES
+from rheobase.kernels.numba.walk import Walk, walk
+from rheobase.kernels.ops import FIRST_NORM, FIRST_NUMBER, Gradients, Inputs, Outputs
+from rheobase.kernels.spec import How
+from rheobase.kernels.time import static
+
+
+def row(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values one after the other, in this dtype."""
+    return values if values.dtype is dtype and values.is_contiguous() else values.to(dtype).contiguous()
+
+
+class _Numbers(NamedTuple):
+    """A neuron's numbers as the kernels read them: fields of a job, and what has to be kept alive for it."""
+
+    fields: list[int]
+    channels: bool  # whether there is one a channel
+    neurons: bool  # or one a neuron
+    alive: list[Tensor]
+
+
+def _numbers(given: Inputs, x: Tensor) -> _Numbers:
+    fields: list[int] = []
+    channels, neurons, alive = False, False, []
+    for number in given[FIRST_NUMBER:FIRST_NORM]:
+        if number is None:
+            number = given.decay  # (unread)
+        many = number.numel()
+        if many > 1:
+            channels, neurons = channels or number.dim() == 1, neurons or number.dim() > 1
+            if number.dim() > 1:
+                number = aligned(number.to(torch.float32).unsqueeze(0), x[0, :1])
+            else:
+                number = row(number, torch.float32)
+        elif number.dtype is not torch.float32:
+            number = number.to(torch.float32)
+        alive.append(number)
+        fields += (number.data_ptr(), many)
+    return _Numbers(fields, channels, neurons, alive)
+
+
+def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
+    """A state `[B, ...]` in float32 and in the storage order of `like`."""
+    return None if state is None else aligned(state.to(torch.float32).unsqueeze(0), like)
+
+
+def job(x: Tensor, how: Walk, tensors: Mapping[str, Tensor | None], fields: dict[str, Any], numbers: Any = ()) -> Job:
+    """A job on currents x and these tensors, which the caller has to keep alive."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            fields[name] = tensor.data_ptr()
+    return Job(0, 0, 0, *how, *numbers, x=x.data_ptr(), **fields)
+
+
+def _brought(given: Inputs, x: Tensor, fields: dict[str, Any]) -> dict[str, Tensor | None]:
+    """What goes in, as kernels read it; and in the fields, how far apart the residual's steps are."""
+    found: dict[str, Tensor | None] = {}
+    if given.state is not None:
+        found["state"] = _flat(given.state, x)
+    if given.other is not None:
+        found["other"] = _flat(given.other, x)
+    residual = given.residual
+    if residual is not None:
+        moving = not static(residual)
+        found["residual"] = aligned(residual if moving else residual[:1], x)
+        fields["residual_step"] = x[0].numel() if moving else 0
+    if given.skip is not None:
+        found["skip"] = aligned(given.skip, x)
+    if given.weight is not None and given.bias is not None:
+        found["weight"], found["bias"] = row(given.weight, torch.float32), row(given.bias, torch.float32)
+        found["mean"], found["m2"] = given.mean, given.m2
+    return found
+
+
+class Task(NamedTuple):
+    """A kernel, its job, and what has to be kept alive until it is done."""
+
+    kernel: Kernel
+    job: Job
+    alive: Any
+
+
+def forward_task(given: Inputs, how: How, outputs: Outputs) -> Task:
+    """What fills the outputs."""
+    x = given.currents
+    cuba, adaptive = how.kind == "CubaLIF", how.kind == "AdaptiveLIF"
+    numbers = _numbers(given, x)
+    fields: dict[str, Any] = {"eps": how.eps, "count": how.samples}
+    tensors = _brought(given, x, fields)
+    tensors["spikes"], tensors["drive"], tensors["final"], tensors["final_other"] = outputs
+    shape = walk(x, numbers.channels or given.weight is not None, numbers.neurons)
+    work = job(x, shape, tensors, fields, numbers.fields)
+    rows = numbers.channels or numbers.neurons
+    kernel = neuron.forward(ELEMENTS[x.dtype], RESETS.index(how.reset), cuba, adaptive, rows)
+    return Task(kernel, work, (numbers, tensors))
+
+
+class Sums(NamedTuple):
+    """Where gradients of numbers gather: `rows [pieces, .., C]`, or `each [.., N]`, one a neuron and sample."""
+
+    rows: Tensor
+    each: Tensor | None
+
+
+def backward_task(
+    given: Inputs,
+    how: How,
+    grads: Sequence[Tensor | None],
+    drive: Tensor | None,
+    learned: tuple[bool, ...],
+    gradients: Gradients,
+) -> tuple[Task, Sums]:
+    """What fills the gradients, but for those of a neuron's numbers, which are in the sums then."""
+    x = given.currents
+    cuba, adaptive, normed = how.kind == "CubaLIF", how.kind == "AdaptiveLIF", given.weight is not None
+    numbers = _numbers(given, x)
+    fields: dict[str, Any] = {"eps": how.eps, "count": how.samples}
+    tensors = _brought(given, x, fields)
+    grad, grad_drive, final, final_other = grads
+    assert grad is not None
+    tensors["g"], tensors["gy"] = aligned(grad, x), gradients.drive
+    if final is not None or final_other is not None:
+        tensors["g_final"], tensors["g_final_other"] = _flat(final, x), _flat(final_other, x)
+    if grad_drive is not None:
+        tensors["g_drive"] = aligned(grad_drive, x)
+    if drive is not None:
+        tensors["drive"] = aligned(drive, x)
+    tensors["g_state"], tensors["g_other"] = gradients.state, gradients.other
+    tensors["g_weight"], tensors["g_bias"] = gradients.weight, gradients.bias
+    for_decay, for_threshold, for_scale, *_ = learned
+    arrays = 1 + (cuba or adaptive) + (for_decay or (for_threshold and how.reset == "delayed")) + for_scale
+    shape = walk(x, numbers.channels or normed, numbers.neurons, arrays)
+    learning = _learning(gradients)
+    # some are one a neuron, or there are so many channels that a sum of each in every piece would be more
+    apart = any(g.dim() > 1 for g in learning) or (bool(learning) and shape.pieces * shape.C > shape.N)
+    sum_rows = 2 * normed + (0 if apart else len(learning))
+    fields["sum_rows"] = sum_rows
+    sums = x.new_empty((shape.pieces, sum_rows, shape.C), dtype=torch.float64)
+    each = x.new_empty((len(learning), shape.N), dtype=torch.float32) if apart else None
+    tensors["sums"], tensors["g_numbers"] = sums, each
+    work = job(x, shape, tensors, fields, numbers.fields)
+    kind, reset = SURROGATES.index(how.surrogate), RESETS.index(how.reset)
+    flags = (how.detach_reset, numbers.channels or numbers.neurons, normed, learned, apart)
+    kernel = neuron.backward(ELEMENTS[x.dtype], kind, reset, cuba, adaptive, *flags)
+    return Task(kernel, work, (numbers, tensors)), Sums(sums, each)
+
+
+def zeroed(gradients: Gradients) -> Gradients:
+    """Those of nothing, such as an empty batch."""
+    for gradient in gradients:
+        if gradient is not None:
+            gradient.zero_()
+    return gradients
+
+
+def _learning(gradients: Gradients) -> list[Tensor]:
+    return [g for g in gradients[-len(ops.LEARNABLE) :] if g is not None]
+
+
+def fill(gradients: Gradients, sums: Sums, x: Tensor) -> None:
+    """The gradients of a neuron's numbers, from the sums."""
+    learning = _learning(gradients)
+    for k, g in enumerate(learning):
+        found = sums.rows[0, k - len(learning)] if sums.each is None else _folded(sums.each[k], x, g.dim())
+        g.copy_((found if g.numel() == found.numel() else found.sum()).reshape(g.shape))
+
+
+def _folded(each: Tensor, x: Tensor, dim: int) -> Tensor:
+    """Of a gradient for each neuron and sample, the sum over samples (and places of a channel, for dim = 1).
+
+    In halves, so that it is the same for any number of threads.
+    """
+    rows = torch.empty_strided(x.shape[1:], x.stride()[1:], dtype=torch.float32)
+    rows.as_strided((each.numel(),), (1,)).copy_(each)
+    if dim < 2 and rows.dim() > 2:
+        rows = rows.movedim(1, 0).reshape(rows.shape[1], -1).t()
+    while len(rows) > 1:
+        half = len(rows) // 2
+        folded = rows[:half] + rows[half : 2 * half]
+        rows = torch.cat([folded, rows[2 * half :]]) if len(rows) % 2 else folded
+    return rows[0]
