@@ -514,7 +514,8 @@ def test_running_statistics_follow_as_those_of_torch(currents: str, momentum: fl
     start = torch.linspace(-1, 1, channels), torch.linspace(0.5, 2, channels)
     in_kernel, by_lerp, by_torch = ([s.clone() for s in start] for _ in range(3))
     count, *_ = kernels.moments(x, by, (*in_kernel, momentum))
-    kernels.follow((*by_lerp, momentum), *ops.moments(x, "numba"), count)
+    mean, m2 = ops.moments(x, "numba")
+    kernels.follow((*by_lerp, momentum), mean, m2 / (count - 1))
     F.batch_norm(x.flatten(0, 1), *by_torch, training=True, momentum=momentum)
     assert count == x.numel() / channels
     for a, b, c in zip(in_kernel, by_lerp, by_torch, strict=True):

@@ -190,9 +190,8 @@ class Flatten(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Places and channels in one axis."""
         if list(x.shape[2:]) != self.shape:
-            raise ValueError(
-                f"what is flattened must be [T, B, *{self.shape}], as image_size says, got {list(x.shape)}"
-            )
+            wanted = ", ".join(map(str, self.shape))
+            raise ValueError(f"maps must be [T, B, {wanted}], as image_size says, got {list(x.shape)}")
         return x.flatten(2)
 
 
