@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from rheobase.neurons import Neuron
+from rheobase.neurons.base import outermost
+from rheobase.recording import record
 
 
 class Layer(TypedDict):
@@ -20,28 +20,23 @@ class Layer(TypedDict):
     dead: float
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def activity(model: nn.Module, images: Tensor) -> list[Layer]:
     """One entry a layer of neurons, in the order in which they run; none in an ANN twin.
 
-    The model itself is not touched. A neuron counts as dead if it is silent at all steps for all images `[B, C, H, W]`.
+    Of the model in evaluation mode; its mode stays. A neuron counts as dead if it is silent at all steps for all images
+    `[B, C, H, W]`.
     """
-    model = copy.deepcopy(model).eval()
+    if not outermost(model):
+        return []
+    training = model.training
+    with record(model.eval()) as tape:
+        model(images)
+    model.train(training)
     layers: list[Layer] = []
-    for name, module in model.named_modules():
-        if isinstance(module, Neuron):
-
-            def note(module: nn.Module, inputs: object, spikes: Tensor, name: str = name) -> None:
-                count = spikes.float().sum((0, 1))
-                layers.append(
-                    {
-                        "layer": name,
-                        "shape": list(count.shape),
-                        "rate": (count.double().mean() / (spikes.shape[0] * spikes.shape[1])).item(),
-                        "dead": (count == 0).double().mean().item(),
-                    }
-                )
-
-            module.register_forward_hook(note)
-    model(images)
+    for path, trace in tape.items():
+        count = trace.spikes.float().sum((0, 1))
+        steps, batch = trace.spikes.shape[:2]
+        rate, dead = count.double().mean() / (steps * batch), (count == 0).double().mean()
+        layers.append({"layer": path, "shape": list(count.shape), "rate": rate.item(), "dead": dead.item()})
     return layers

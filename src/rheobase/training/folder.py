@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+
+import torch
 
 from rheobase.files import write_atomic
 from rheobase.training.recipe import Recipe
@@ -78,6 +81,33 @@ class RunFolder:
             if not _lock(file):
                 raise BlockingIOError(f"{self.path} is in use: another process trains there; wait until it has ended")
             yield
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write last.ckpt: plain dicts, numbers and tensors, which run no code when read."""
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomic(self.last, content.getvalue())
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """What `write_checkpoint` wrote, on the CPU; None if there is none.
+
+        Raises:
+            ValueError: damaged.
+        """
+        if not self.last.is_file():
+            return None
+        content = self.last.read_bytes()
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state["recipe_sha256"]
+        except MemoryError:
+            raise
+        except Exception as error:  # bytes that are no checkpoint raise whatever they happen to
+            raise ValueError(
+                f"{self.last} is damaged ({len(content)} bytes, which are no checkpoint of a run: "
+                f"{type(error).__name__}): put back a copy, or remove it, and `rheobase resume` begins anew"
+            ) from error
+        return state
 
     def clean(self) -> None:
         """Remove what a killed process left half written; not while another one trains here."""

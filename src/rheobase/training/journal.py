@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
-
-import torch
-from torch import Tensor
 
 COLUMNS = (
     "epoch",
@@ -38,6 +37,20 @@ class Journal:
     epoch_seconds: float = 0.0  # of training alone, without validation
     epoch_images: int = 0
 
+    @property
+    def best_is_new(self) -> bool:
+        """Whether the last epoch is the best one."""
+        return self.best_epoch == self.epoch
+
+    def count(self, images: int, since: float) -> float:
+        """A batch of so many images has been trained, which took from then to now; now."""
+        now = time.perf_counter()
+        self.epoch_seconds += now - since
+        self.seconds += now - since
+        self.epoch_images += images
+        self.batch += 1
+        return now
+
     def record(self, row: dict[str, float]) -> bool:
         """End an epoch with its row. Whether it is the best so far: by accuracy, then loss, then the earliest."""
         self.rows.append(row)
@@ -65,26 +78,16 @@ class Journal:
 
 
 class Meter:
-    """Loss and accuracy over batches, summed in float64 where the model is, so that no batch waits for the sum."""
+    """Mean loss and accuracy over batches; `sums` of the loss, of what was right and of how many there were."""
 
-    def __init__(self) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64)
+    def __init__(self, sums: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+        self.sums = list(sums)
 
-    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
-        """A batch: its mean loss, how many it got right, how many there are."""
-        batch = torch.stack((loss.detach().double() * count, correct.double(), correct.new_tensor(count).double()))
-        self._sums = self._sums.to(batch.device) + batch
+    def add(self, sums: Sequence[float]) -> None:
+        """A batch's."""
+        self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)]
 
     def values(self) -> tuple[float, float]:
         """Mean loss and accuracy; nan before the first batch."""
-        loss, correct, count = self.sums()
+        loss, correct, count = self.sums
         return (loss / count, correct / count) if count else (float("nan"), float("nan"))
-
-    def sums(self) -> list[float]:
-        """What `restore` takes back."""
-        values: list[float] = self._sums.tolist()
-        return values
-
-    def restore(self, sums: list[float]) -> None:
-        """Continue from these sums."""
-        self._sums = torch.tensor(sums, dtype=torch.float64)

@@ -6,15 +6,13 @@ import datetime
 import logging
 import statistics
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from rheobase.data import Dataset
@@ -24,12 +22,16 @@ from rheobase.training.activity import activity
 from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import accuracies, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
-from rheobase.training.keeper import AtomicCheckpoints, Keeper
+from rheobase.training.keeper import Keeper
+from rheobase.training.loop import Training, fit
 from rheobase.training.machine import commit, machine, versions
-from rheobase.training.module import Training
 from rheobase.training.recipe import Recipe
 from rheobase.training.stopping import Stopper
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+T = TypeVar("T")
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -64,10 +66,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> Run:
 def start(recipe: Recipe, name: str) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
     data, net = _prepare(recipe)
-    folder = RunFolder.create(recipe, name)
-    with folder.locked():
-        say(f"run folder {folder.path}")
-        return _fit(recipe, folder, data, net)
+    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", data, net)
 
 
 def resume(folder: str | Path) -> Run:
@@ -82,12 +81,8 @@ def resume(folder: str | Path) -> Run:
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
         return Run(place.path, load_model(place.best).eval(), summary)
-    with place.locked():
-        place.clean()
-        data, net = _prepare(recipe)
-        if not place.last.is_file():
-            say(f"{place.path} has no checkpoint yet: starting from the beginning")
-        return _fit(recipe, place, data, net)
+    data, net = _prepare(recipe)
+    return _fit(recipe, lambda: place, "{} has no checkpoint yet: starting from the beginning", data, net)
 
 
 def evaluate(
@@ -142,43 +137,82 @@ def _prepare(recipe: Recipe) -> tuple[Dataset, nn.Module]:
     return data, net.train()
 
 
-def _fit(recipe: Recipe, folder: RunFolder, data: Dataset, net: nn.Module) -> Run:
-    """Train to the end from the last checkpoint, if there is one; then test once and write the summary."""
-    options = recipe.trainer
-    training = Training(
-        recipe, net, build.training_batches(recipe, data), build.evaluation_batches(recipe, data, data.validation)
-    )
-    keeper = Keeper(folder)
-    stopper = Stopper(keeper)
-    boards: list[Callback] = [board.Board(folder.tensorboard)] if options.tensorboard else []
-    with _threads(options.threads), _quiet(), stopper.listening():
-        trainer = lightning.Trainer(
-            accelerator=options.accelerator,
-            devices=1,
-            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-            max_epochs=options.epochs,
-            gradient_clip_val=options.clip_gradient,
-            callbacks=[keeper, Lines(), *boards, stopper],
-            plugins=[AtomicCheckpoints()],
-            default_root_dir=folder.path,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-        trainer.fit(training, ckpt_path=folder.last if folder.last.is_file() else None, weights_only=True)
+def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Dataset, net: nn.Module) -> Run:
+    """Train to the end from the last checkpoint, or with a greeting from the start; test once, write the summary.
+
+    Of several processes the first alone touches the folder; the others hear from it.
+    """
+    with _quiet(), ExitStack() as stack:
+        fabric = _launched(recipe)
+        folder = _on_first(fabric, place)
+        _on_first(fabric, lambda: stack.enter_context(folder.locked()))
+        _on_first(fabric, folder.clean)
+        state = _on_first(fabric, folder.read_checkpoint)
+        stack.enter_context(_threads(recipe.trainer.threads))
+        keeper, stopper = Keeper(folder, fabric.is_global_zero), Stopper()
+        stack.enter_context(stopper.listening(keeper.where))
+        training = Training(recipe, fabric, net, data)
+        if state is None:
+            say(greeting.format(folder.path))
+        else:
+            training.load_state_dict(state)
+            _tell_changes(training)
+        keeper.begin(training)
+        tensorboard = recipe.trainer.tensorboard and fabric.is_global_zero
+        fit(training, keeper, Lines(), board.Board(folder.tensorboard, training.step) if tensorboard else None, stopper)
         stopper.trained()
-        return _finish(recipe, folder, data, training, trainer.strategy.root_device)
+        sha256 = weights_sha256(net.state_dict())
+        net.load_state_dict(training.best)
+        net.eval()
+        summary = _on_first(fabric, lambda: _finish(folder, data, training, sha256))
+        return Run(folder.path, net.cpu(), summary)
 
 
-def _finish(recipe: Recipe, folder: RunFolder, data: Dataset, training: Training, device: torch.device) -> Run:
-    model = load_model(folder.best)
-    journal = training.journal
+def _launched(recipe: Recipe) -> Fabric:
+    """The processes of the run, of which this is one."""
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(
+        accelerator=recipe.trainer.accelerator,
+        devices=1,
+        precision="bf16-mixed" if recipe.trainer.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _on_first(fabric: Fabric, call: Callable[[], T]) -> T:
+    """What `call` returns, or raises, in the first process: in all of them."""
+    result: T | None = None
+    error: Exception | None = None
+    if fabric.is_global_zero:
+        try:
+            result = call()
+        except Exception as caught:
+            error = caught
+    result, error = fabric.broadcast((result, error))
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def _tell_changes(training: Training) -> None:
+    """Say what keeps a resumed run from being bit for bit what it would have been."""
+    now = {"threads": torch.get_num_threads(), "processes": training.fabric.world_size}
+    for what, count in now.items():
+        before = getattr(training, what)
+        if before != count:
+            say(
+                f"the run began with {before} {what} and goes on with {count}, so it will not be bit for bit what it "
+                "would have been" + ("; trainer.threads fixes their number" if what == "threads" else "")
+            )
+
+
+def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -> dict[str, Any]:
+    """Test the best model, which the net is by now; write the summary."""
+    recipe, journal, device = training.recipe, training.journal, training.fabric.device
     batches = build.evaluation_batches(recipe, data, data.test)
-    [test_accuracy] = accuracies(model, batches, [None], device, recipe.trainer.precision)
-    model.cpu().eval()
+    [test_accuracy] = accuracies(training.net, batches, [None], device, recipe.trainer.precision)
     images, _ = build.evaluation_batches(recipe, data, data.validation).batch(0, 0)
     head, changed = commit()
     summary = {
@@ -188,17 +222,17 @@ def _finish(recipe: Recipe, folder: RunFolder, data: Dataset, training: Training
         "train_seconds": round(journal.seconds, 3),
         "images_per_second": statistics.median(row["images_per_second"] for row in journal.rows),
         "seed": recipe.seed,
-        "weights_sha256": weights_sha256(training.net.state_dict()),
+        "weights_sha256": sha256,
         "recipe_sha256": recipe.sha256,
         "commit": head,
         "uncommitted_changes": changed,
         "versions": versions(),
         "machine": machine(device),
         "date": _now(),
-        "layers": activity(model, images),
+        "layers": activity(training.net, images.to(device)),
     }
     write_json(folder.summary, summary)
-    return Run(folder.path, model, summary)
+    return summary
 
 
 def _now() -> str:
@@ -218,16 +252,16 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's notes on hardware and its tips; its warnings stay."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    """Without Lightning's notes on hardware; its warnings stay."""
+    import lightning.fabric  # (which sets the level)
+
+    logger = logging.getLogger(lightning.fabric.__name__)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # between versions of Lightning and torch; nothing a user could change
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)
