@@ -51,9 +51,7 @@ def test_from_every_step(tiny, tmp_path, rows, monkeypatch, capsys):
     whole = reference(tiny, tmp_path)
     for step in (0, 1, 2, 5, 6, 7, 11, 17):
         options = {**tiny, "run": str(tmp_path / f"stopped-{step}")}
-        interrupted(
-            options, monkeypatch, loop.Training, "train_on", lambda self, *_, step=step: self.step == step
-        )
+        interrupted(options, monkeypatch, loop.Training, "train_on", lambda self, *_, step=step: self.step == step)
         capsys.readouterr()
         run = resume(options["run"])
         same(run, whole, rows)

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -54,7 +53,7 @@ class RunFolder:
         folder = cls(path)
         # the recipe does not say where it ran, so that it can be trained again as it is, and from any place
         root = recipe.data.root and str(Path(recipe.data.root).expanduser().absolute())
-        recipe = replace(recipe, run=None, data=replace(recipe.data, root=root))
+        recipe = recipe.replace({"run": None, "data.root": root})
         write_atomic(folder.recipe, recipe.to_json().encode())
         return folder
 

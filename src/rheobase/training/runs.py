@@ -59,7 +59,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> Run:
     if not isinstance(recipe, Recipe):
         return start(sources.load(recipe, overrides), Path(recipe).stem)
     if overrides:
-        raise ValueError("train: overrides go with a file or a name; use dataclasses.replace on a Recipe")
+        raise ValueError("train: overrides go with a file or a name; use recipe.replace({key: value}) on a Recipe")
     return start(recipe, f"{recipe.model.name}-{recipe.data.name}")
 
 
