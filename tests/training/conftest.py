@@ -55,3 +55,19 @@ def rows():
             ]
 
     return read
+
+
+@pytest.fixture
+def checkpoint():
+    """Reads last.ckpt of a run folder."""
+    return lambda folder: torch.load(f"{folder}/checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.fixture
+def firing():
+    """Checks that the layers of a run fire."""
+
+    def check(run):
+        assert all(0.01 < layer["rate"] < 0.9 for layer in run.summary["layers"]), run.summary["layers"]
+
+    return check

@@ -2,7 +2,7 @@ import csv
 import io
 import math
 
-from rheobase.training.journal import COLUMNS, Journal, Meter
+from rheobase.training.journal import COLUMNS, Journal, means
 
 
 def row(epoch, accuracy, loss):
@@ -42,10 +42,11 @@ def test_dict_round_trip():
     assert Journal(**journal.to_dict()) == journal
 
 
-def test_meter_weighs_batches_by_their_size():
-    meter = Meter()
-    assert all(map(math.isnan, meter.values()))
-    meter.add([3.0, 3, 3])
-    meter.add([2.0, 0, 1])
-    assert meter.values() == (1.25, 0.75)
-    assert Meter(meter.sums).values() == meter.values()
+def test_means_weigh_batches_by_their_size():
+    journal = Journal()
+    assert all(map(math.isnan, means(journal.sums)))
+    journal.count([3.0, 3, 3], 0.0)
+    journal.count([2.0, 0, 1], 0.0)
+    assert means(journal.sums) == (1.25, 0.75)
+    assert journal.batch == 2
+    assert Journal(**journal.to_dict()) == journal

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from rheobase.neurons import Integrator
 from rheobase.neurons.base import outermost
-from rheobase.recording import record
+from rheobase.recording import Trace, record
 
 
 class Layer(TypedDict):
@@ -20,23 +22,32 @@ class Layer(TypedDict):
     dead: float
 
 
-@torch.no_grad()
-def activity(model: nn.Module, images: Tensor) -> list[Layer]:
-    """One entry a layer of neurons, in the order in which they run; none in an ANN twin.
+def firing(model: nn.Module, tape: Mapping[str, Trace]) -> dict[str, Tensor]:
+    """The spikes of each layer of neurons that fires, which integrators do not, in the order in which they ran."""
+    fires = {path for path, neuron in outermost(model).items() if not isinstance(neuron, Integrator)}
+    return {path: trace.spikes for path, trace in tape.items() if path in fires}
 
-    Of the model in evaluation mode; its mode stays. A neuron counts as dead if it is silent at all steps for all images
-    `[B, C, H, W]`.
-    """
+
+@torch.no_grad()
+def recorded(model: nn.Module, images: Tensor) -> Mapping[str, Trace]:
+    """What the neurons do in evaluation, by module path; the model's mode stays."""
     if not outermost(model):
-        return []
+        return {}
     training = model.training
     with record(model.eval()) as tape:
         model(images)
     model.train(training)
+    return tape
+
+
+def activity(model: nn.Module, images: Tensor) -> list[Layer]:
+    """One entry a layer of neurons that fire, in evaluation, in the order in which they run; none in an ANN twin.
+
+    A neuron counts as dead if it is silent at all steps for all images `[B, C, H, W]`.
+    """
     layers: list[Layer] = []
-    for path, trace in tape.items():
-        count = trace.spikes.float().sum((0, 1))
-        steps, batch = trace.spikes.shape[:2]
-        rate, dead = count.double().mean() / (steps * batch), (count == 0).double().mean()
+    for path, spikes in firing(model, recorded(model, images)).items():
+        count = spikes.float().sum((0, 1))
+        rate, dead = count.double().mean() / (spikes.shape[0] * spikes.shape[1]), (count == 0).double().mean()
         layers.append({"layer": path, "shape": list(count.shape), "rate": rate.item(), "dead": dead.item()})
     return layers

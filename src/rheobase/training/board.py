@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rheobase.training.activity import activity
 from rheobase.training.journal import COLUMNS
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ class Board:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def epoch(self, training: Training) -> None:
-        """Write the epoch's row."""
+        """Write the epoch's row, each layer's firing rate, and the norm of each gradient in the last step."""
         row = training.journal.rows[-1]
-        for name in COLUMNS[2:]:
-            self._writer.add_scalar(name, row[name], int(row["step"]))
+        rates = {layer["layer"]: layer["rate"] for layer in activity(training.kept, training.sample)}
+        norms = {name: p.grad.norm().item() for name, p in training.net.named_parameters() if p.grad is not None}
+        for group, values in (("", {c: row[c] for c in COLUMNS[2:]}), ("rate/", rates), ("gradient/", norms)):
+            for name, value in values.items():
+                self._writer.add_scalar(group + name, value, int(row["step"]))
         self._writer.flush()
 
     def end(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import torch.distributed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from rheobase.training.journal import means
 
 if TYPE_CHECKING:
     from rheobase.training.loop import Training
@@ -15,16 +16,9 @@ if TYPE_CHECKING:
 console = Console(highlight=False, soft_wrap=True)
 
 
-def speaks() -> bool:
-    """Whether this process is the first of the run: the others are silent."""
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not there or torch.distributed.get_rank() == 0
-
-
 def say(text: str) -> None:
     """A line on stdout, above a bar if there is one."""
-    if speaks():
-        console.print(text, markup=False)
+    console.print(text, markup=False)
 
 
 class Lines:
@@ -40,7 +34,7 @@ class Lines:
         journal = training.journal
         if journal.epoch or journal.batch:
             say(f"continuing after step {training.step} (epoch {journal.epoch + 1}, batch {journal.batch})")
-        if console.is_terminal and speaks():
+        if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=console, transient=True, auto_refresh=False)
             self._task = self._bar.add_task("", total=training.batches.count)
@@ -51,9 +45,8 @@ class Lines:
         if self._bar is None or time.perf_counter() - self._drawn < 0.25:
             return
         journal = training.journal
-        loss, accuracy = training.trained.values()
-        speed = journal.epoch_images / max(journal.epoch_seconds, 1e-9)
-        text = f"epoch {journal.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.2%}  {speed:.0f} images/s"
+        loss, accuracy = means(journal.sums)
+        text = f"epoch {journal.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.2%}  {journal.speed:.0f} images/s"
         self._bar.update(self._task, completed=journal.batch, description=text)
         self._bar.refresh()
         self._drawn = time.perf_counter()

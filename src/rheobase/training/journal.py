@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,19 +36,24 @@ class Journal:
     best_loss: float = float("inf")
     seconds: float = 0.0
     epoch_seconds: float = 0.0  # of training alone, without validation
-    epoch_images: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * 3)  # of the epoch so far: loss, right, images
 
     @property
     def best_is_new(self) -> bool:
         """Whether the last epoch is the best one."""
         return self.best_epoch == self.epoch
 
-    def count(self, images: int, since: float) -> float:
-        """A batch of so many images has been trained, which took from then to now; now."""
+    @property
+    def speed(self) -> float:
+        """Images a second in the epoch so far."""
+        return self.sums[2] / max(self.epoch_seconds, 1e-9)
+
+    def count(self, sums: Sequence[float], since: float) -> float:
+        """A batch with these sums has been trained, which took from then to now; now."""
         now = time.perf_counter()
         self.epoch_seconds += now - since
         self.seconds += now - since
-        self.epoch_images += images
+        self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)]
         self.batch += 1
         return now
 
@@ -57,7 +63,7 @@ class Journal:
         self.epoch += 1
         self.batch = 0
         self.epoch_seconds = 0.0
-        self.epoch_images = 0
+        self.sums = [0.0] * 3
         accuracy, loss = row["validation_accuracy"], row["validation_loss"]
         if not (accuracy, -loss) > (self.best_accuracy, -self.best_loss):  # a loss of nan is never better
             return False
@@ -77,17 +83,7 @@ class Journal:
         return asdict(self)
 
 
-class Meter:
-    """Mean loss and accuracy over batches; `sums` of the loss, of what was right and of how many there were."""
-
-    def __init__(self, sums: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
-        self.sums = list(sums)
-
-    def add(self, sums: Sequence[float]) -> None:
-        """A batch's."""
-        self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)]
-
-    def values(self) -> tuple[float, float]:
-        """Mean loss and accuracy; nan before the first batch."""
-        loss, correct, count = self.sums
-        return (loss / count, correct / count) if count else (float("nan"), float("nan"))
+def means(sums: Sequence[float]) -> tuple[float, float]:
+    """Mean loss and accuracy, from the sums of the loss, of what was right, and of images; nan without images."""
+    loss, right, images = sums
+    return (loss / images, right / images) if images else (math.nan, math.nan)

@@ -5,14 +5,46 @@ from __future__ import annotations
 import copy
 import shlex
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import safetensors.torch
+from torch import Tensor, nn
+
+from rheobase import models
 from rheobase.files import write_atomic
-from rheobase.interop.weights import save
+from rheobase.interop.weights import load, save
 from rheobase.training.folder import RunFolder
+from rheobase.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from rheobase.training.loop import Training
+
+
+def save_best(recipe: Recipe, net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Write the best model: a registry's as `rheobase.save` does, one of the user's own as a state_dict."""
+    if recipe.model.name in models.names():
+        model = copy.deepcopy(net)
+        model.load_state_dict(state)
+        save(model, path)
+    else:
+        apart = {name: tensor.contiguous().clone() for name, tensor in state.items()}  # tied ones twice
+        write_atomic(path, safetensors.torch.save(apart))
+
+
+def load_best(recipe: Recipe, net: nn.Module, path: Path) -> nn.Module:
+    """The best model, in evaluation mode, on the CPU: a registry's anew, else `net` with its weights.
+
+    Raises:
+        ValueError: damaged, or not of this net.
+    """
+    if recipe.model.name in models.names():
+        return load(path).eval()
+    try:
+        net.load_state_dict(safetensors.torch.load(path.read_bytes()))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, or of another model: {' '.join(str(error).split())}") from error
+    return net.cpu().eval()
 
 
 class Keeper:
@@ -45,8 +77,13 @@ class Keeper:
             self.save(training)
 
     def save(self, training: Training) -> None:
-        """Write the checkpoint, unless that of this step is there."""
+        """Write the checkpoint, unless that of this step is there.
+
+        Raises:
+            NotFiniteError: weights are not.
+        """
         if training.step != self._saved_step:
+            training.check()
             if self._first:
                 self.folder.write_checkpoint(training.state_dict())
             self._saved, self._saved_step = time.perf_counter(), training.step
@@ -57,9 +94,7 @@ class Keeper:
             return
         write_atomic(self.folder.metrics, training.journal.to_csv())
         if training.journal.best_is_new if best is None else best:
-            model = copy.deepcopy(training.net)
-            model.load_state_dict(training.best)
-            save(model, self.folder.best)
+            save_best(training.recipe, training.net, training.best, self.folder.best)
 
     def where(self) -> str:
         """Where the saved run is, and how to go on."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rheobase.data import Dataset, seed_of
-from rheobase.training import build, losses
+from rheobase.recording import record
+from rheobase.training import build, guard, losses
+from rheobase.training.activity import firing
 from rheobase.training.board import Board
 from rheobase.training.console import Lines
-from rheobase.training.journal import Journal, Meter
+from rheobase.training.guard import NotFiniteError
+from rheobase.training.journal import Journal, means
 from rheobase.training.keeper import Keeper
 from rheobase.training.recipe import Recipe
 from rheobase.training.schedule import learning_rate
@@ -30,7 +35,7 @@ def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, s
     validation, so that validation is neither skipped nor run twice.
 
     Raises:
-        ValueError: something is not finite.
+        NotFiniteError: something is not.
         Stopped: by a signal, when all is saved.
     """
     recipe, journal, batches = training.recipe, training.journal, training.batches
@@ -40,7 +45,7 @@ def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, s
     mark = time.perf_counter()
     while journal.epoch < recipe.trainer.epochs:
         batches.seek(journal.epoch, journal.batch)
-        for images, labels in batches:
+        for images, labels, *_ in batches:
             mark = journal.count(training.train_on(images, labels), mark)
             lines.batch(training)
             if journal.batch == batches.count:
@@ -50,9 +55,8 @@ def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, s
                 keeper.save(training)
                 training.fabric.barrier()
                 stopper.stop()
-        train_loss, train_accuracy = training.trained.values()
+        train_loss, train_accuracy = means(journal.sums)
         validation_loss, validation_accuracy = training.validate()
-        training.check_weights()
         now = time.perf_counter()
         journal.seconds += now - mark
         mark = now
@@ -65,7 +69,7 @@ def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, s
                 "validation_loss": validation_loss,
                 "validation_accuracy": validation_accuracy,
                 "lr": training.rate(training.step - 1),
-                "images_per_second": round(journal.epoch_images / max(journal.epoch_seconds, 1e-9), 1),
+                "images_per_second": round(journal.speed, 1),
                 "seconds": round(journal.seconds, 3),
             }
         )
@@ -83,7 +87,10 @@ def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, s
 
 
 class Training:
-    """A net in training: what a step does, and all that a checkpoint holds."""
+    """A net in training: what a step does, and all that a checkpoint holds.
+
+    Of several processes each has its part of every batch, and all have the same weights and journal.
+    """
 
     def __init__(self, recipe: Recipe, fabric: Fabric, net: nn.Module, data: Dataset) -> None:
         rank, world = fabric.global_rank, fabric.world_size
@@ -91,11 +98,14 @@ class Training:
         self.fabric = fabric
         self.net = net.to(fabric.device)
         self.model, self.optimizer = fabric.setup(self.net, build.optimizer(self.net, recipe.optimizer))
+        average = get_ema_multi_avg_fn(recipe.trainer.ema or 0.0)
+        self.ema = AveragedModel(self.net, multi_avg_fn=average, use_buffers=True) if recipe.trainer.ema else None
         self.batches = build.training_batches(recipe, data, rank, world)
         mine = data.validation.at(torch.arange(rank, len(data.validation), world))
         self.validation = build.evaluation_batches(recipe, data, mine)
+        self.data = build.fingerprint(data)
+        self.sample = build.sample(recipe, data).to(fabric.device)
         self.journal = Journal()
-        self.trained = Meter()
         self.best: dict[str, Tensor] = {}
         self.threads = torch.get_num_threads()  # those that the run began with
         self.processes = world
@@ -105,62 +115,106 @@ class Training:
         """The next step, counted from 0 over all epochs."""
         return self.journal.epoch * self.batches.count + self.journal.batch
 
+    @property
+    def kept(self) -> nn.Module:
+        """The net that is validated and kept: the moving average, if there is one."""
+        return self.net if self.ema is None else self.ema.module
+
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
         recipe = self.recipe
         return learning_rate(recipe.schedule, recipe.optimizer.lr, step, self.batches.count, recipe.trainer.epochs)
 
-    def train_on(self, images: Tensor, labels: Tensor) -> int:
-        """One step on this process's part of a batch; how many images the whole batch has."""
+    def train_on(self, images: Tensor, labels: Tensor) -> list[float]:
+        """One step on this process's part of a batch; of the whole batch the sums that a journal counts.
+
+        Raises:
+            NotFiniteError: the loss or a gradient is not; the weights stay as they were.
+        """
+        recipe, world = self.recipe, self.fabric.world_size
         images, labels = images.to(self.fabric.device), labels.to(self.fabric.device)
-        torch.manual_seed(seed_of("step", self.recipe.seed, self.step, self.fabric.global_rank))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
         self.optimizer.zero_grad()
-        logits = self.model(images)
-        loss = losses.loss(logits, labels, self.recipe.loss)
-        self.fabric.backward(loss)
-        if self.recipe.trainer.clip_gradient is not None:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.trainer.clip_gradient)
+        whole = min(self.batches.batch_size, len(self.batches.split) - self.journal.batch * self.batches.batch_size)
+        parts = max(1, min(recipe.trainer.accumulate, whole // world // 2))  # a norm wants two samples
+        pieces = list(zip(images.tensor_split(parts, images.dim() - 4), labels.tensor_split(parts), strict=True))
+        sums = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
+        self._seed()
+        for number, (part, wanted) in enumerate(pieces, 1):
+            with self._without_exchange(number < parts):
+                loss, right = self.loss(self.model, part, wanted)
+                self.fabric.backward(loss * (len(wanted) * world / whole))  # DDP takes the mean over processes
+            sums += torch.stack((loss.detach().double() * len(wanted), right.double(), right.new_tensor(len(wanted))))
+        parameters = [p for p in self.net.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        *totals, size = self.total(*sums, norm)
+        if not math.isfinite(totals[0]) or not math.isfinite(size):
+            self._seed()
+            found = [guard.first(self.net, lambda piece=piece: self.loss(self.net, *piece)[0]) for piece in pieces]  # type: ignore[misc]
+            found = [what for rank in range(world) for what in self.fabric.broadcast(found, rank)]
+            what = next(filter(None, found), "the loss or a gradient")
+            raise NotFiniteError(self._diverged(self.step + 1, what))
+        if recipe.trainer.clip_gradient is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, recipe.trainer.clip_gradient, norm)
         self.optimizer.step()
-        sums = self.total(loss.detach() * len(labels), losses.correct(logits.detach(), labels), len(labels))
-        self.trained.add(sums)
-        return int(sums[2])
+        if self.ema is not None:
+            self.ema.update_parameters(self.net)
+        return totals
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch, and how many it gets right."""
+        options = self.recipe.loss
+        with self.fabric.autocast(), record(model) if options.rate_penalty else nullcontext() as tape:
+            logits = model(images)
+        loss = losses.loss(logits, labels, options)
+        if tape is not None:
+            loss = loss + losses.rate_penalty(firing(model, tape).values(), options)
+        return loss, losses.correct(logits.detach(), labels)
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
         """Mean loss and accuracy over the validation split, from its first sample."""
-        self.net.eval()
+        net = self.kept.eval()
+        if self.fabric.world_size > 1:
+            for buffer in net.buffers():  # running statistics that processes do not share are those of the first
+                torch.distributed.broadcast(buffer, 0)
         self.validation.seek(0)
-        meter = Meter()
-        for images, labels in self.validation:
+        sums = [0.0] * 3
+        for images, labels, *_ in self.validation:
             images, labels = images.to(self.fabric.device), labels.to(self.fabric.device)
-            with self.fabric.autocast():
-                logits = self.net(images)
-            loss = losses.loss(logits, labels, self.recipe.loss)
-            meter.add([(loss.double() * len(labels)).item(), losses.correct(logits, labels).item(), len(labels)])
+            loss, right = self.loss(net, images, labels)
+            sums = [a + b for a, b in zip(sums, (loss.item() * len(labels), right.item(), len(labels)), strict=True)]
         self.net.train()
-        meter.sums = self.total(*meter.sums)
-        return meter.values()
+        return means(self.total(*sums))
 
-    def check_weights(self) -> None:
-        """Refuse weights that are not finite.
+    def check(self) -> None:
+        """Refuse to go on, or to save, if weights are not finite, or currents in evaluation.
 
         Raises:
-            ValueError: names them.
+            NotFiniteError: names the first of them.
         """
-        loss = self.trained.values()[0]
-        if not math.isfinite(loss) or not all(p.isfinite().all() for p in self.net.parameters()):
-            raise ValueError(
-                f"training diverged: the loss of epoch {self.journal.epoch + 1} is {loss}, or weights are not finite; "
-                f"lower optimizer.lr ({self.recipe.optimizer.lr:g}) or set trainer.clip_gradient"
-            )
+        found = guard.weights(self.net) or guard.currents(self.kept, self.sample)
+        if found:
+            raise NotFiniteError(self._diverged(self.step, found))
+
+    def _diverged(self, step: int, what: str) -> str:
+        return (
+            f"training diverged in step {step}; the first that is not finite: {what}; "
+            f"lower optimizer.lr ({self.recipe.optimizer.lr:g}) or set trainer.clip_gradient"
+        )
+
+    def _seed(self) -> None:
+        torch.manual_seed(seed_of("step", self.recipe.seed, self.step, self.fabric.global_rank))
+
+    def _without_exchange(self, wish: bool) -> AbstractContextManager[None]:
+        """Within it, processes do not exchange gradients, if that is wished."""
+        return self.fabric.no_backward_sync(self.model) if wish and self.fabric.world_size > 1 else nullcontext()
 
     def end_epoch(self, row: dict[str, float]) -> None:
         """Note the epoch's row, and the weights if they are the best so far."""
-        self.trained = Meter()
         if self.journal.record(row):
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
 
     def total(self, *values: Tensor | float) -> list[float]:
         """Each value's sum over all processes, in float64."""
@@ -177,9 +231,10 @@ class Training:
         return {
             "net": dict(self.net.state_dict()),
             "optimizer": self.optimizer.state_dict(),
+            "ema": dict(self.ema.state_dict()) if self.ema is not None else None,
             "journal": self.journal.to_dict(),
-            "trained": self.trained.sums,
             "best": self.best,
+            "data": self.data,
             "recipe_sha256": self.recipe.sha256,
             "threads": self.threads,
             "processes": self.processes,
@@ -189,14 +244,22 @@ class Training:
         """Go on from there.
 
         Raises:
-            ValueError: it is of another recipe.
+            ValueError: it is of another recipe, other data, or another model.
         """
         if state["recipe_sha256"] != self.recipe.sha256:
             raise ValueError("recipe.json is not the recipe that this run began with: it was changed since")
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for what, before in state["data"].items():
+            if before != self.data[what]:
+                raise ValueError(f"this run began with other data: {what} was {before}, and is {self.data[what]}")
+        try:
+            self.net.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the checkpoint is of another model than this one: {reason}") from error
         self.journal = Journal(**state["journal"])
-        self.trained = Meter(state["trained"])
         self.best = state["best"]
         self.threads = state["threads"]
         self.processes = state["processes"]
