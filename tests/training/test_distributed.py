@@ -107,7 +107,7 @@ def interrupted(options, number, whom):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, tiny_options):
     """Options of a run, and its folder after nobody disturbed it."""
-    options = {**tiny_options, "model.norm": "none", "trainer.devices": 2, "trainer.epochs": 12, "trainer.ema": 0.9}
+    options = {**tiny_options, "trainer.devices": 2, "trainer.epochs": 12, "trainer.ema": 0.9}
     folder = tmp_path_factory.mktemp("whole") / "run"
     finish(start("train", *words({**options, "run": folder})))
     return options, folder

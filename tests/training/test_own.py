@@ -226,4 +226,4 @@ def test_objects_of_another_type_are_refused(tiny, what):
 def test_a_run_that_knows_its_model_by_name_takes_no_other(tiny):
     run = rb.train("digits", **{**tiny, "trainer.epochs": 1})
     with pytest.raises(ValueError, match=r"model\.name is 'plain_convnet', so this run takes no model="):
-        resume(run.folder, model=net())
+        evaluate(run.folder, model=net())

@@ -142,6 +142,19 @@ def test_a_terminal_gets_a_bar_besides(tiny, monkeypatch):
     assert "epoch 3/3  loss" in screen.getvalue()
 
 
+def test_the_bar_is_gone_when_a_run_fails(tiny, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, highlight=False))
+
+    def failing(*_):
+        raise KeyError("stop")
+
+    monkeypatch.setattr(loop.Training, "validate", failing)
+    with pytest.raises(KeyError):
+        rb.train("digits", **tiny)
+    assert screen.getvalue().count("\x1b[?25l") == screen.getvalue().count("\x1b[?25h") == 1, "the cursor is back"
+
+
 @pytest.mark.parametrize(
     "options",
     [

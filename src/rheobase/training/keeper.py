@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,14 +33,15 @@ def save_best(recipe: Recipe, net: nn.Module, state: dict[str, Tensor], path: Pa
         write_atomic(path, safetensors.torch.save(apart))
 
 
-def load_best(recipe: Recipe, net: nn.Module, path: Path) -> nn.Module:
-    """The best model, in evaluation mode, on the CPU: a registry's anew, else `net` with its weights.
+def load_best(recipe: Recipe, make: Callable[[], nn.Module], path: Path) -> nn.Module:
+    """The best model, in evaluation mode, on the CPU: a registry's from the file alone, else one made, with its weights.
 
     Raises:
         ValueError: damaged, or not of this net.
     """
     if recipe.model.name in models.names():
         return load(path).eval()
+    net = make()
     try:
         net.load_state_dict(safetensors.torch.load(path.read_bytes()))
     except (safetensors.SafetensorError, RuntimeError) as error:

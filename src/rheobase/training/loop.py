@@ -81,9 +81,6 @@ def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, s
         if training.agreed(stopper.wanted):
             training.fabric.barrier()
             stopper.stop()
-    lines.end()
-    if board is not None:
-        board.end()
 
 
 class Training:

@@ -98,11 +98,11 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
     """
     place = RunFolder.open(folder)
     recipe, summary = place.read_recipe(), place.read_summary()
-    dataset, net = _prepare(recipe, data, model)
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
-        return Run(place.path, load_best(recipe, net, place.best), summary)
-    return _fit(recipe, lambda: place, "{} has no checkpoint yet: starting from the beginning", dataset, net)
+        return Run(place.path, load_best(recipe, lambda: _prepare(recipe, data, model)[1], place.best), summary)
+    greeting = "{} has no checkpoint yet: starting from the beginning"
+    return _fit(recipe, lambda: place, greeting, *_prepare(recipe, data, model))
 
 
 def evaluate(
@@ -139,7 +139,7 @@ def evaluate(
     if steps is not None and not steps:
         raise ValueError("steps must name at least one number of time steps")
     dataset, net = _prepare(recipe, data, model)
-    best = load_best(recipe, net, place.best)
+    best = load_best(recipe, lambda: net, place.best)
     if steps is None:
         steps = range(1, len(build.logits(recipe, dataset, best)) + 1)
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
@@ -204,10 +204,13 @@ def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Da
             training.load_state_dict(state)
             _tell_changes(training)
         keeper.begin(training)
-        tensorboard = recipe.trainer.tensorboard and fabric.is_global_zero
-        events = board.Board(folder.tensorboard, training.step) if tensorboard else None
+        lines, events = Lines(), None
+        stack.callback(lines.end)
+        if recipe.trainer.tensorboard and fabric.is_global_zero:
+            events = board.Board(folder.tensorboard, training.step)
+            stack.callback(events.end)
         try:
-            fit(training, keeper, Lines(), events, stopper)
+            fit(training, keeper, lines, events, stopper)
         except NotFiniteError as error:
             raise ValueError(f"{error}; {keeper.where()}") from error
         stopper.trained()
