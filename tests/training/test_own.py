@@ -12,7 +12,7 @@ from torch import nn
 import rheobase
 import rheobase as rb
 from rheobase.data import load
-from rheobase.training import Recipe, evaluate, loop, resume
+from rheobase.training import Recipe, evaluate, resume
 from rheobase.training.evaluation import weights_sha256
 
 MINE = """
@@ -70,25 +70,12 @@ def mine(tmp_path, monkeypatch, tiny):
     sys.modules.pop("mine", None)
 
 
-def stop_at(monkeypatch, step):
-    original = loop.Training.train_on
-
-    def stopping(self, *batch):
-        if self.step == step:
-            raise KeyError("stop")
-        return original(self, *batch)
-
-    monkeypatch.setattr(loop.Training, "train_on", stopping)
-
-
-def test_by_name_they_train_resume_and_are_evaluated(mine, tmp_path, monkeypatch, firing, rows):
+def test_by_name_they_train_resume_and_are_evaluated(mine, tmp_path, stopping, firing, rows):
     whole = rb.train("digits", **{**mine, "run": "whole"})
     firing(whole)
     assert [layer["layer"] for layer in whole.summary["layers"]] == ["fire.neuron"]
-    with monkeypatch.context() as patch:
-        stop_at(patch, 9)
-        with pytest.raises(KeyError):
-            rb.train("digits", **mine)
+    with stopping(9):
+        rb.train("digits", **mine)
     run = resume(mine["run"])
     assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
     assert rows(run.folder) == rows(Path("whole"))
@@ -161,16 +148,14 @@ def net(classes=10):
     return rb.models.create("plain_convnet", classes=classes, in_channels=1, depth=2, width=4, steps=2)
 
 
-def test_as_objects_they_train_and_resume_wants_them_again(tiny, tmp_path, monkeypatch, firing, rows):
+def test_as_objects_they_train_and_resume_wants_them_again(tiny, tmp_path, stopping, firing, rows):
     data = load("digits").limited(96)
     recipe = Recipe().replace({key: value for key, value in tiny.items() if key.startswith(("trainer", "optimizer"))})
     recipe = recipe.replace({"data.batch_size": 16})
     whole = rb.train(recipe.replace({"run": str(tmp_path / "whole")}), data=data, model=net())
     firing(whole)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 9)
-        with pytest.raises(KeyError):
-            rb.train(recipe.replace({"run": tiny["run"]}), data=data, model=net())
+    with stopping(9):
+        rb.train(recipe.replace({"run": tiny["run"]}), data=data, model=net())
     with pytest.raises(
         ValueError, match=r"data\.name is 'given': this run got its data from Python, and needs it again"
     ):

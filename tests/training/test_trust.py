@@ -11,42 +11,21 @@ import pytest
 import torch
 
 import rheobase as rb
-from rheobase import cli
 from rheobase.data import load
-from rheobase.training import evaluate, loop, resume
+from rheobase.training import evaluate, resume
 
 
 @pytest.fixture
-def stopped(tiny, monkeypatch):
+def stopped(tiny, stopping):
     """Options of a run that ended after step 9."""
-    original = loop.Training.train_on
-
-    def stopping(self, *batch):
-        if self.step == 9:
-            raise KeyError("stop")
-        return original(self, *batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "train_on", stopping)
-        with pytest.raises(KeyError):
-            rb.train("digits", **tiny)
+    with stopping(9):
+        rb.train("digits", **tiny)
     return tiny
-
-
-def fails(capsys, *words):
-    """The one line of a mistake."""
-    with pytest.raises(SystemExit) as caught:
-        cli.main(words)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "metrics.csv", "best.safetensors", "summary.json"])
 def test_a_full_disk_names_the_file_and_the_run_goes_on_later(
-    stopped, tmp_path, monkeypatch, capsys, rows, checkpoint, name
+    stopped, tmp_path, monkeypatch, fails, rows, checkpoint, name
 ):
     whole = rb.train("digits", **{**stopped, "run": str(tmp_path / "whole")})
     before = checkpoint(stopped["run"])["journal"]
@@ -59,7 +38,7 @@ def test_a_full_disk_names_the_file_and_the_run_goes_on_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        error = fails(capsys, "resume", stopped["run"])
+        error = fails("resume", stopped["run"])
     assert "No space left on device" in error
     assert f"/{name}'" in error
     assert checkpoint(stopped["run"])["journal"]["epoch"] >= before["epoch"]
@@ -99,32 +78,32 @@ def incomplete(path, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [truncated, poisoned, pickled, incomplete])
-def test_a_damaged_checkpoint_is_named_and_runs_nothing(stopped, tmp_path, capsys, damage):
+def test_a_damaged_checkpoint_is_named_and_runs_nothing(stopped, tmp_path, fails, damage):
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     damage(path, tmp_path)
-    error = fails(capsys, "resume", stopped["run"])
+    error = fails("resume", stopped["run"])
     assert error.startswith(f"rheobase: {path} is damaged")
     assert "put back a copy, or remove it" in error
     assert not (tmp_path / "harm").exists()
 
 
-def test_a_checkpoint_of_another_run_is_refused(stopped, tmp_path, capsys):
+def test_a_checkpoint_of_another_run_is_refused(stopped, tmp_path, fails):
     other = rb.train("digits", **{**stopped, "run": str(tmp_path / "other"), "seed": 1, "trainer.epochs": 1})
     shutil.copy(other.folder / "checkpoints" / "last.ckpt", tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert "recipe.json is not the recipe that this run began with" in fails(capsys, "resume", stopped["run"])
+    assert "recipe.json is not the recipe that this run began with" in fails("resume", stopped["run"])
 
 
-def test_a_damaged_best_model_is_named(tiny, capsys):
+def test_a_damaged_best_model_is_named(tiny, fails):
     run = rb.train("digits", **{**tiny, "trainer.epochs": 1})
     best = run.folder / "checkpoints" / "best.safetensors"
     best.write_bytes(best.read_bytes()[:100])
-    assert str(best) in fails(capsys, "evaluate", str(run.folder))
+    assert str(best) in fails("evaluate", str(run.folder))
 
 
-def test_other_data_than_the_run_began_with_is_refused(stopped, monkeypatch, capsys):
+def test_other_data_than_the_run_began_with_is_refused(stopped, monkeypatch, fails):
     data = load("digits")
     monkeypatch.setattr("rheobase.training.build.load", lambda *_: replace(data, mean=data.mean + 1))
-    assert "this run began with other data: mean was" in fails(capsys, "resume", stopped["run"])
+    assert "this run began with other data: mean was" in fails("resume", stopped["run"])
 
 
 @pytest.mark.parametrize(
@@ -138,9 +117,9 @@ def test_other_data_than_the_run_began_with_is_refused(stopped, monkeypatch, cap
         (["--trainer.accelerator", "gpu", "--trainer.devices", "32"], "trainer.devices 32; torch sees"),
     ],
 )
-def test_what_the_machine_or_the_model_cannot_do_is_one_line(tmp_path, monkeypatch, capsys, words, match):
+def test_what_the_machine_or_the_model_cannot_do_is_one_line(tmp_path, monkeypatch, fails, words, match):
     monkeypatch.chdir(tmp_path)
-    assert match in fails(capsys, "train", *words)
+    assert match in fails("train", *words)
     assert list(tmp_path.iterdir()) == []
 
 

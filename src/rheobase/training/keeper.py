@@ -34,7 +34,7 @@ def save_best(recipe: Recipe, net: nn.Module, state: dict[str, Tensor], path: Pa
 
 
 def load_best(recipe: Recipe, make: Callable[[], nn.Module], path: Path) -> nn.Module:
-    """The best model, in evaluation mode, on the CPU: a registry's from the file alone, else one made, with its weights.
+    """The best model, in evaluation mode, on the CPU; one of the user's own is made and gets its weights.
 
     Raises:
         ValueError: damaged, or not of this net.
