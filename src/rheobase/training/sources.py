@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,7 @@ def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
     """The command line; its help shows the values of a recipe, which are what a key not given will be."""
     parser = _Parser(
         prog="rheobase train",
+        usage="%(prog)s [RECIPE] [--key VALUE ...]",
         description="Train a recipe. Every key of a recipe can be given on the command line. "
         f"The defaults below are those of the recipe {source}.",
         epilog="Data and model of your own, from the folder you are in: --data.name mine:digits --model.name mine:net, "
@@ -122,10 +124,10 @@ def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("recipe", nargs="?", default=None, help="a file, or a name that `rheobase recipes` lists")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", default=None, help="a file, or a name that `rheobase recipes` lists")
     values = recipe.flat()
     for name, leaf in leaves(Recipe).items():
-        shown = {None: "null", True: "true", False: "false"}.get(values[name], values[name])
+        shown = values[name] if leaf.textual and values[name] is not None else json.dumps(values[name])
         text = f"{leaf.field.description} ({leaf.wanted}; default: {shown})"
         parser.add_argument(f"--{name}", action="append", metavar="VALUE", help=text.replace("%", "%%"))
     return parser
