@@ -119,12 +119,14 @@ def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
         usage="%(prog)s [RECIPE] [--key VALUE ...]",
         description="Train a recipe. Every key of a recipe can be given on the command line. "
         f"The defaults below are those of the recipe {source}.",
-        epilog="Data and model of your own, from the folder you are in: --data.name mine:digits --model.name mine:net, "
-        "where mine.py has functions digits() and net(classes, steps).",
+        epilog="Data and model of your own, from the folder you are in: --data.name mine:digits --model.name mine:net "
+        "--model.width null, where mine.py has functions digits() and net(classes, steps).",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("recipe", metavar="RECIPE", nargs="?", default=None, help="a file, or a name that `rheobase recipes` lists")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", default=None, help="a file, or a name that `rheobase recipes` lists"
+    )
     values = recipe.flat()
     for name, leaf in leaves(Recipe).items():
         shown = values[name] if leaf.textual and values[name] is not None else json.dumps(values[name])
