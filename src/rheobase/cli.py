@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import rheobase
@@ -37,6 +38,7 @@ def train(arguments: Sequence[str]) -> None:
     from rheobase.training import sources
 
     name, recipe = sources.from_arguments(arguments)
+    _importable()
     from rheobase.training.runs import start
 
     _report(start(recipe, name))
@@ -47,6 +49,7 @@ def resume(arguments: Sequence[str]) -> None:
     parser = _parser("resume", resume)
     parser.add_argument("run", metavar="RUN", help="run folder")
     options = parser.parse_args(arguments)
+    _importable()
     from rheobase.training import resume as continue_run
 
     _report(continue_run(options.run))
@@ -66,6 +69,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         help="(default: %(default)s; a look at the test set is noted in the run folder)",
     )
     options = parser.parse_args(arguments)
+    _importable()
     from rheobase.training import evaluate as measure
 
     found = measure(options.run, options.steps, options.split)
@@ -115,10 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _report(run: Run) -> None:
     """What the end of a run says: the result, what the layers do, and where to go on."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    from rheobase.training.console import console
+
     if run.summary["layers"]:
         table = Table("layer", "shape", "firing rate", "dead", box=None, header_style="bold")
         for column in table.columns[1:]:
@@ -144,6 +148,13 @@ def settle() -> None:
     """Start this process anew with SETTINGS: they are read when torch is loaded, which is before this line."""
     if sys.platform == "linux" and not SETTINGS.keys() <= os.environ.keys():
         os.execve(sys.executable, sys.orig_argv, {**SETTINGS, **os.environ})
+
+
+def _importable() -> None:
+    """Let data and models of the user's own be imported from the current directory."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def _parser(name: str, function: Callable[..., Any]) -> argparse.ArgumentParser:

@@ -1,7 +1,10 @@
 import csv
+from contextlib import contextmanager
 
 import pytest
 import torch
+
+from rheobase.training import loop
 
 # one thread: tests share the machine, and threads that wait for each other on busy cores are slow
 TINY = {
@@ -55,3 +58,39 @@ def rows():
             ]
 
     return read
+
+
+@pytest.fixture
+def checkpoint():
+    """Reads last.ckpt of a run folder."""
+    return lambda folder: torch.load(f"{folder}/checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.fixture
+def firing():
+    """Checks that the layers of a run fire."""
+
+    def check(run):
+        assert all(0.01 < layer["rate"] < 0.9 for layer in run.summary["layers"]), run.summary["layers"]
+
+    return check
+
+
+@pytest.fixture
+def stopping(monkeypatch):
+    """A context in which a run ends before a step."""
+
+    @contextmanager
+    def at(step):
+        original = loop.Training.train_on
+
+        def train_on(self, *batch):
+            if self.step == step:
+                raise KeyError("stop")
+            return original(self, *batch)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyError, match="stop"):
+            patch.setattr(loop.Training, "train_on", train_on)
+            yield
+
+    return at

@@ -1,4 +1,3 @@
-import dataclasses
 import typing
 
 import pytest
@@ -78,7 +77,7 @@ def test_an_option_that_the_family_lacks_is_refused():
 def test_train_limit():
     recipe = tiny(**{"data.train_limit": 50})
     assert len(build.dataset(recipe).train) == 50
-    too_many = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, train_limit=5000))
+    too_many = recipe.replace({"data.train_limit": 5000})
     with pytest.raises(ValueError, match=r"data\.train_limit must be at most 1197 for digits, got 5000"):
         build.dataset(too_many)
 

@@ -1,6 +1,8 @@
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -25,6 +27,23 @@ def test_run_must_be_empty_or_absent(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError, match="must be empty or absent"):
         RunFolder.create(Recipe(run=str(tmp_path / "file")), "x")
+
+
+def test_of_several_that_want_one_folder_at_once_one_gets_it(tmp_path):
+    for number in range(20):
+        barrier, got = threading.Barrier(8), []
+
+        def want(number=number, barrier=barrier, got=got):
+            barrier.wait()
+            with contextlib.suppress(FileExistsError):
+                got.append(RunFolder.create(Recipe(run=str(tmp_path / str(number))), "x"))
+
+        threads = [threading.Thread(target=want) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == 1
 
 
 def test_the_recipe_in_the_folder_does_not_say_where_it_ran(tmp_path):
@@ -79,7 +98,6 @@ def test_two_do_not_train_in_one_folder_and_a_kill_leaves_no_lock(tmp_path):
 
 def test_half_written_files_are_removed(tmp_path):
     folder = RunFolder.create(Recipe(run=str(tmp_path / "a")), "x")
-    folder.last.parent.mkdir()
     half = [folder.last.with_name(".last.ckpt.abc"), folder.path / ".metrics.csv.x1"]
     for path in half:
         path.write_text("x")

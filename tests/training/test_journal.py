@@ -2,10 +2,7 @@ import csv
 import io
 import math
 
-import pytest
-import torch
-
-from rheobase.training.journal import COLUMNS, Journal, Meter
+from rheobase.training.journal import COLUMNS, Journal, means
 
 
 def row(epoch, accuracy, loss):
@@ -45,21 +42,11 @@ def test_dict_round_trip():
     assert Journal(**journal.to_dict()) == journal
 
 
-def test_meter_weighs_batches_by_their_size():
-    meter = Meter()
-    assert all(map(math.isnan, meter.values()))
-    meter.add(torch.tensor(1.0), torch.tensor(3), 3)
-    meter.add(torch.tensor(2.0), torch.tensor(0), 1)
-    assert meter.values() == (1.25, 0.75)
-    other = Meter()
-    other.restore(meter.sums())
-    assert other.values() == meter.values()
-
-
-@pytest.mark.parametrize("value", [0.1, 1e-9, 12345.678])
-def test_meter_sums_survive_exactly(value):
-    meter = Meter()
-    meter.add(torch.tensor(value), torch.tensor(1), 7)
-    other = Meter()
-    other.restore(meter.sums())
-    assert other.sums() == meter.sums()
+def test_means_weigh_batches_by_their_size():
+    journal = Journal()
+    assert all(map(math.isnan, means(journal.sums)))
+    journal.count([3.0, 3, 3], 0.0)
+    journal.count([2.0, 0, 1], 0.0)
+    assert means(journal.sums) == (1.25, 0.75)
+    assert journal.batch == 2
+    assert Journal(**journal.to_dict()) == journal

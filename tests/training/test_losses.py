@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rheobase.training.losses import correct, loss
+from rheobase.training.losses import correct, loss, rate_penalty
 from rheobase.training.recipe import LossOptions
 
 LOGITS = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]])  # T=2, B=1, two classes; mean [1, 0]
@@ -29,6 +29,20 @@ def test_tet_is_the_mean_of_each_step_and_a_pull():
     entropies = (entropy(2, 0) + entropy(0, 0)) / 2
     pull = ((2 - 3) ** 2 + 3 * (0 - 3) ** 2) / 4
     assert loss(LOGITS, LABELS, options).item() == pytest.approx(0.75 * entropies + 0.25 * pull)
+
+
+def test_count_is_the_squared_error_of_the_mean_over_time():
+    spikes = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]], [[0.0, 0.0]], [[1.0, 0.0]]])  # 3 and 1 of 4 steps
+    found = loss(spikes, LABELS, LossOptions(name="count")).item()
+    assert found == pytest.approx(((0.75 - 1) ** 2 + 0.25**2) / 2)
+    smooth = loss(spikes, LABELS, LossOptions(name="count", label_smoothing=0.2)).item()
+    assert smooth == pytest.approx(((0.75 - 0.9) ** 2 + (0.25 - 0.1) ** 2) / 2)
+
+
+def test_rate_penalty_is_the_mean_over_layers():
+    layers = [torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), torch.ones(2, 1, 3)]  # rates 1/4 and 1
+    found = rate_penalty(layers, LossOptions(rate_penalty=3.0, rate_target=0.5)).item()
+    assert found == pytest.approx(3 * (0.25**2 + 0.5**2) / 2)
 
 
 def test_tet_pairs_steps_and_labels():

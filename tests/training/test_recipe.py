@@ -1,11 +1,10 @@
-import dataclasses
 import json
 
 import pytest
 
 from rheobase.training import Recipe
-from rheobase.training.recipe import DataOptions, ModelOptions, NeuronOptions, TrainerOptions
-from rheobase.training.schema import keys, known
+from rheobase.training.keys import known, leaves
+from rheobase.training.recipe import LATER, DataOptions, ModelOptions, NeuronOptions, TrainerOptions
 
 
 def test_json_round_trip():
@@ -21,19 +20,19 @@ def test_json_round_trip():
 
 def test_json_has_every_key_and_absent_keys_take_defaults():
     content = json.loads(Recipe().to_json())
-    for leaf in keys(Recipe):
+    for name, leaf in leaves(Recipe).items():
         value = content
-        for part in leaf.name.split("."):
+        for part in name.split("."):
             value = value[part]
-        assert value == leaf.default
+        assert value == leaf.field.default
     assert Recipe.from_json("{}") == Recipe()
 
 
 def test_hash_is_of_what_is_trained_and_not_of_where():
     recipe = Recipe()
-    elsewhere = dataclasses.replace(recipe, run="x", data=DataOptions(root="/y"))
+    elsewhere = recipe.replace({"run": "x", "data.root": "/y"})
     assert recipe.sha256 == elsewhere.sha256 == Recipe.from_json(elsewhere.to_json()).sha256
-    assert recipe.sha256 != dataclasses.replace(recipe, seed=1).sha256
+    assert recipe.sha256 != recipe.replace({"seed": 1}).sha256
 
 
 def test_an_integer_where_a_number_is_wanted_makes_the_same_recipe():
@@ -49,9 +48,9 @@ def test_an_integer_where_a_number_is_wanted_makes_the_same_recipe():
         ({"trainer.learning_rate": 3}, "unknown key 'trainer.learning_rate'"),
         ({"model": {"lr": 3}}, "did you mean 'optimizer.lr'"),
         ({"model": 3}, "'model' is a group of keys, got 3"),
-        ({"model": {"steps": 2.5}}, "model.steps must be an integer, got 2.5"),
-        ({"model": {"steps": True}}, "model.steps must be an integer, got True"),
-        ({"model.steps": 0}, "model.steps must be a number >= 1, got 0"),
+        ({"model": {"steps": 2.5}}, "model.steps must be an integer >= 1, got 2.5"),
+        ({"model": {"steps": True}}, "model.steps must be an integer >= 1, got True"),
+        ({"model.steps": 0}, "model.steps must be an integer >= 1, got 0"),
         ({"optimizer": {"lr": 0}}, r"optimizer.lr must be a number > 0, got 0"),
         ({"optimizer": {"lr": float("nan")}}, r"optimizer.lr must be a number > 0, got nan"),
         ({"optimizer": {"momentum": 1.0}}, r"optimizer.momentum must be a number >= 0 and <= 0.9999, got 1.0"),
@@ -59,6 +58,10 @@ def test_an_integer_where_a_number_is_wanted_makes_the_same_recipe():
         ({"model": {"stem": "x"}}, "model.stem must be one of cifar, imagenet or null, got 'x'"),
         ({"model": {"neuron": {"kind": "if", "decay": 0.5}}}, "model.neuron.decay must be 1 or null"),
         ({"trainer.epochs": 2, "schedule.warmup_epochs": 3}, r"at most trainer.epochs \(2\), got 3"),
+        (
+            {"trainer.devices": 2, "trainer.accumulate": 3, "data.batch_size": 5},
+            r"at least 6 for .* 2 \* 1 \* 3, got 5",
+        ),
         ([], "a recipe must be a mapping of keys, got list"),
     ],
 )
@@ -77,5 +80,36 @@ def test_a_group_of_another_kind_is_refused():
         Recipe(data=ModelOptions())
 
 
+def test_from_python_it_is_as_strict():
+    for values, match in (
+        ({"seed": "1"}, "seed must be an integer >= 0, got '1'"),
+        ({"sead": 1}, "unknown key 'sead': did you mean 'seed'"),
+        ({"data": 3}, "data must be DataOptions, got int"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            Recipe(**values)
+    with pytest.raises(ValueError, match="batch_size"):
+        DataOptions(batch_size=0)
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().seed = 1
+    assert hash(Recipe(seed=1)) == hash(Recipe().replace({"seed": 1})) != hash(Recipe())
+
+
+def test_keys_that_came_later_leave_the_hash_of_older_recipes():
+    before = "137ce92ce14ad337fba0cb3115e177869b29f0b6a00fdae7f9cd376df55576df"  # of a version without them
+    options = {
+        **{"data.batch_size": 16, "data.shift": 1, "data.train_limit": 96, "loss.label_smoothing": 0.1},
+        **{"model.name": "plain_convnet", "model.depth": 2, "model.width": 4, "model.steps": 2},
+        **{"optimizer.lr": 0.01, "schedule.name": "one_cycle", "trainer.epochs": 3, "trainer.threads": 1},
+        **{"trainer.accelerator": "cpu", "trainer.checkpoint_every_steps": 2},
+    }
+    recipe = Recipe().replace(options)
+    assert recipe.sha256 == before
+    later = {"trainer.accumulate": 2, "trainer.ema": 0.9, "trainer.devices": 2, "trainer.nodes": 2}
+    later |= {"loss.rate_penalty": 0.5, "loss.rate_target": 0.2}
+    assert set(later) == set(LATER)
+    assert len({recipe.replace({name: value}).sha256 for name, value in later.items()} | {before}) == 7
+
+
 def test_every_key_has_a_meaning():
-    assert all(leaf.metadata["help"] for leaf in keys(Recipe))
+    assert all(leaf.field.description for leaf in leaves(Recipe).values())

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import rheobase as rb
-from rheobase.training import evaluate, keeper, module, resume, runs
+from rheobase.training import evaluate, keeper, loop, resume, runs
 
 
 class Stop(Exception):
@@ -51,9 +51,7 @@ def test_from_every_step(tiny, tmp_path, rows, monkeypatch, capsys):
     whole = reference(tiny, tmp_path)
     for step in (0, 1, 2, 5, 6, 7, 11, 17):
         options = {**tiny, "run": str(tmp_path / f"stopped-{step}")}
-        interrupted(
-            options, monkeypatch, module.Training, "training_step", lambda self, *_, step=step: self.step == step
-        )
+        interrupted(options, monkeypatch, loop.Training, "train_on", lambda self, *_, step=step: self.step == step)
         capsys.readouterr()
         run = resume(options["run"])
         same(run, whole, rows)
@@ -65,10 +63,10 @@ def test_from_every_step(tiny, tmp_path, rows, monkeypatch, capsys):
 
 def test_again_and_again(tiny, tmp_path, rows, monkeypatch):
     whole = reference(tiny, tmp_path)
-    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 4)
+    interrupted(tiny, monkeypatch, loop.Training, "train_on", lambda self, *_: self.step == 4)
     for step in (8, 9, 15):
         with monkeypatch.context() as patch:
-            stop_at(patch, module.Training, "training_step", lambda self, *_, step=step: self.step == step)
+            stop_at(patch, loop.Training, "train_on", lambda self, *_, step=step: self.step == step)
             try:
                 resume(tiny["run"])
             except Stop:
@@ -79,11 +77,11 @@ def test_again_and_again(tiny, tmp_path, rows, monkeypatch):
 
 def test_validation_is_neither_skipped_nor_run_twice(tiny, tmp_path, rows, monkeypatch):
     whole = reference(tiny, tmp_path)
-    interrupted(tiny, monkeypatch, module.Training, "validation_step", lambda self, *_: self.journal.epoch == 1)
+    interrupted(tiny, monkeypatch, loop.Training, "validate", lambda self, *_: self.journal.epoch == 1)
     validated = []
-    begin = module.Training.on_validation_epoch_start
+    validate = loop.Training.validate
     monkeypatch.setattr(
-        module.Training, "on_validation_epoch_start", lambda self: (validated.append(self.journal.epoch), begin(self))
+        loop.Training, "validate", lambda self: (validated.append(self.journal.epoch), validate(self))[1]
     )
     same(resume(tiny["run"]), whole, rows)
     assert validated == [1, 2]
@@ -98,7 +96,7 @@ def test_between_the_checkpoint_of_an_epoch_and_its_files(tiny, tmp_path, rows, 
 
 def test_rows_after_the_checkpoint_are_dropped(tiny, tmp_path, rows, monkeypatch):
     whole = reference(tiny, tmp_path)
-    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 8)
+    interrupted(tiny, monkeypatch, loop.Training, "train_on", lambda self, *_: self.step == 8)
     metrics = tmp_path / "run" / "metrics.csv"
     metrics.write_text(metrics.read_text() + "2,12,0,0,0,0,0,0,0\n")
     (tmp_path / "run" / "checkpoints" / "best.safetensors").write_bytes(b"of an epoch that never was")
@@ -117,9 +115,9 @@ def test_during_the_final_test(tiny, tmp_path, rows, monkeypatch):
 
 
 def test_time_is_summed_over_resumes(tiny, monkeypatch):
-    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 12)
+    interrupted(tiny, monkeypatch, loop.Training, "train_on", lambda self, *_: self.step == 12)
     state = torch.load(tiny["run"] + "/checkpoints/last.ckpt", weights_only=True)
-    before = state["rheobase"]["journal"]["seconds"]
+    before = state["journal"]["seconds"]
     assert before > 0
     assert resume(tiny["run"]).summary["train_seconds"] > before
 
@@ -150,7 +148,7 @@ def ctrl_c():
 
 
 def position(tiny):
-    journal = torch.load(tiny["run"] + "/checkpoints/last.ckpt", weights_only=True)["rheobase"]["journal"]
+    journal = torch.load(tiny["run"] + "/checkpoints/last.ckpt", weights_only=True)["journal"]
     return journal["epoch"], journal["batch"]
 
 
@@ -158,17 +156,17 @@ def position(tiny):
 @pytest.mark.parametrize(
     ("name", "step", "saved"),
     [
-        ("training_step", 8, (1, 3)),
-        ("training_step", 11, (2, 0)),  # the last batch of an epoch: its validation comes first
-        ("validation_step", 12, (2, 0)),
-        ("training_step", 17, (3, 0)),
+        ("train_on", 8, (1, 3)),
+        ("train_on", 11, (2, 0)),  # the last batch of an epoch: its validation comes first
+        ("validate", 12, (2, 0)),
+        ("train_on", 17, (3, 0)),
     ],
 )
 def test_a_polite_end_loses_nothing(tiny, tmp_path, rows, monkeypatch, capfd, ctrl_c, number, error, name, step, saved):
     whole = reference(tiny, tmp_path)
     tiny["trainer.checkpoint_every_steps"] = None
     with monkeypatch.context() as patch:
-        signalled(patch, module.Training, name, number, lambda self, *_: self.step == step)
+        signalled(patch, loop.Training, name, number, lambda self, *_: self.step == step)
         with pytest.raises(error) as caught:
             rb.train("digits", **tiny)
     if error is SystemExit:
@@ -185,7 +183,7 @@ def test_a_second_ctrl_c_stops_at_once(tiny, tmp_path, rows, monkeypatch, capsys
     whole = reference(tiny, tmp_path)
     tiny["trainer.checkpoint_every_steps"] = None
     with monkeypatch.context() as patch:
-        signalled(patch, module.Training, "training_step", signal.SIGINT, lambda self, *_: self.step == 8, 2)
+        signalled(patch, loop.Training, "train_on", signal.SIGINT, lambda self, *_: self.step == 8, 2)
         with pytest.raises(KeyboardInterrupt):
             rb.train("digits", **tiny)
     assert "stopped; saved after step 6; go on with" in capsys.readouterr().out
@@ -195,7 +193,7 @@ def test_a_second_ctrl_c_stops_at_once(tiny, tmp_path, rows, monkeypatch, capsys
 
 def test_a_second_sigterm_changes_nothing(tiny, monkeypatch):
     with monkeypatch.context() as patch:
-        signalled(patch, module.Training, "training_step", signal.SIGTERM, lambda self, *_: self.step == 8, 2)
+        signalled(patch, loop.Training, "train_on", signal.SIGTERM, lambda self, *_: self.step == 8, 2)
         with pytest.raises(SystemExit):
             rb.train("digits", **tiny)
     assert position(tiny) == (1, 3)
@@ -204,7 +202,7 @@ def test_a_second_sigterm_changes_nothing(tiny, monkeypatch):
 @pytest.mark.parametrize(("number", "error"), ENDS)
 def test_a_signal_before_and_after_the_training(tiny, tmp_path, rows, monkeypatch, capsys, ctrl_c, number, error):
     whole = reference(tiny, tmp_path)
-    for owner, name, step in ((runs.lightning, "Trainer", 0), (runs, "accuracies", 18)):
+    for owner, name, step in ((runs, "Training", 0), (runs, "accuracies", 18)):
         with monkeypatch.context() as patch:
             signalled(patch, owner, name, number, lambda *_: True)
             with pytest.raises(error):
@@ -214,7 +212,7 @@ def test_a_signal_before_and_after_the_training(tiny, tmp_path, rows, monkeypatc
 
 
 def test_a_changed_recipe_is_refused(tiny, tmp_path, monkeypatch):
-    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 4)
+    interrupted(tiny, monkeypatch, loop.Training, "train_on", lambda self, *_: self.step == 4)
     path = Path(tiny["run"]) / "recipe.json"
     path.write_text(path.read_text().replace('"lr": 0.01', '"lr": 0.5'))
     with pytest.raises(ValueError, match="recipe.json is not the recipe that this run began with"):
@@ -223,7 +221,7 @@ def test_a_changed_recipe_is_refused(tiny, tmp_path, monkeypatch):
 
 def test_another_number_of_threads_is_told(tiny, tmp_path, monkeypatch, capsys):
     options = {**tiny, "trainer.threads": None}
-    interrupted(options, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 4)
+    interrupted(options, monkeypatch, loop.Training, "train_on", lambda self, *_: self.step == 4)
     torch.set_num_threads(2)
     try:
         resume(options["run"])
@@ -233,22 +231,9 @@ def test_another_number_of_threads_is_told(tiny, tmp_path, monkeypatch, capsys):
 
 
 def test_the_test_set_is_not_looked_at_before_the_end(tiny, tmp_path, monkeypatch):
-    interrupted(tiny, monkeypatch, module.Training, "training_step", lambda self, *_: self.step == 10)
+    interrupted(tiny, monkeypatch, loop.Training, "train_on", lambda self, *_: self.step == 10)
     with pytest.raises(ValueError, match="is not finished: the test set is for the end of a run"):
         evaluate(tiny["run"], split="test")
-
-
-def test_weights_that_are_not_finite_stop_the_run(tiny, tmp_path, monkeypatch):
-    step = module.Training.training_step
-
-    def poisoned(self, batch, index):
-        with torch.no_grad():
-            next(self.net.parameters()).fill_(float("nan"))
-        return step(self, batch, index)
-
-    monkeypatch.setattr(module.Training, "training_step", poisoned)
-    with pytest.raises(ValueError, match="training diverged: .*not finite"):
-        rb.train("digits", **tiny)
 
 
 def test_a_remainder_of_one_sample_is_left_out(tiny, tmp_path):

@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
 from rheobase.training import Recipe, sources
-from rheobase.training.schema import keys
+from rheobase.training.keys import leaves
 
 
 def test_every_recipe_loads_and_has_a_heading():
@@ -42,7 +44,7 @@ def test_numbers_written_as_texts_and_texts_written_as_numbers():
     ("text", "match"),
     [
         ("model: {stps: 3}", "mine.yaml: unknown key 'model.stps': did you mean 'model.steps'"),
-        ("model: {steps: 2.5}", "mine.yaml: model.steps must be an integer, got 2.5"),
+        ("model: {steps: 2.5}", "mine.yaml: model.steps must be an integer >= 1, got 2.5"),
         ("- 1", "mine.yaml: a recipe must be a mapping of keys, got list"),
         ("a: [", "mine.yaml: not YAML"),
         ("seed: 1\nmodel: {}\nseed: 1", "mine.yaml: key 'seed' is given twice, in line 1 and in line 3"),
@@ -74,8 +76,9 @@ def test_every_key_can_be_given_on_the_command_line():
     assert name == "mnist-convnet"
     assert (recipe.seed, recipe.run, recipe.model.steps, recipe.model.spiking) == (7, "here", 3, False)
     assert (recipe.model.width, recipe.optimizer.lr, recipe.data.name) == (None, 0.1, "mnist")
-    options = {action.dest for action in sources._parser()._actions}
-    assert {leaf.name for leaf in keys(Recipe)} <= options
+    every = [f"--{key}={value if type(value) is str else json.dumps(value)}" for key, value in recipe.flat().items()]
+    assert len(every) == len(leaves(Recipe))
+    assert sources.from_arguments(["digits", *every]) == ("digits", recipe)
 
 
 def test_a_bare_command_line_is_the_default_recipe():
@@ -96,8 +99,13 @@ def test_help_shows_what_would_be_trained(capsys, monkeypatch, words, name, size
     assert caught.value.code == 0
     output = capsys.readouterr().out
     assert f"of the recipe {name}" in output
-    assert f"images in a training step (type: int, default: {size})" in output
-    assert f"time steps T (type: int, default: {steps})" in output
+    output = " ".join(output.split())
+    assert f"over all processes (an integer >= 1; default: {size})" in output
+    assert f"time steps T (an integer >= 1; default: {steps})" in output
+    assert "(one of lif, if; default: lif)" in output
+    assert "augmentation (an integer >= 0; default: 0)" in output
+    assert "(true or false; default: true)" in output
+    assert "(a number > 0 or null; default: null)" in output
     assert "one_cycle 30 % of all epochs" in output
 
 
@@ -107,10 +115,12 @@ def test_help_shows_what_would_be_trained(capsys, monkeypatch, words, name, size
         (["--model.stps", "3"], "unknown key 'model.stps': did you mean 'model.steps'"),
         (["--see", "3"], "unknown key 'see': did you mean 'seed'"),  # no abbreviations
         (["--model", "{steps: 3}"], "'model' is a group, not a key"),
-        (["--model.steps", "x"], "model.steps must be an integer, got 'x'"),
-        (["--model.width=x"], "model.width must be an integer or null, got 'x'"),
+        (["--model.steps", "x"], "model.steps must be an integer >= 1, got 'x'"),
+        (["--model.width=x"], "model.width must be an integer >= 1 or null, got 'x'"),
         (["--trainer.precision", "64"], "trainer.precision must be one of 32, bf16, got '64'"),
-        (["--model.steps", "0"], "model.steps must be a number >= 1, got 0"),
+        (["--model.steps", "0"], "model.steps must be an integer >= 1, got 0"),
+        (["--seed", "1", "--seed", "2"], "--seed is given 2 times"),
+        (["--trainer.ema", "1"], "trainer.ema must be a number > 0 and < 1 or null, got 1"),
         (["--seed"], "--seed: expected one argument"),
         (["digits", "mnist-convnet"], "unrecognized arguments: mnist-convnet"),
     ],

@@ -10,7 +10,7 @@ from rich.console import Console
 
 import rheobase as rb
 from rheobase.data import load
-from rheobase.training import Recipe, Run, board, build, console, evaluate, module, resume, sources
+from rheobase.training import Recipe, Run, board, build, console, evaluate, loop, resume, runs, sources
 from rheobase.training.evaluation import weights_sha256
 
 
@@ -50,12 +50,12 @@ def test_the_summary_says_what_others_rely_on(trained, rows):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
 def test_a_folder_is_locked_while_it_trains(tiny, monkeypatch):
-    def second(self):
+    def second(*_):
         with pytest.raises(BlockingIOError, match="is in use"):
             resume(tiny["run"])
         raise KeyError("seen")
 
-    monkeypatch.setattr(module.Training, "on_train_epoch_start", second)
+    monkeypatch.setattr(runs, "fit", second)
     with pytest.raises(KeyError, match="seen"):
         rb.train("digits", **tiny)
     with pytest.raises(KeyError, match="seen"):
@@ -64,8 +64,7 @@ def test_a_folder_is_locked_while_it_trains(tiny, monkeypatch):
 
 def test_weights_hash_is_of_the_last_checkpoint(trained):
     state = torch.load(trained.folder / "checkpoints" / "last.ckpt", weights_only=True)
-    weights = {name.removeprefix("net."): tensor for name, tensor in state["state_dict"].items()}
-    assert weights_sha256(weights) == trained.summary["weights_sha256"]
+    assert weights_sha256(state["net"]) == trained.summary["weights_sha256"]
 
 
 def test_accuracies_are_those_of_the_best_model(trained):
@@ -143,6 +142,19 @@ def test_a_terminal_gets_a_bar_besides(tiny, monkeypatch):
     assert "epoch 3/3  loss" in screen.getvalue()
 
 
+def test_the_bar_is_gone_when_a_run_fails(tiny, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, highlight=False))
+
+    def failing(*_):
+        raise KeyError("stop")
+
+    monkeypatch.setattr(loop.Training, "validate", failing)
+    with pytest.raises(KeyError):
+        rb.train("digits", **tiny)
+    assert screen.getvalue().count("\x1b[?25l") == screen.getvalue().count("\x1b[?25h") == 1, "the cursor is back"
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -163,26 +175,31 @@ def test_variants_train(tiny, options):
 
 def test_the_learning_rate_follows_the_schedule(tiny, monkeypatch):
     used = []
-    step = module.Training.training_step
+    step = loop.Training.train_on
 
-    def spy(self, batch, index):
-        used.append({group["lr"] for group in self.trainer.optimizers[0].param_groups})
-        return step(self, batch, index)
+    def spy(self, images, labels):
+        done = step(self, images, labels)
+        used.append({group["lr"] for group in self.optimizer.param_groups})
+        return done
 
-    monkeypatch.setattr(module.Training, "training_step", spy)
+    monkeypatch.setattr(loop.Training, "train_on", spy)
     rb.train("digits", **tiny)
     recipe = sources.load("digits", tiny)
-    rate = module.learning_rate
+    rate = loop.learning_rate
     assert used == [{rate(recipe.schedule, 0.01, index, 6, 3)} for index in range(18)]
 
 
 def test_gradients_are_clipped(tiny, monkeypatch):
     norms = []
 
-    def spy(self, optimizer):
-        norms.append(math.hypot(*[p.grad.norm().item() for p in self.parameters() if p.grad is not None]))
+    step = loop.Training.train_on
 
-    monkeypatch.setattr(module.Training, "on_before_zero_grad", spy, raising=False)
+    def spy(self, images, labels):
+        done = step(self, images, labels)
+        norms.append(math.hypot(*[p.grad.norm().item() for p in self.net.parameters()]))
+        return done
+
+    monkeypatch.setattr(loop.Training, "train_on", spy)
     rb.train("digits", **{**tiny, "trainer.epochs": 1, "trainer.clip_gradient": 0.01})
     assert norms
     assert max(norms) <= 0.0101
@@ -194,7 +211,7 @@ def test_nothing_is_left_behind_when_the_recipe_does_not_fit(tiny, tmp_path):
         {"model.name": "plain_mlp", "model.image_size": 9},
         {"data.train_limit": 9999},
     ):
-        with pytest.raises(ValueError, match=r"nonet|plain_mlp|data\.train_limit"):
+        with pytest.raises(ValueError, match=r"nonet|image_size|data\.train_limit"):
             rb.train("digits", **{**tiny, **bad})
     assert not (tmp_path / "run").exists()
 
@@ -205,7 +222,7 @@ def test_a_run_that_diverges_stops_and_says_what_to_do(tiny):
 
 
 def test_overrides_do_not_go_with_a_recipe_object():
-    with pytest.raises(ValueError, match=r"dataclasses\.replace"):
+    with pytest.raises(ValueError, match=r"recipe\.replace"):
         rb.train(Recipe(), seed=1)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from rheobase.neurons import Neuron
+from rheobase.neurons import Integrator
+from rheobase.neurons.base import outermost
+from rheobase.recording import Trace, record
 
 
 class Layer(TypedDict):
@@ -20,28 +22,32 @@ class Layer(TypedDict):
     dead: float
 
 
-@torch.inference_mode()
+def firing(model: nn.Module, tape: Mapping[str, Trace]) -> dict[str, Tensor]:
+    """The spikes of each layer of neurons that fires, which integrators do not, in the order in which they ran."""
+    fires = {path for path, neuron in outermost(model).items() if not isinstance(neuron, Integrator)}
+    return {path: trace.spikes for path, trace in tape.items() if path in fires}
+
+
+@torch.no_grad()
+def recorded(model: nn.Module, images: Tensor) -> Mapping[str, Trace]:
+    """What the neurons do in evaluation, by module path; the model's mode stays."""
+    if not outermost(model):
+        return {}
+    training = model.training
+    with record(model.eval()) as tape:
+        model(images)
+    model.train(training)
+    return tape
+
+
 def activity(model: nn.Module, images: Tensor) -> list[Layer]:
-    """One entry a layer of neurons, in the order in which they run; none in an ANN twin.
+    """One entry a layer of neurons that fire, in evaluation, in the order in which they run; none in an ANN twin.
 
-    The model itself is not touched. A neuron counts as dead if it is silent at all steps for all images `[B, C, H, W]`.
+    A neuron counts as dead if it is silent at all steps for all images `[B, C, H, W]`.
     """
-    model = copy.deepcopy(model).eval()
     layers: list[Layer] = []
-    for name, module in model.named_modules():
-        if isinstance(module, Neuron):
-
-            def note(module: nn.Module, inputs: object, spikes: Tensor, name: str = name) -> None:
-                count = spikes.float().sum((0, 1))
-                layers.append(
-                    {
-                        "layer": name,
-                        "shape": list(count.shape),
-                        "rate": (count.double().mean() / (spikes.shape[0] * spikes.shape[1])).item(),
-                        "dead": (count == 0).double().mean().item(),
-                    }
-                )
-
-            module.register_forward_hook(note)
-    model(images)
+    for path, spikes in firing(model, recorded(model, images)).items():
+        count = spikes.float().sum((0, 1))
+        rate, dead = count.double().mean() / (spikes.shape[0] * spikes.shape[1]), (count == 0).double().mean()
+        layers.append({"layer": path, "shape": list(count.shape), "rate": rate.item(), "dead": dead.item()})
     return layers

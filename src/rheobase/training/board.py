@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-
+from rheobase.training.activity import activity
 from rheobase.training.journal import COLUMNS
-from rheobase.training.module import Training
+
+if TYPE_CHECKING:
+    from rheobase.training.loop import Training
 
 
 def require() -> None:
@@ -25,31 +26,24 @@ def require() -> None:
         ) from error
 
 
-class Board(Callback):
-    """Writes each row of the journal as scalars; at a resume, events after the checkpoint are superseded."""
+class Board:
+    """Writes each row of the journal as scalars; events after step `step` are superseded."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._folder = folder
-        self._kind = SummaryWriter
-        self._writer: SummaryWriter | None = None
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Open, dropping what lies after this step."""
-        assert isinstance(module, Training)
-        self._writer = self._kind(str(self._folder), purge_step=module.step + 1 if module.step else None)
-
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write the epoch's row."""
-        assert isinstance(module, Training)
-        assert self._writer is not None
-        row = module.journal.rows[-1]
-        for name in COLUMNS[2:]:
-            self._writer.add_scalar(name, row[name], int(row["step"]))
+    def epoch(self, training: Training) -> None:
+        """Write the epoch's row, each layer's firing rate, and the norm of each gradient in the last step."""
+        row = training.journal.rows[-1]
+        rates = {layer["layer"]: layer["rate"] for layer in activity(training.kept, training.sample)}
+        norms = {name: p.grad.norm().item() for name, p in training.net.named_parameters() if p.grad is not None}
+        for group, values in (("", {c: row[c] for c in COLUMNS[2:]}), ("rate/", rates), ("gradient/", norms)):
+            for name, value in values.items():
+                self._writer.add_scalar(group + name, value, int(row["step"]))
         self._writer.flush()
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def end(self) -> None:
         """Close."""
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()

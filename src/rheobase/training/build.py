@@ -5,31 +5,45 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rheobase import models, surrogate
 from rheobase.data import Augmentation, Batches, Dataset, load, seed_of
 from rheobase.data.dataset import Samples
 from rheobase.neurons import IF, LIF, Neuron
-from rheobase.training.recipe import NeuronOptions, OptimizerOptions, Recipe
+from rheobase.training import own
+from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptions, Recipe
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
 
 
-def dataset(recipe: Recipe) -> Dataset:
-    """The data set, with the training split limited where the recipe says so.
+def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
+    """The data set (or the one given), with the training split limited where the recipe says so.
 
     Raises:
         ValueError, FileNotFoundError: as `rheobase.data.load`, or a limit larger than the split.
     """
-    found = load(recipe.data.name, recipe.data.root)
-    limit = recipe.data.train_limit
+    name, root, limit = recipe.data.name, recipe.data.root, recipe.data.train_limit
+    if (given is None) == (name == own.GIVEN):
+        raise own.missing("data.name") if given is None else own.surplus("data.name", name)
+    if given is not None:
+        found = given
+    elif ":" in name:
+        found = own.call("data.name", name, Dataset, {"root": root}, ["root"] if root else [])
+    else:
+        found = load(name, root)
     if limit is None:
         return found
     if limit > len(found.train):
         raise ValueError(f"data.train_limit must be at most {len(found.train)} for {found.name}, got {limit}")
     return found.limited(limit)
+
+
+def fingerprint(data: Dataset) -> dict[str, Any]:
+    """What tells a data set from another: sizes, and statistics of the training pixels."""
+    sizes = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+    return {"classes": data.classes, **sizes, "mean": data.mean.tolist(), "std": data.std.tolist()}
 
 
 def training_batches(recipe: Recipe, data: Dataset, rank: int = 0, world_size: int = 1) -> Batches:
@@ -53,31 +67,54 @@ def evaluation_batches(recipe: Recipe, data: Dataset, split: Samples, rank: int 
     return Batches(split, batch_size=size, mean=data.mean, std=data.std, rank=rank, world_size=world_size)
 
 
-def model(recipe: Recipe, data: Dataset) -> nn.Module:
-    """The model, freshly initialised from the recipe's seed. The global random state is left as it was.
+def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.Module:
+    """The model, freshly initialised from the recipe's seed, or the one given. The global random state stays.
 
     Raises:
         ValueError: an option that the model family does not have, or a value that it refuses.
     """
-    options = recipe.model
-    own: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("width", "depth", "stem", "connect", "norm", "image_size")
-        if getattr(options, name) is not None
-    }
-    if options.spiking:
-        own["neuron"] = neuron(options.neuron)
+    options, default = recipe.model, ModelOptions()
+    if (given is None) == (options.name == own.GIVEN):
+        raise own.missing("model.name") if given is None else own.surplus("model.name", options.name)
+    if given is not None:
+        return given
+    names = [name for name in ModelOptions.model_fields if name != "name"]
+    chosen: dict[str, Any] = {name: getattr(options, name) for name in names}
+    offered = {**chosen, "neuron": neuron(options.neuron), "classes": data.classes, "in_channels": data.channels}
+    if not options.spiking:
+        del offered["neuron"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("weights", recipe.seed))
-        return models.create(
-            options.name,
-            classes=data.classes,
-            in_channels=data.channels,
-            steps=options.steps,
-            spiking=options.spiking,
-            rule=options.rule,
-            **own,
+        if ":" in options.name:
+            changed = [name for name in names if chosen[name] != getattr(default, name)]
+            return own.call("model.name", options.name, nn.Module, offered, changed)
+        return models.create(options.name, **{name: value for name, value in offered.items() if value is not None})
+
+
+def sample(recipe: Recipe, data: Dataset) -> Tensor:
+    """The first images of the validation split, to try a net on."""
+    few = data.validation.at(torch.arange(min(16, len(data.validation))))
+    images: Tensor = evaluation_batches(recipe, data, few).batch(0, 0)[0]
+    return images
+
+
+def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
+    """What the net, in evaluation mode, gives for a few images: checked to be `[T, B, classes]`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    images = sample(recipe, data)
+    with torch.inference_mode():
+        found = net.eval()(images)
+    wanted = (images.shape[-4], data.classes)
+    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[1:] != wanted or not len(found):
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"model {recipe.model.name}: for images {list(images.shape)} it must give logits [T, {wanted[0]}, "
+            f"{wanted[1]}], got {got}"
         )
+    return found
 
 
 def neuron(options: NeuronOptions) -> Neuron:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -35,16 +36,22 @@ def accuracies(
     correct = torch.zeros(len(steps), dtype=torch.int64, device=device)
     total = 0
     batches.seek(0)
-    for images, labels, _ in batches:
+    steps_wanted = {} if None in steps or not takes_steps(model) else {"steps": max(wanted)}
+    for images, labels, *_ in batches:
         images, labels = images.to(device), labels.to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(images, steps=None if None in steps else max(wanted))
+            logits = model(images, **steps_wanted)
         if wanted and max(wanted) > len(logits):
             raise ValueError(f"steps must be at most {len(logits)} for this model, got {max(wanted)}")
         guesses = torch.stack([readout(logits[:count].float()).argmax(1) for count in steps])
         correct += (guesses == labels).sum(1)
         total += len(labels)
     return [count / total for count in correct.tolist()]
+
+
+def takes_steps(model: nn.Module) -> bool:
+    """Whether a model's forward takes the number of time steps; else it has its own."""
+    return "steps" in inspect.signature(model.forward).parameters
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import io
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+
+import torch
 
 from rheobase.files import write_atomic
 from rheobase.training.recipe import Recipe
@@ -17,6 +20,8 @@ from rheobase.training.recipe import Recipe
 T = TypeVar("T")
 REPORTED = ("test_accuracy", "validation_accuracy", "best_epoch", "train_seconds", "seed", "layers")
 """What the command tells of a summary."""
+KEYS = {"net", "optimizer", "ema", "journal", "best", "data", "recipe_sha256", "threads", "processes"}
+"""Of a checkpoint."""
 
 
 class RunFolder:
@@ -41,17 +46,18 @@ class RunFolder:
         """
         if recipe.run is not None:
             path = Path(recipe.run).expanduser()
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not _claim(path):
                 raise FileExistsError(
                     f"run folder {path} must be empty or absent; continue a run with `rheobase resume {path}`"
                 )
-            path.mkdir(parents=True, exist_ok=True)
         else:
-            path = _fresh(Path("runs"), f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{recipe.seed}")
+            name = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{recipe.seed}"
+            paths = (Path("runs") / (name + (f"-{number}" if number else "")) for number in itertools.count())
+            path = next(filter(_claim, paths))
         folder = cls(path)
         # the recipe does not say where it ran, so that it can be trained again as it is, and from any place
         root = recipe.data.root and str(Path(recipe.data.root).expanduser().absolute())
-        recipe = replace(recipe, run=None, data=replace(recipe.data, root=root))
+        recipe = recipe.replace({"run": None, "data.root": root})
         write_atomic(folder.recipe, recipe.to_json().encode())
         return folder
 
@@ -78,6 +84,34 @@ class RunFolder:
             if not _lock(file):
                 raise BlockingIOError(f"{self.path} is in use: another process trains there; wait until it has ended")
             yield
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write last.ckpt: plain dicts, numbers and tensors, which run no code when read."""
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomic(self.last, content.getvalue())
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """What `write_checkpoint` wrote, on the CPU; None if there is none.
+
+        Raises:
+            ValueError: damaged.
+        """
+        if not self.last.is_file():
+            return None
+        content = self.last.read_bytes()
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if not state.keys() >= KEYS:
+                raise KeyError(*KEYS - state.keys())
+        except MemoryError:
+            raise
+        except Exception as error:  # bytes that are no checkpoint raise whatever they happen to
+            raise ValueError(
+                f"{self.last} is damaged ({len(content)} bytes, which are no checkpoint of a run: "
+                f"{type(error).__name__}): put back a copy, or remove it, and `rheobase resume` begins anew"
+            ) from error
+        return state
 
     def clean(self) -> None:
         """Remove what a killed process left half written; not while another one trains here."""
@@ -147,12 +181,12 @@ def _lock(file: BinaryIO) -> bool:
     return True
 
 
-def _fresh(parent: Path, name: str) -> Path:
-    for number in range(1, 1000):
-        path = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return path
-    raise FileExistsError(f"no free name {name} in {parent}")
+def _claim(path: Path) -> bool:
+    """Make a run folder, if it is empty or absent; of several processes that want it, one alone can."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        return False
+    try:
+        (path / "checkpoints").mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
-
-import torch
-from torch import Tensor
 
 COLUMNS = (
     "epoch",
@@ -36,7 +36,26 @@ class Journal:
     best_loss: float = float("inf")
     seconds: float = 0.0
     epoch_seconds: float = 0.0  # of training alone, without validation
-    epoch_images: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * 3)  # of the epoch so far: loss, right, images
+
+    @property
+    def best_is_new(self) -> bool:
+        """Whether the last epoch is the best one."""
+        return self.best_epoch == self.epoch
+
+    @property
+    def speed(self) -> float:
+        """Images a second in the epoch so far."""
+        return self.sums[2] / max(self.epoch_seconds, 1e-9)
+
+    def count(self, sums: Sequence[float], since: float) -> float:
+        """A batch with these sums has been trained, which took from then to now; now."""
+        now = time.perf_counter()
+        self.epoch_seconds += now - since
+        self.seconds += now - since
+        self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)]
+        self.batch += 1
+        return now
 
     def record(self, row: dict[str, float]) -> bool:
         """End an epoch with its row. Whether it is the best so far: by accuracy, then loss, then the earliest."""
@@ -44,7 +63,7 @@ class Journal:
         self.epoch += 1
         self.batch = 0
         self.epoch_seconds = 0.0
-        self.epoch_images = 0
+        self.sums = [0.0] * 3
         accuracy, loss = row["validation_accuracy"], row["validation_loss"]
         if not (accuracy, -loss) > (self.best_accuracy, -self.best_loss):  # a loss of nan is never better
             return False
@@ -64,27 +83,7 @@ class Journal:
         return asdict(self)
 
 
-class Meter:
-    """Loss and accuracy over batches, summed in float64 where the model is, so that no batch waits for the sum."""
-
-    def __init__(self) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64)
-
-    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
-        """A batch: its mean loss, how many it got right, how many there are."""
-        batch = torch.stack((loss.detach().double() * count, correct.double(), correct.new_tensor(count).double()))
-        self._sums = self._sums.to(batch.device) + batch
-
-    def values(self) -> tuple[float, float]:
-        """Mean loss and accuracy; nan before the first batch."""
-        loss, correct, count = self.sums()
-        return (loss / count, correct / count) if count else (float("nan"), float("nan"))
-
-    def sums(self) -> list[float]:
-        """What `restore` takes back."""
-        values: list[float] = self._sums.tolist()
-        return values
-
-    def restore(self, sums: list[float]) -> None:
-        """Continue from these sums."""
-        self._sums = torch.tensor(sums, dtype=torch.float64)
+def means(sums: Sequence[float]) -> tuple[float, float]:
+    """Mean loss and accuracy, from the sums of the loss, of what was right, and of images; nan without images."""
+    loss, right, images = sums
+    return (loss / images, right / images) if images else (math.nan, math.nan)

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from rheobase.training.schema import build, key, validate
+from pydantic import ValidationError, model_validator
+
+from rheobase.training.keys import Group, build, flatten, in_words, key, leaves
 
 
-@dataclass(frozen=True)
-class DataOptions:
+class DataOptions(Group):
     """What to train on."""
 
-    name: str = key("digits", "data set: digits, mnist, fashion-mnist")
+    name: str = key(
+        "digits",
+        "data set: digits, mnist, fashion-mnist, or your own as package.module:function, which returns a "
+        "rheobase.data.Dataset",
+    )
     root: str | None = key(None, "folder of the data sets that are not embedded (null: RHEOBASE_DATA)")
-    batch_size: int = key(64, "images in a training step", low=1)
-    shift: int = key(0, "augmentation: move each image by up to this many pixels", low=0)
+    batch_size: int = key(64, "images in a training step, over all processes", ge=1)
+    shift: int = key(0, "augmentation: move each image by up to this many pixels", ge=0)
     flip: bool = key(False, "augmentation: mirror half of the images")
-    train_limit: int | None = key(None, "train on a stratified sample of this many images (for quick trials)", low=1)
+    train_limit: int | None = key(None, "train on a stratified sample of this many images (for quick trials)", ge=1)
 
 
-@dataclass(frozen=True)
-class NeuronOptions:
+class NeuronOptions(Group):
     """The neuron of every layer."""
 
     kind: Literal["lif", "if"] = key("lif", "leaky or not leaky integrate-and-fire")
-    decay: float | None = key(
-        None, "share of the potential kept from step to step (null: lif 0.5, if 1)", low=0, high=1
-    )
-    threshold: float = key(1.0, "potential at which it fires", above=0)
+    decay: float | None = key(None, "share of the potential kept from step to step (null: lif 0.5, if 1)", ge=0, le=1)
+    threshold: float = key(1.0, "potential at which it fires", gt=0)
     reset: Literal["soft", "hard", "none", "delayed"] = key(
         "soft", "subtract the threshold, set to zero, neither, or subtract it a step later"
     )
@@ -39,101 +40,143 @@ class NeuronOptions:
     surrogate: Literal["atan", "superspike", "sigmoid", "triangle", "rectangle", "gaussian"] = key(
         "atan", "shape of the surrogate derivative"
     )
-    surrogate_parameter: float | None = key(None, "its alpha, slope, width or sigma (null: the shape's)", above=0)
+    surrogate_parameter: float | None = key(None, "its alpha, slope, width or sigma (null: the shape's)", gt=0)
 
 
-@dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(Group):
     """What to train. An option left at null is the model family's default."""
 
-    name: str = key("sew_resnet18", "one of rheobase.models.names()")
-    steps: int = key(4, "time steps T", low=1)
+    name: str = key(
+        "sew_resnet18",
+        "one of rheobase.models.names(), or your own as package.module:function, which returns a torch.nn.Module from "
+        "images to logits [T, B, classes]",
+    )
+    steps: int = key(4, "time steps T", ge=1)
     spiking: bool = key(True, "false: the ANN twin")
     rule: Literal["surrogate"] = key("surrogate", "gradient rule")
-    width: int | None = key(None, "channels of the first stage, or units of a layer", low=1)
-    depth: int | None = key(None, "layers", low=1)
+    width: int | None = key(None, "channels of the first stage, or units of a layer", ge=1)
+    depth: int | None = key(None, "layers", ge=1)
     stem: Literal["cifar", "imagenet"] | None = key(None, "first layers: 3x3, or 7x7 with stride and pooling")
     connect: Literal["add", "and", "iand"] | None = key(None, "residual junction")
     norm: str | None = key(None, "norm of the input currents")
-    image_size: int | None = key(None, "height and width of the images, for models that need it", low=1)
-    neuron: NeuronOptions = field(default_factory=NeuronOptions)
+    image_size: int | None = key(None, "height and width of the images, for models that need it", ge=1)
+    neuron: NeuronOptions = NeuronOptions()
 
 
-@dataclass(frozen=True)
-class LossOptions:
-    """What to minimise. TET (Deng et al. 2022): (1 - lambda) mean_t CE(logits[t]) + lambda mean (logits - target)^2."""
+class LossOptions(Group):
+    """What to minimise, with m the mean of the logits over time and y the label as a one-hot vector, smoothed.
 
-    name: Literal["cross_entropy", "tet"] = key("cross_entropy", "of the mean of the logits over time, or at each step")
-    label_smoothing: float = key(0.0, "share of the label spread over all classes", low=0, high=1)
-    tet_lambda: float = key(0.05, "weight of TET's second term", low=0, high=1)
+    cross_entropy: CE(m, y). tet (Deng et al. 2022): (1 - lambda) mean_t CE(logits[t], y) + lambda mean (logits -
+    target)^2. count: mean (m - y)^2, the distance of spike counts over T from y, where the last layer spikes.
+    Added to each: rate_penalty * mean over layers of (mean firing rate - rate_target)^2.
+    """
+
+    name: Literal["cross_entropy", "tet", "count"] = key(
+        "cross_entropy", "of the mean of the logits over time, or at each step; count: that mean's squared error"
+    )
+    label_smoothing: float = key(0.0, "share of the label spread over all classes", ge=0, le=1)
+    tet_lambda: float = key(0.05, "weight of TET's second term", ge=0, le=1)
     tet_target: float = key(1.0, "what TET's second term pulls the logits to")
+    rate_penalty: float = key(0.0, "weight of the squared distance of each layer's firing rate from rate_target", ge=0)
+    rate_target: float = key(0.1, "spikes a step that rate_penalty pulls each layer to", ge=0, le=1)
 
 
-@dataclass(frozen=True)
-class OptimizerOptions:
+class OptimizerOptions(Group):
     """How to follow the gradient."""
 
     name: Literal["sgd", "adamw"] = key("adamw", "sgd has Nesterov momentum")
-    lr: float = key(1e-3, "peak learning rate", above=0)
-    weight_decay: float = key(0.01, "on weights of layers; not on norms, biases, neurons", low=0)
-    momentum: float = key(0.9, "of sgd; beta1 of adamw", low=0, high=0.9999)
+    lr: float = key(1e-3, "peak learning rate", gt=0)
+    weight_decay: float = key(0.01, "on weights of layers; not on norms, biases, neurons", ge=0)
+    momentum: float = key(0.9, "of sgd; beta1 of adamw", ge=0, le=0.9999)
 
 
-@dataclass(frozen=True)
-class ScheduleOptions:
+class ScheduleOptions(Group):
     """How the learning rate moves, step by step."""
 
     name: Literal["cosine", "one_cycle", "constant"] = key(
         "cosine", "cosine falls to 0; one_cycle is the rate of torch's OneCycleLR"
     )
-    warmup_epochs: float | None = key(None, "epochs of rise (null: one_cycle 30 % of all epochs, else 0)", low=0)
+    warmup_epochs: float | None = key(None, "epochs of rise (null: one_cycle 30 % of all epochs, else 0)", ge=0)
 
 
-@dataclass(frozen=True)
-class TrainerOptions:
+class TrainerOptions(Group):
     """How long, and on what."""
 
-    epochs: int = key(10, "passes over the training split", low=1)
+    epochs: int = key(10, "passes over the training split", ge=1)
     precision: Literal["32", "bf16"] = key("32", "float32, or bfloat16 autocast")
     accelerator: Literal["auto", "cpu", "gpu"] = key("auto", "auto: a GPU if there is one")
-    clip_gradient: float | None = key(None, "largest L2 norm of the whole gradient", above=0)
-    checkpoint_every_steps: int | None = key(None, "besides the end of each epoch", low=1)
-    checkpoint_every_seconds: float | None = key(60.0, "besides the end of each epoch", above=0)
-    threads: int | None = key(None, "CPU threads (null: torch's choice)", low=1)
+    devices: int = key(1, "processes a machine, a GPU each; under torchrun its number counts", ge=1)
+    nodes: int = key(1, "machines; each is started by hand or by torchrun", ge=1)
+    accumulate: int = key(1, "parts that a batch is computed in, one after the other: less memory, the same step", ge=1)
+    clip_gradient: float | None = key(None, "largest L2 norm of the whole gradient", gt=0)
+    ema: float | None = key(
+        None, "decay of a moving average of the weights, which is then validated, tested and kept", gt=0, lt=1
+    )
+    checkpoint_every_steps: int | None = key(None, "besides the end of each epoch", ge=1)
+    checkpoint_every_seconds: float | None = key(60.0, "besides the end of each epoch", gt=0)
+    threads: int | None = key(None, "CPU threads of a process (null: torch's choice)", ge=1)
     tensorboard: bool = key(False, "also write TensorBoard events into RUN/tensorboard")
 
 
-@dataclass(frozen=True)
-class Recipe:
+LATER = (
+    *("loss.rate_penalty", "loss.rate_target"),
+    *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.ema"),
+)
+"""Keys that recipes did not always have: they enter `sha256` where they are not at their default."""
+
+
+class Recipe(Group):
     """One training run, whole.
 
     Raises:
         ValueError: a value of another type or out of range; the error names the key, what it got and what it wants.
     """
 
-    seed: int = key(0, "of initial weights, order of samples and augmentation", low=0)
+    seed: int = key(0, "of initial weights, order of samples and augmentation", ge=0)
     run: str | None = key(None, "run folder, empty or absent (null: runs/<recipe>-<date>-<seed>)")
-    data: DataOptions = field(default_factory=DataOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
-    loss: LossOptions = field(default_factory=LossOptions)
-    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
-    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
-    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    data: DataOptions = DataOptions()
+    model: ModelOptions = ModelOptions()
+    loss: LossOptions = LossOptions()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
+    trainer: TrainerOptions = TrainerOptions()
 
-    def __post_init__(self) -> None:
-        validate(self)
-        neuron, schedule = self.model.neuron, self.schedule
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(in_words(error, type(self))) from None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        neuron, warmup, trainer = self.model.neuron, self.schedule.warmup_epochs, self.trainer
         if neuron.kind == "if" and neuron.decay not in (None, 1):
             raise ValueError(f"model.neuron.decay must be 1 or null where kind is 'if', got {neuron.decay}")
-        if schedule.warmup_epochs is not None and schedule.warmup_epochs > self.trainer.epochs:
+        if warmup is not None and warmup > trainer.epochs:
+            raise ValueError(f"schedule.warmup_epochs must be at most trainer.epochs ({trainer.epochs}), got {warmup}")
+        parts = trainer.devices * trainer.nodes * trainer.accumulate
+        if self.data.batch_size < parts:
             raise ValueError(
-                f"schedule.warmup_epochs must be at most trainer.epochs ({self.trainer.epochs}), "
-                f"got {schedule.warmup_epochs}"
+                f"data.batch_size must be at least {parts} for trainer.devices * nodes * accumulate = "
+                f"{trainer.devices} * {trainer.nodes} * {trainer.accumulate}, got {self.data.batch_size}"
             )
+        return self
+
+    def replace(self, changes: Mapping[str, Any]) -> Self:
+        """The same recipe with other values: `recipe.replace({"model.steps": 8})`.
+
+        Raises:
+            ValueError: as for a new one.
+        """
+        return build(type(self), self.flat() | flatten(changes, type(self)))
+
+    def flat(self) -> dict[str, Any]:
+        """{dotted name: value} of all keys."""
+        return flatten(self.model_dump(), type(self))
 
     def to_json(self) -> str:
         """All keys, sorted, indented."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(self.model_dump(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -151,6 +194,9 @@ class Recipe:
     @property
     def sha256(self) -> str:
         """Of all keys but where things lie (`run`, `data.root`): equal for equal recipes on different machines."""
-        content: dict[str, Any] = dataclasses.asdict(self)
+        content, flat = self.model_dump(), self.flat()
         del content["run"], content["data"]["root"]
+        for group, _, name in (later.partition(".") for later in LATER):
+            if flat[f"{group}.{name}"] == leaves(type(self))[f"{group}.{name}"].field.default:
+                del content[group][name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

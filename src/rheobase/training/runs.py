@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import statistics
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from rheobase.data import Dataset
-from rheobase.interop.weights import load as load_model
-from rheobase.training import board, build, sources
+from rheobase.neurons.base import outermost
+from rheobase.training import board, build, own, sources
 from rheobase.training.activity import activity
-from rheobase.training.console import Lines, say
+from rheobase.training.console import Lines, console, say
 from rheobase.training.evaluation import accuracies, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
-from rheobase.training.keeper import AtomicCheckpoints, Keeper
+from rheobase.training.guard import NotFiniteError
+from rheobase.training.keeper import Keeper, load_best
+from rheobase.training.loop import Training, fit
 from rheobase.training.machine import commit, machine, versions
-from rheobase.training.module import Training
-from rheobase.training.recipe import Recipe
+from rheobase.training.recipe import ModelOptions, Recipe
 from rheobase.training.stopping import Stopper
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+T = TypeVar("T")
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -42,65 +47,86 @@ class Run:
     summary: dict[str, Any]
 
 
-def train(recipe: Recipe | str | Path, **overrides: Any) -> Run:
+def train(
+    recipe: Recipe | str | Path, *, data: Dataset | None = None, model: nn.Module | None = None, **overrides: Any
+) -> Run:
     """Train a recipe (a `Recipe`, a file, or a name that `rheobase recipes` lists) in a new run folder.
 
     Args:
         recipe: what to train.
+        data: in place of the recipe's.
+        model: in place of the recipe's, from images to logits `[T, B, classes]`; it is trained as it is, and ends as
+            the best model.
         overrides: keys on top of a file or name, as in `train("digits", **{"model.steps": 2})`.
 
     Raises:
         ValueError: an unknown key or bad value; the error names it.
+        TypeError: data or model of another type.
         FileNotFoundError: no such recipe, or a data file is missing.
         FileExistsError: the run folder is not empty.
     """
-    if not isinstance(recipe, Recipe):
-        return start(sources.load(recipe, overrides), Path(recipe).stem)
-    if overrides:
-        raise ValueError("train: overrides go with a file or a name; use dataclasses.replace on a Recipe")
-    return start(recipe, f"{recipe.model.name}-{recipe.data.name}")
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise ValueError("train: overrides go with a file or a name; use recipe.replace({key: value}) on a Recipe")
+        name = None
+    else:
+        name, recipe = Path(recipe).stem, sources.load(recipe, overrides)
+    if data is not None:
+        recipe = recipe.replace({"data.name": own.GIVEN, "data.root": None})
+    if model is not None:
+        recipe = recipe.model_copy(update={"model": ModelOptions(name=own.GIVEN)})
+    return start(recipe, name or f"{recipe.model.name}-{recipe.data.name}".replace(":", "-"), data, model)
 
 
-def start(recipe: Recipe, name: str) -> Run:
+def start(recipe: Recipe, name: str, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
-    data, net = _prepare(recipe)
-    folder = RunFolder.create(recipe, name)
-    with folder.locked():
-        say(f"run folder {folder.path}")
-        return _fit(recipe, folder, data, net)
+    prepared = _prepare(recipe, data, model)
+    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", *prepared)
 
 
-def resume(folder: str | Path) -> Run:
+def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Continue a run exactly where its last checkpoint is; a finished run comes back as it is.
+
+    Args:
+        folder: of the run.
+        data, model: those that it was begun with, if it was given them.
 
     Raises:
         FileNotFoundError: no run there.
+        ValueError: what the run needs is damaged, missing, or not what it was.
         BlockingIOError: another process trains there.
     """
     place = RunFolder.open(folder)
     recipe, summary = place.read_recipe(), place.read_summary()
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
-        return Run(place.path, load_model(place.best).eval(), summary)
-    with place.locked():
-        place.clean()
-        data, net = _prepare(recipe)
-        if not place.last.is_file():
-            say(f"{place.path} has no checkpoint yet: starting from the beginning")
-        return _fit(recipe, place, data, net)
+        return Run(place.path, load_best(recipe, lambda: _prepare(recipe, data, model)[1], place.best), summary)
+    greeting = "{} has no checkpoint yet: starting from the beginning"
+    return _fit(recipe, lambda: place, greeting, *_prepare(recipe, data, model))
 
 
 def evaluate(
-    folder: str | Path, steps: Sequence[int] | None = None, split: SplitName = "validation"
+    folder: str | Path,
+    steps: Sequence[int] | None = None,
+    split: SplitName = "validation",
+    *,
+    data: Dataset | None = None,
+    model: nn.Module | None = None,
 ) -> dict[int, float]:
     """{T: accuracy} of the best model of a run at several numbers of time steps (default: 1 to the trained T).
 
     The split is validation unless asked otherwise, so that choices do not look at the test set; a look at the test set
     is noted in RUN/evaluations.json and said aloud.
 
+    Args:
+        folder: of the run.
+        steps: numbers of time steps.
+        split: validation, test or train.
+        data, model: those that it was begun with, if it was given them.
+
     Raises:
         FileNotFoundError: no run there, or no model yet.
-        ValueError: bad steps or split.
+        ValueError: bad steps or split, or damaged files.
     """
     place = RunFolder.open(folder)
     recipe = place.read_recipe()
@@ -110,15 +136,16 @@ def evaluate(
         raise ValueError(f"split must be train, validation or test, got {split!r}")
     if split == "test" and place.read_summary() is None:
         raise ValueError(f"{place.path} is not finished: the test set is for the end of a run, choose on validation")
-    data, model = build.dataset(recipe), load_model(place.best)
-    if steps is None:
-        steps = range(1, (recipe.model.steps if recipe.model.spiking else 1) + 1)
-    if not steps:
+    if steps is not None and not steps:
         raise ValueError("steps must name at least one number of time steps")
-    batches = build.evaluation_batches(recipe, data, getattr(data, split))
+    dataset, net = _prepare(recipe, data, model)
+    best = load_best(recipe, lambda: net, place.best)
+    if steps is None:
+        steps = range(1, len(build.logits(recipe, dataset, best)) + 1)
+    batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
     gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
     with _threads(recipe.trainer.threads):
-        found = accuracies(model, batches, list(steps), "cuda" if gpu else "cpu", recipe.trainer.precision)
+        found = accuracies(best, batches, list(steps), "cuda" if gpu else "cpu", recipe.trainer.precision)
     result = dict(zip(steps, found, strict=True))
     if split == "test":
         looks = read_json(place.evaluations, list, "mend it or move it away") if place.evaluations.is_file() else []
@@ -128,57 +155,137 @@ def evaluate(
     return result
 
 
-def _prepare(recipe: Recipe) -> tuple[Dataset, nn.Module]:
-    """What the recipe names, tried on one image, so that what does not fit shows before a folder is made."""
+def _prepare(recipe: Recipe, data: Dataset | None, model: nn.Module | None) -> tuple[Dataset, nn.Module]:
+    """What the recipe names, tried on an image or two, so that what does not fit shows before a folder is made."""
+    for what, given, kind in (("data", data, Dataset), ("model", model, nn.Module)):
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(
+                f"{what} must be a {kind.__name__}, got {type(given).__name__}; keys go in as **{{'key': value}}"
+            )
     if recipe.trainer.tensorboard:
         board.require()
-    if recipe.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator is 'gpu', but torch sees no GPU here")
-    data = build.dataset(recipe)
-    net = build.model(recipe, data)
-    images, *_ = build.evaluation_batches(recipe, data, data.validation.at(torch.arange(1))).batch(0, 0)
-    with torch.inference_mode():
-        net.eval()(images)
-    return data, net.train()
-
-
-def _fit(recipe: Recipe, folder: RunFolder, data: Dataset, net: nn.Module) -> Run:
-    """Train to the end from the last checkpoint, if there is one; then test once and write the summary."""
-    options = recipe.trainer
-    training = Training(
-        recipe, net, build.training_batches(recipe, data), build.evaluation_batches(recipe, data, data.validation)
-    )
-    keeper = Keeper(folder)
-    stopper = Stopper(keeper)
-    boards: list[Callback] = [board.Board(folder.tensorboard)] if options.tensorboard else []
-    with _threads(options.threads), _quiet(), stopper.listening():
-        trainer = lightning.Trainer(
-            accelerator=options.accelerator,
-            devices=1,
-            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-            max_epochs=options.epochs,
-            gradient_clip_val=options.clip_gradient,
-            callbacks=[keeper, Lines(), *boards, stopper],
-            plugins=[AtomicCheckpoints()],
-            default_root_dir=folder.path,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
+    gpus = torch.cuda.device_count()
+    if recipe.trainer.accelerator == "gpu" and gpus < recipe.trainer.devices:
+        raise ValueError(
+            f"trainer.accelerator is 'gpu', trainer.devices {recipe.trainer.devices}; torch sees {gpus} GPUs"
         )
-        trainer.fit(training, ckpt_path=folder.last if folder.last.is_file() else None, weights_only=True)
+    dataset = build.dataset(recipe, data)
+    net = build.model(recipe, dataset, model)
+    build.logits(recipe, dataset, net)
+    if recipe.loss.rate_penalty and not outermost(net):
+        raise ValueError(f"loss.rate_penalty must be 0 for a model without neurons, got {recipe.loss.rate_penalty}")
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError(f"model {recipe.model.name} has no parameter to train")
+    odd = [name for name, value in net.state_dict().items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ValueError(f"model {recipe.model.name}: {odd[0]!r} of its state_dict is no tensor, so it cannot be saved")
+    return dataset, net.train()
+
+
+def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Dataset, net: nn.Module) -> Run:
+    """Train to the end from the last checkpoint, or with a greeting from the start; test once, write the summary.
+
+    Of several processes the first alone touches the folder; the others hear from it.
+    """
+    with _quiet(), ExitStack() as stack:
+        fabric = _launched(recipe)
+        stack.callback(_part)
+        folder = _on_first(fabric, place)
+        _on_first(fabric, lambda: stack.enter_context(folder.locked()))
+        _on_first(fabric, folder.clean)
+        state = _on_first(fabric, folder.read_checkpoint)
+        stack.enter_context(_threads(recipe.trainer.threads))
+        keeper, stopper = Keeper(folder, fabric.is_global_zero), Stopper()
+        stack.enter_context(stopper.listening(keeper.where))
+        training = Training(recipe, fabric, net, data)
+        if state is None:
+            say(greeting.format(folder.path))
+        else:
+            training.load_state_dict(state)
+            _tell_changes(training)
+        keeper.begin(training)
+        lines, events = Lines(), None
+        stack.callback(lines.end)
+        if recipe.trainer.tensorboard and fabric.is_global_zero:
+            events = board.Board(folder.tensorboard, training.step)
+            stack.callback(events.end)
+        try:
+            fit(training, keeper, lines, events, stopper)
+        except NotFiniteError as error:
+            raise ValueError(f"{error}; {keeper.where()}") from error
         stopper.trained()
-        return _finish(recipe, folder, data, training, trainer.strategy.root_device)
+        sha256 = weights_sha256(net.state_dict())
+        net.load_state_dict(training.best)
+        net.eval()
+        summary = _on_first(fabric, lambda: _finish(folder, data, training, sha256))
+        return Run(folder.path, net.cpu(), summary)
 
 
-def _finish(recipe: Recipe, folder: RunFolder, data: Dataset, training: Training, device: torch.device) -> Run:
-    model = load_model(folder.best)
-    journal = training.journal
+def _launched(recipe: Recipe) -> Fabric:
+    """The processes of the run, of which this is one: those that torchrun has started, or else as the recipe says."""
+    from lightning.fabric import Fabric
+
+    devices, nodes = recipe.trainer.devices, recipe.trainer.nodes
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        if devices * nodes not in (1, world):
+            raise ValueError(f"trainer.devices * nodes must be {world}, as torchrun started, got {devices} * {nodes}")
+        devices, nodes = local, world // local
+    fabric = Fabric(
+        accelerator=recipe.trainer.accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        precision="bf16-mixed" if recipe.trainer.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    console.quiet = not fabric.is_global_zero
+    return fabric
+
+
+def _part() -> None:
+    """Let the processes go.
+
+    torch 2.13 joins gloo's threads while it holds Python's lock, and one that still has a tensor of Python's to free
+    would wait for that lock for ever: so it gets time to.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        time.sleep(0.2)
+        torch.distributed.destroy_process_group()
+
+
+def _on_first(fabric: Fabric, call: Callable[[], T]) -> T:
+    """What `call` returns, or raises, in the first process: in all of them."""
+    result: T | None = None
+    error: Exception | None = None
+    if fabric.is_global_zero:
+        try:
+            result = call()
+        except Exception as caught:
+            error = caught
+    result, error = fabric.broadcast((result, error))
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def _tell_changes(training: Training) -> None:
+    """Say what keeps a resumed run from being bit for bit what it would have been."""
+    now = {"threads": torch.get_num_threads(), "processes": training.fabric.world_size}
+    for what, count in now.items():
+        before = getattr(training, what)
+        if before != count:
+            say(
+                f"the run began with {before} {what} and goes on with {count}, so it will not be bit for bit what it "
+                "would have been" + ("; trainer.threads fixes their number" if what == "threads" else "")
+            )
+
+
+def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -> dict[str, Any]:
+    """Test the best model, which the net is by now; write the summary."""
+    recipe, journal, device = training.recipe, training.journal, training.fabric.device
     batches = build.evaluation_batches(recipe, data, data.test)
-    [test_accuracy] = accuracies(model, batches, [None], device, recipe.trainer.precision)
-    model.cpu().eval()
+    [test_accuracy] = accuracies(training.net, batches, [None], device, recipe.trainer.precision)
     images, *_ = build.evaluation_batches(recipe, data, data.validation).batch(0, 0)
     head, changed = commit()
     summary = {
@@ -188,17 +295,17 @@ def _finish(recipe: Recipe, folder: RunFolder, data: Dataset, training: Training
         "train_seconds": round(journal.seconds, 3),
         "images_per_second": statistics.median(row["images_per_second"] for row in journal.rows),
         "seed": recipe.seed,
-        "weights_sha256": weights_sha256(training.net.state_dict()),
+        "weights_sha256": sha256,
         "recipe_sha256": recipe.sha256,
         "commit": head,
         "uncommitted_changes": changed,
         "versions": versions(),
         "machine": machine(device),
         "date": _now(),
-        "layers": activity(model, images),
+        "layers": activity(training.net, images.to(device)),
     }
     write_json(folder.summary, summary)
-    return Run(folder.path, model, summary)
+    return summary
 
 
 def _now() -> str:
@@ -218,8 +325,10 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's notes on hardware and its tips; its warnings stay."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    """Without Lightning's notes on hardware; its warnings stay."""
+    import lightning.fabric  # noqa: F401  (which sets the levels)
+
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("fabric", "pytorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import difflib
-import itertools
-import re
-from argparse import ArgumentError
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 import yaml
 
+from rheobase.training.keys import build, flatten, known, leaves
 from rheobase.training.recipe import Recipe
-from rheobase.training.schema import build, describe, flatten, keys, known
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 DEFAULT = "digits"
-_LEAVES = {leaf.name: leaf for leaf in keys(Recipe)}
 
 
 def folder() -> Path:
@@ -29,7 +24,7 @@ def folder() -> Path:
     return next((place for place in (package / "recipes", package.parents[1] / "recipes") if place.is_dir()), package)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Listing:
     """A recipe's name and the lines of its heading comment."""
 
@@ -55,14 +50,12 @@ def load(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Reci
     path = _locate(source)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        if content is not None and not isinstance(content, Mapping):
-            raise ValueError(f"a recipe must be a mapping of keys, got {type(content).__name__}")
-        flat = _typed(flatten(content or {}, Recipe))
+        recipe = build(Recipe, _typed({} if content is None else content))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return build(Recipe, {**flat, **_typed(flatten(overrides or {}, Recipe))})
+    return recipe.replace(_typed(overrides or {}))
 
 
 def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
@@ -76,15 +69,15 @@ def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
     for word in words:
         if word.startswith("--"):
             known(Recipe, word[2:].partition("=")[0])
-    try:
-        given = _parser().parse_args(words, defaults=False).as_flat()
-    except ArgumentError as error:
-        raise ValueError(_in_words(error, _pairs(words))) from error
-    flat = dict(vars(given))
-    source = flat.pop("recipe", None) or DEFAULT
-    recipe = load(source, flat)
+    flat = vars(_parser(DEFAULT, Recipe()).parse_args(words))
+    source = flat.pop("recipe") or DEFAULT
+    for name, values in flat.items():
+        if len(values) > 1:
+            raise ValueError(f"--{name} is given {len(values)} times")
+    recipe = load(source, {name: value for name, [value] in flat.items()})
     if len(words) < len(arguments):
-        _parser(source, recipe).parse_args(["--help"])
+        _parser(source, recipe).print_help()
+        raise SystemExit(0)
     return Path(source).stem, recipe
 
 
@@ -114,49 +107,47 @@ def _locate(source: str | Path) -> Path:
     raise FileNotFoundError(f"no recipe {str(source)!r}: {hint}Give a file, or one of {', '.join(names)}")
 
 
-def _parser(source: str = DEFAULT, recipe: Recipe | None = None) -> ArgumentParser:
-    """The command line; its help shows the values of a recipe, which are what a key not given will be."""
-    from jsonargparse import ArgumentParser
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
 
-    shown = flatten(dataclasses.asdict(recipe or Recipe()), Recipe)
-    parser = ArgumentParser(
+
+def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
+    """The command line; its help shows the values of a recipe, which are what a key not given will be."""
+    parser = _Parser(
         prog="rheobase train",
+        usage="%(prog)s [RECIPE] [--key VALUE ...]",
         description="Train a recipe. Every key of a recipe can be given on the command line. "
         f"The defaults below are those of the recipe {source}.",
-        exit_on_error=False,
+        epilog="Data and model of your own, from the folder you are in: --data.name mine:digits --model.name mine:net "
+        "--model.width null, where mine.py has functions digits() and net(classes, steps).",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("recipe", nargs="?", default=source, help="a file, or a name that `rheobase recipes` lists")
-    for leaf in _LEAVES.values():
-        parser.add_argument(f"--{leaf.name}", type=leaf.type, default=shown[leaf.name], help=leaf.metadata["help"])
+    parser.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", default=None, help="a file, or a name that `rheobase recipes` lists"
+    )
+    values = recipe.flat()
+    for name, leaf in leaves(Recipe).items():
+        shown = values[name] if leaf.textual and values[name] is not None else json.dumps(values[name])
+        text = f"{leaf.field.description} ({leaf.wanted}; default: {shown})"
+        parser.add_argument(f"--{name}", action="append", metavar="VALUE", help=text.replace("%", "%%"))
     return parser
 
 
-def _typed(flat: dict[str, Any]) -> dict[str, Any]:
-    """Values in the types of the schema: YAML reads 1e-3 as a text, and 32 as a number where a text is wanted."""
-    texts = {
-        name for name, leaf in _LEAVES.items() if "a text" in describe(leaf.type) or "one of" in describe(leaf.type)
-    }
-    flat = {name: str(v) if name in texts and type(v) is int else v for name, v in flat.items()}
-    try:
-        typed = vars(_parser().parse_object(flat).as_flat())
-    except ArgumentError as error:
-        raise ValueError(_in_words(error, flat)) from error
-    return {name: typed[name] for name in flat}
+def _typed(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat, in the types of the schema: YAML reads 1e-3 as a text, and 32 as a number where a text is wanted."""
+    return {name: _value(name, value) for name, value in flatten(nested, Recipe).items()}
 
 
-def _pairs(arguments: Sequence[str]) -> dict[str, Any]:
-    """{key: value} of a command line, for error messages."""
-    words = [*arguments, ""]
-    pairs: dict[str, Any] = {}
-    for word, following in itertools.pairwise(words):
-        name, equals, value = word.removeprefix("--").partition("=")
-        pairs[name] = value if equals else following
-    return pairs
-
-
-def _in_words(error: ArgumentError, values: Mapping[str, Any]) -> str:
-    """A type error of jsonargparse in the words of our schema, on one line."""
-    found = re.search(r'key "([^"]+)"', str(error))
-    if found and found[1] in _LEAVES and found[1] in values:
-        return f"{found[1]} must be {describe(_LEAVES[found[1]].type)}, got {values[found[1]]!r}"
-    return " ".join(str(error).split())
+def _value(name: str, value: Any) -> Any:
+    leaf = leaves(Recipe)[name]
+    if leaf.textual:
+        return None if value == "null" and leaf.nullable else str(value) if type(value) is int else value
+    if isinstance(value, str):
+        try:
+            read = yaml.safe_load(value)
+            return float(read) if isinstance(read, str) else read
+        except (yaml.YAMLError, ValueError):
+            pass
+    return value

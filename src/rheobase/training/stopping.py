@@ -5,17 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from typing import Any, NoReturn
 
 from rheobase.training.console import say
-from rheobase.training.keeper import Keeper
-from rheobase.training.module import Batch, Training
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,31 +22,47 @@ class Stopped(BaseException):
         self.number = number
 
 
-class Stopper(Callback):
-    """Ends a run that got a signal at the next moment at which it can be saved, or at once at a second Ctrl-C.
+class Stopper:
+    """Takes note of signals, for the loop to stop at the next moment at which the run can be saved.
 
-    It comes last among the callbacks: what the others do with a batch or an epoch is then done.
+    A second Ctrl-C stops at once.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self) -> None:
         self._number: int | None = None
         self._trained = False
 
+    @property
+    def wanted(self) -> bool:
+        """Whether this process got a signal."""
+        return self._number is not None
+
+    def stop(self) -> NoReturn:
+        """End the run by the signal that came, here or to another process of the run."""
+        raise Stopped(signal.SIGTERM if self._number is None else self._number)
+
+    def trained(self) -> None:
+        """All is saved: from here on a signal ends the run at once."""
+        self._trained = True
+        if self.wanted:
+            self.stop()
+
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Mind the signals within.
+    def listening(self, where: Callable[[], str]) -> Iterator[None]:
+        """Mind the signals within; `where` tells how to go on.
 
         Raises:
             KeyboardInterrupt: stopped by Ctrl-C.
             SystemExit: stopped by SIGTERM, with the status that a shell gives it.
         """
         before = {number: signal.getsignal(number) for number in SIGNALS}
-        self._listen()
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # a script's background job does not get its Ctrl-C
+                _handle(number, self._note)
         try:
             yield
         except Stopped as stopped:
-            say(f"stopped; {self._keeper.where()}")
+            say(f"stopped; {where()}")
             if stopped.number == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + stopped.number) from None
@@ -59,44 +70,9 @@ class Stopper(Callback):
             for number, handler in before.items():
                 _handle(number, handler)
 
-    def trained(self) -> None:
-        """All is saved: from here on a signal ends the run at once."""
-        self._trained = True
-        if self._number is not None:
-            raise Stopped(self._number)
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take SIGTERM back from Lightning, which would also stop in mid-validation, where nothing can be saved."""
-        self._listen()
-        if self._number is not None:  # it came before there was anything to save
-            raise Stopped(self._number)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        """Stop, if it is to; after an epoch's last batch comes its validation first."""
-        assert isinstance(module, Training)
-        if module.journal.batch < module.batches.count:
-            self._end(trainer, module)
-
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Stop, if it is to."""
-        assert isinstance(module, Training)
-        self._end(trainer, module)
-
-    def _end(self, trainer: Trainer, module: Training) -> None:
-        if self._number is not None:
-            self._keeper.save(trainer, module)
-            raise Stopped(self._number)
-
-    def _listen(self) -> None:
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # a script's background job does not get its Ctrl-C
-                _handle(number, self._note)
-
     def _note(self, number: int, frame: FrameType | None) -> None:
         # a second Ctrl-C is meant; a second SIGTERM is not, as `timeout` sends two
-        if self._trained or (self._number is not None and number == signal.SIGINT):
+        if self._trained or (self.wanted and number == signal.SIGINT):
             raise Stopped(number)
         self._number = number
         os.write(2, b"\nstopping as soon as the run is saved; Ctrl-C stops at once\n")  # print is not for handlers

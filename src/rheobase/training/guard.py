@@ -1,0 +1,70 @@
+"""Where in a net something is not finite first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.neurons import Neuron
+from rheobase.neurons.base import outermost
+from rheobase.recording import record
+from rheobase.training.activity import recorded
+
+
+class NotFiniteError(ValueError):
+    """A run met a number that is not finite."""
+
+
+def weights(net: nn.Module) -> str | None:
+    """The first parameter of a net that is not finite, in words."""
+    return next((f"the weights {name}" for name, p in net.named_parameters() if not p.isfinite().all()), None)
+
+
+def currents(net: nn.Module, images: Tensor) -> str | None:
+    """The first layer of neurons whose currents are not finite in evaluation, in words.
+
+    An infinite current may hide: it makes a neuron fire or rest for ever, with every loss and gradient finite.
+    """
+    bad = (path for path, trace in recorded(net, images).items() if not trace.currents.isfinite().all())
+    return next((f"the currents of layer {path}" for path in bad), None)
+
+
+def first(net: nn.Module, loss_of: Callable[[], Tensor]) -> str | None:
+    """What is not finite first in a pass, in words: a weight, then up the layers, then a gradient down them."""
+    if weights(net):
+        return weights(net)
+    seen: list[tuple[str, Tensor]] = []
+    neurons = outermost(net)
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: object, name: str) -> None:
+        if isinstance(module, Neuron):
+            seen.append((f"the currents of layer {name}", inputs[0]))
+            potentials = tape[name].potentials if tape is not None and name in tape else None
+            if potentials is not None:
+                seen.append((f"the potentials of layer {name}", potentials))
+        if isinstance(output, Tensor):
+            seen.append((f"the outputs of layer {name or type(module).__name__}", output))
+
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output, name=name: note(module, inputs, output, name))
+        for name, module in net.named_modules()
+    ]
+    try:
+        with record(net, potentials=True) if neurons else nullcontext() as tape:
+            loss = loss_of()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    parameters = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    up = [(what, tensor) for what, tensor in seen if tensor.requires_grad]
+    found = torch.autograd.grad(loss, [*(tensor for _, tensor in up), *parameters.values()], allow_unused=True)
+    names = [what for what, _ in up] + [f"the weights {name}" for name in parameters]
+    gradients = [(f"the gradient of {name}", gradient) for name, gradient in zip(names, found, strict=True)]
+    down = [*reversed(gradients[: len(up)]), *gradients[len(up) :]]
+    for what, tensor in [*seen, ("the loss", loss), *down]:
+        if tensor is not None and not tensor.isfinite().all():
+            return what
+    return None

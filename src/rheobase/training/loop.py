@@ -1,0 +1,262 @@
+"""The training loop. What happens in a batch is a function of the recipe, the step and the process alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rheobase.data import Dataset, seed_of
+from rheobase.recording import record
+from rheobase.training import build, guard, losses
+from rheobase.training.activity import firing
+from rheobase.training.board import Board
+from rheobase.training.console import Lines
+from rheobase.training.guard import NotFiniteError
+from rheobase.training.journal import Journal, means
+from rheobase.training.keeper import Keeper
+from rheobase.training.recipe import Recipe
+from rheobase.training.schedule import learning_rate
+from rheobase.training.stopping import Stopper
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, stopper: Stopper) -> None:
+    """Train from where the journal is to the end.
+
+    The run is saved between two batches, or after an epoch with its validation; never between the last batch and its
+    validation, so that validation is neither skipped nor run twice.
+
+    Raises:
+        NotFiniteError: something is not.
+        Stopped: by a signal, when all is saved.
+    """
+    recipe, journal, batches = training.recipe, training.journal, training.batches
+    if training.agreed(stopper.wanted):  # it came before there was anything to save
+        stopper.stop()
+    lines.begin(training)
+    mark = time.perf_counter()
+    while journal.epoch < recipe.trainer.epochs:
+        batches.seek(journal.epoch, journal.batch)
+        for images, labels, *_ in batches:
+            mark = journal.count(training.train_on(images, labels), mark)
+            lines.batch(training)
+            if journal.batch == batches.count:
+                break  # its validation comes first
+            keeper.save_if_due(training)
+            if training.agreed(stopper.wanted):
+                keeper.save(training)
+                training.fabric.barrier()
+                stopper.stop()
+        train_loss, train_accuracy = means(journal.sums)
+        validation_loss, validation_accuracy = training.validate()
+        now = time.perf_counter()
+        journal.seconds += now - mark
+        mark = now
+        training.end_epoch(
+            {
+                "epoch": journal.epoch + 1,
+                "step": training.step,
+                "train_loss": train_loss,
+                "train_accuracy": train_accuracy,
+                "validation_loss": validation_loss,
+                "validation_accuracy": validation_accuracy,
+                "lr": training.rate(training.step - 1),
+                "images_per_second": round(journal.speed, 1),
+                "seconds": round(journal.seconds, 3),
+            }
+        )
+        keeper.save(training)
+        keeper.write_files(training)
+        lines.epoch(training)
+        if board is not None:
+            board.epoch(training)
+        if training.agreed(stopper.wanted):
+            training.fabric.barrier()
+            stopper.stop()
+
+
+class Training:
+    """A net in training: what a step does, and all that a checkpoint holds.
+
+    Of several processes each has its part of every batch, and all have the same weights and journal.
+    """
+
+    def __init__(self, recipe: Recipe, fabric: Fabric, net: nn.Module, data: Dataset) -> None:
+        rank, world = fabric.global_rank, fabric.world_size
+        self.recipe = recipe
+        self.fabric = fabric
+        self.net = net.to(fabric.device)
+        self.model, self.optimizer = fabric.setup(self.net, build.optimizer(self.net, recipe.optimizer))
+        average = get_ema_multi_avg_fn(recipe.trainer.ema or 0.0)
+        self.ema = AveragedModel(self.net, multi_avg_fn=average, use_buffers=True) if recipe.trainer.ema else None
+        self.batches = build.training_batches(recipe, data, rank, world)
+        mine = data.validation.at(torch.arange(rank, len(data.validation), world))
+        self.validation = build.evaluation_batches(recipe, data, mine)
+        self.data = build.fingerprint(data)
+        self.sample = build.sample(recipe, data).to(fabric.device)
+        self.journal = Journal()
+        self.best: dict[str, Tensor] = {}
+        self.threads = torch.get_num_threads()  # those that the run began with
+        self.processes = world
+
+    @property
+    def step(self) -> int:
+        """The next step, counted from 0 over all epochs."""
+        return self.journal.epoch * self.batches.count + self.journal.batch
+
+    @property
+    def kept(self) -> nn.Module:
+        """The net that is validated and kept: the moving average, if there is one."""
+        return self.net if self.ema is None else self.ema.module
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        recipe = self.recipe
+        return learning_rate(recipe.schedule, recipe.optimizer.lr, step, self.batches.count, recipe.trainer.epochs)
+
+    def train_on(self, images: Tensor, labels: Tensor) -> list[float]:
+        """One step on this process's part of a batch; of the whole batch the sums that a journal counts.
+
+        Raises:
+            NotFiniteError: the loss or a gradient is not; the weights stay as they were.
+        """
+        recipe, world = self.recipe, self.fabric.world_size
+        images, labels = images.to(self.fabric.device), labels.to(self.fabric.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        self.optimizer.zero_grad()
+        whole = min(self.batches.batch_size, len(self.batches.split) - self.journal.batch * self.batches.batch_size)
+        parts = max(1, min(recipe.trainer.accumulate, whole // world // 2))  # a norm wants two samples
+        pieces = list(zip(images.tensor_split(parts, images.dim() - 4), labels.tensor_split(parts), strict=True))
+        sums = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
+        self._seed()
+        for number, (part, wanted) in enumerate(pieces, 1):
+            with self._without_exchange(number < parts):
+                loss, right = self.loss(self.model, part, wanted)
+                self.fabric.backward(loss * (len(wanted) * world / whole))  # DDP takes the mean over processes
+            sums += torch.stack((loss.detach().double() * len(wanted), right.double(), right.new_tensor(len(wanted))))
+        parameters = [p for p in self.net.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        *totals, size = self.total(*sums, norm)
+        if not math.isfinite(totals[0]) or not math.isfinite(size):
+            self._seed()
+            found = [guard.first(self.net, lambda piece=piece: self.loss(self.net, *piece)[0]) for piece in pieces]  # type: ignore[misc]
+            found = [what for rank in range(world) for what in self.fabric.broadcast(found, rank)]
+            what = next(filter(None, found), "the loss or a gradient")
+            raise NotFiniteError(self._diverged(self.step + 1, what))
+        if recipe.trainer.clip_gradient is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, recipe.trainer.clip_gradient, norm)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.net)
+        return totals
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch, and how many it gets right."""
+        options = self.recipe.loss
+        with self.fabric.autocast(), record(model) if options.rate_penalty else nullcontext() as tape:
+            logits = model(images)
+        loss = losses.loss(logits, labels, options)
+        if tape is not None:
+            loss = loss + losses.rate_penalty(firing(model, tape).values(), options)
+        return loss, losses.correct(logits.detach(), labels)
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, float]:
+        """Mean loss and accuracy over the validation split, from its first sample."""
+        net = self.kept.eval()
+        if self.fabric.world_size > 1:
+            for buffer in net.buffers():  # running statistics that processes do not share are those of the first
+                torch.distributed.broadcast(buffer, 0)
+        self.validation.seek(0)
+        sums = [0.0] * 3
+        for images, labels, *_ in self.validation:
+            images, labels = images.to(self.fabric.device), labels.to(self.fabric.device)
+            loss, right = self.loss(net, images, labels)
+            sums = [a + b for a, b in zip(sums, (loss.item() * len(labels), right.item(), len(labels)), strict=True)]
+        self.net.train()
+        return means(self.total(*sums))
+
+    def check(self) -> None:
+        """Refuse to go on, or to save, if weights are not finite, or currents in evaluation.
+
+        Raises:
+            NotFiniteError: names the first of them.
+        """
+        found = guard.weights(self.net) or guard.currents(self.kept, self.sample)
+        if found:
+            raise NotFiniteError(self._diverged(self.step, found))
+
+    def _diverged(self, step: int, what: str) -> str:
+        return (
+            f"training diverged in step {step}; the first that is not finite: {what}; "
+            f"lower optimizer.lr ({self.recipe.optimizer.lr:g}) or set trainer.clip_gradient"
+        )
+
+    def _seed(self) -> None:
+        torch.manual_seed(seed_of("step", self.recipe.seed, self.step, self.fabric.global_rank))
+
+    def _without_exchange(self, wish: bool) -> AbstractContextManager[None]:
+        """Within it, processes do not exchange gradients, if that is wished."""
+        return self.fabric.no_backward_sync(self.model) if wish and self.fabric.world_size > 1 else nullcontext()
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        """Note the epoch's row, and the weights if they are the best so far."""
+        if self.journal.record(row):
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
+
+    def total(self, *values: Tensor | float) -> list[float]:
+        """Each value's sum over all processes, in float64."""
+        numbers = [torch.as_tensor(value, dtype=torch.float64, device=self.fabric.device) for value in values]
+        sums: list[float] = self.fabric.all_reduce(torch.stack(numbers), reduce_op="sum").tolist()  # type: ignore[union-attr]
+        return sums
+
+    def agreed(self, wish: bool) -> bool:
+        """Whether any process wishes it, so that all do the same."""
+        return wish if self.fabric.world_size == 1 else self.total(float(wish))[0] > 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, in plain dicts, numbers and tensors."""
+        return {
+            "net": dict(self.net.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": dict(self.ema.state_dict()) if self.ema is not None else None,
+            "journal": self.journal.to_dict(),
+            "best": self.best,
+            "data": self.data,
+            "recipe_sha256": self.recipe.sha256,
+            "threads": self.threads,
+            "processes": self.processes,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: it is of another recipe, other data, or another model.
+        """
+        if state["recipe_sha256"] != self.recipe.sha256:
+            raise ValueError("recipe.json is not the recipe that this run began with: it was changed since")
+        for what, before in state["data"].items():
+            if before != self.data[what]:
+                raise ValueError(f"this run began with other data: {what} was {before}, and is {self.data[what]}")
+        try:
+            self.net.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the checkpoint is of another model than this one: {reason}") from error
+        self.journal = Journal(**state["journal"])
+        self.best = state["best"]
+        self.threads = state["threads"]
+        self.processes = state["processes"]
