@@ -22,6 +22,6 @@ def write_atomic(path: Path, content: bytes) -> None:
         Path(temporary).replace(path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which file was written
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk does not name the file
             error.filename = str(path)
         raise
