@@ -6,7 +6,7 @@ channels-last storage). Where whole patterns of channels fit into a block, one r
 span is a pattern or, if `inner` is not 1, the neighbours of one channel, and the row is filled for each block.
 """
 
-# ruff: noqa: N803, N806  (N and C are axes, as everywhere)
+# ruff: noqa: N806  (N and C are axes, as everywhere)
 
 from __future__ import annotations
 
@@ -16,21 +16,16 @@ from rheobase.kernels.numba.rows import add, assign, copy, total
 
 
 @exact
-def count(N: int, w: int, span: int) -> int:
-    """How many blocks there are."""
-    return N // span * ((span + w - 1) // w)
-
-
-@exact
 def share(piece: int, pieces: int, size: int) -> tuple[int, int]:
     """Where a piece's part of `size` things begins and ends."""
     return piece * size // pieces, (piece + 1) * size // pieces
 
 
 @exact
-def block(b: int, w: int, span: int) -> tuple[int, int]:
-    """Start and size of block b."""
-    per = (span + w - 1) // w
+def block(b: int, w: int, span: int, per: int) -> tuple[int, int]:
+    """Start and size of block b; `per` are in a span. (A division takes as long as many neurons.)"""
+    if b < per:
+        return b * w, least(w, span - b * w)
     start = (b % per) * w
     return b // per * span + start, least(w, span - start)
 

@@ -24,6 +24,11 @@ def put(row: Array, i: int, value: Any) -> None:
     raise TypeError
 
 
+def mark(row: Array, i: int, u: Any, bar: Any) -> None:
+    """row[i] = 1 if u >= bar, 0 if u < bar; not a number where it cannot be told."""
+    raise TypeError
+
+
 def kept(row: Array, value: Any) -> Any:
     """The value as it would come back from `row`."""
     raise TypeError
@@ -34,7 +39,8 @@ def at(values: Any, i: int) -> Any:
     raise TypeError
 
 
-def _bits(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
+    """The bits of a float32, of which the upper half is the bfloat16 nearest to it."""
     raise TypeError
 
 
@@ -45,13 +51,13 @@ def _wide(value: Any) -> Any:
     return lambda value: u32(u32(value) << u32(16)).view(f32)
 
 
-@overload(_bits, jit_options=OPTIONS, strict=False)  # type: ignore[arg-type]
-def _bits_of(value: Any) -> Any:
+@overload(_rounded, jit_options=OPTIONS, strict=False)  # type: ignore[arg-type]
+def _bits(value: Any) -> Any:
     def rounded(value: Any) -> Any:
         bits = f32(value).view(u32)
         odd = u32(u32(bits >> u32(16)) & u32(1))
-        up = u32(u32(bits + u32(0x7FFF)) + odd)
-        return u32((up if value == value else u32(0x7FC00000)) >> u32(16))
+        up = u32(bits + u32(odd + u32(0x7FFF)))
+        return up if value == value else u32(0x7FC00000)
 
     return rounded
 
@@ -66,7 +72,7 @@ def _put(row: Any, i: Any, value: Any) -> Any:
         return plain
 
     def rounded(row: Any, i: Any, value: Any) -> None:
-        row[i] = i16(_bits(value))
+        row[i] = i16(u32(_rounded(value) >> u32(16)))
 
     return rounded
 
@@ -75,7 +81,22 @@ def _put(row: Any, i: Any, value: Any) -> Any:
 def _kept(row: Any, value: Any) -> Any:
     if row.dtype == numba.float32:
         return lambda row, value: value
-    return lambda row, value: u32(_bits(value) << u32(16)).view(f32)
+    return lambda row, value: u32(_rounded(value) & u32(0xFFFF0000)).view(f32)
+
+
+@overload(mark, jit_options=OPTIONS, strict=False)  # type: ignore[arg-type]
+def _mark(row: Any, i: Any, u: Any, bar: Any) -> Any:
+    if row.dtype == numba.float32:
+
+        def plain(row: Any, i: Any, u: Any, bar: Any) -> None:
+            row[i] = f32(1) if u >= bar else (f32(0) if u < bar else u - bar)
+
+        return plain
+
+    def bits(row: Any, i: Any, u: Any, bar: Any) -> None:
+        row[i] = i16(0x3F80) if u >= bar else (i16(0) if u < bar else i16(0x7FC0))
+
+    return bits
 
 
 @overload(at, jit_options=OPTIONS, strict=False)  # type: ignore[arg-type]

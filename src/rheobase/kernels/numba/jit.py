@@ -21,7 +21,7 @@ from numba.core.compiler import Compiler
 Array = np.ndarray[Any, Any]
 _log = logging.getLogger("rheobase")
 
-f32, f64, i16, i32, u32 = np.float32, np.float64, np.int16, np.int32, np.uint32
+f32, f64, i16, i32, i64, u32 = np.float32, np.float64, np.int16, np.int32, np.int64, np.uint32
 
 
 class _Apart(Compiler):
@@ -52,7 +52,7 @@ NUMBERS = ("decay", "threshold", "input_scale", "leak", "adaptation", "width", "
 
 INTEGERS = (
     *("next", "finished", "entered"),  # counters of the threads at work
-    *("pieces", "T", "N", "C", "moving", "large", "width", "inner", "span", "anew"),  # of `walk.Walk`
+    *("pieces", "T", "N", "C", "moving", "large", "width", "inner", "span", "per", "anew"),  # of `walk.Walk`
     *("room", "pitch", "channel_pitch"),  # see `scratch.py`
     *(f"{what}_{name}" for name in NUMBERS for what in ("n", "size")),
     *("scratch", "residual_step", "sum_rows"),

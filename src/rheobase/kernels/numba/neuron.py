@@ -17,16 +17,14 @@ from typing import Any
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
-from rheobase.kernels.numba.blocks import block, collect, count, fill, share
+from rheobase.kernels.numba.blocks import block, collect, fill, share
 from rheobase.kernels.numba.intrinsics import array, enter, fence, finish, least, prefetch, row, stream, take
-from rheobase.kernels.numba.jit import Kernel, called, f32, f64
+from rheobase.kernels.numba.jit import Kernel, called, f32, f64, i64
 from rheobase.kernels.numba.rows import DELAYED, assign, charge, copy, descend, fire, settle
 from rheobase.kernels.numba.scratch import (
     LANES,
     affine,
-    channel,
     numbers,
-    part,
     read,
     refill,
     sum_up,
@@ -47,31 +45,32 @@ def forward(element: type, reset: int, cuba: bool, adaptive: bool, rows: bool) -
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
-        me = enter(address)
-        T, N, w, inner, span = job.T, job.N, job.width, job.inner, job.span
+        me = job.scratch + enter(address) * job.room
+        T, N, C, w, inner, span, per = job.T, job.N, job.C, job.width, job.inner, job.span, job.per
+        P, Q, anew = job.pitch, job.channel_pitch, job.anew
         step = N if job.moving else 0  # from an input to the next
         x, drive = array(job.x, T * N, element), array(job.drive, T * N, element)
         residual, skip = array(job.residual, T * N, element), array(job.skip, T * N, element)
-        spikes, nothing = array(job.spikes, T * N, element), part(job, me, 2, w, element)
-        scale, shift = channel(job, me, 0), channel(job, me, 1)
-        scales, shifts = part(job, me, 0, w, f32), part(job, me, 1, w, f32)
+        spikes, nothing = array(job.spikes, T * N, element), array(me + 2 * P, w, element)
+        scale, shift = array(me + ROWS * P, C, f32), array(me + ROWS * P + Q, C, f32)
+        scales, shifts = array(me, w, f32), array(me + P, w, f32)
         again = affine(job, job.weight != 0, scale, shift, scales, shifts)
-        new_spikes, new_drive = part(job, me, 5, w, element), part(job, me, 6, w, element)
+        new_spikes, new_drive = array(me + 5 * P, w, element), array(me + 6 * P, w, element)
         p = numbers(job, me, by_rows)
         assign(nothing, f32(0))
-        blocks = count(N, w, span)
+        blocks = N // span * per
         while True:
             piece = take(address)
             if piece >= job.pieces:
                 return fence()
             first, end = share(piece, job.pieces, blocks)
             for k in range(first, end):
-                lo, n = block(k, w, span)
+                lo, n = block(k, w, span, per)
                 if again:
-                    fill(row(scales, 0, n), scale, inner, True, lo)
-                    fill(row(shifts, 0, n), shift, inner, True, lo)
+                    fill(row(scales, 0, n), scale, inner, anew, lo)
+                    fill(row(shifts, 0, n), shift, inner, anew, lo)
                 refill(job, p, lo, n)
-                v, o = part(job, me, 3, n, f32), part(job, me, 4, n, f32)
+                v, o = array(me + 3 * P, n, f32), array(me + 4 * P, n, f32)
                 read(job.state, lo, v)
                 if cuba or adaptive:
                     read(job.other, lo, o)
@@ -87,18 +86,18 @@ def forward(element: type, reset: int, cuba: bool, adaptive: bool, rows: bool) -
                         extra = row(skip, t * N + lo, n)
                         prefetch(skip, t * N + lo + n, ahead)
                     s = row(new_spikes, 0, n) if job.large else row(spikes, t * N + lo, n)
-                    if job.drive:
-                        y = row(new_drive, 0, n) if job.large else row(drive, t * N + lo, n)
+                    y = row(drive, t * N + lo, n) if job.drive and not job.large else row(new_drive, 0, n)
+                    if job.drive or job.skip:
                         fire(
                             row(x, at, n), more, scales, shifts, extra, v, o, y, s,
-                            reset, cuba, adaptive, True, p[0], p[1], p[2], p[3], p[4],
+                            reset, cuba, adaptive, False, p[0], p[1], p[2], p[3], p[4],
                         )  # fmt: skip
-                        if job.large:
+                        if job.drive and job.large:
                             stream(y, drive, t * N + lo, n)
                     else:
                         fire(
-                            row(x, at, n), more, scales, shifts, extra, v, o, row(new_drive, 0, n), s,
-                            reset, cuba, adaptive, False, p[0], p[1], p[2], p[3], p[4],
+                            row(x, at, n), more, scales, shifts, extra, v, o, y, s,
+                            reset, cuba, adaptive, True, p[0], p[1], p[2], p[3], p[4],
                         )  # fmt: skip
                     if job.large:
                         stream(s, spikes, t * N + lo, n)
@@ -144,30 +143,32 @@ def backward(
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
-        me = enter(address)
-        T, N, C, w, P, inner, span = job.T, job.N, job.C, job.width, job.pitch, job.inner, job.span
+        me = job.scratch + enter(address) * job.room
+        T, N, C, w, inner, span, per = job.T, job.N, job.C, job.width, job.inner, job.span, job.per
+        P, Q, anew = job.pitch, job.channel_pitch, job.anew
         step = N if job.moving else 0  # from an input to the next
         x, gy = array(job.x, T * N, element), array(job.gy, T * N, element)
         g, g_drive = array(job.g, T * N, element), array(job.g_drive, T * N, element)
         drive, drive_step = array(job.x, T * N, element), step
         if job.drive:
             drive, drive_step = array(job.drive, T * N, element), N
-        residual, nothing = array(job.residual, T * N, element), part(job, me, 2, w, element)
-        scale, shift, mean = channel(job, me, 0), channel(job, me, 1), channel(job, me, 2)
-        scales, shifts, means = part(job, me, 0, w, f32), part(job, me, 1, w, f32), part(job, me, 7, w, f32)
+        residual, nothing = array(job.residual, T * N, element), array(me + 2 * P, w, element)
+        scale, shift = array(me + ROWS * P, C, f32), array(me + ROWS * P + Q, C, f32)
+        mean, means = array(me + ROWS * P + 2 * Q, C, f32), array(me + 7 * P, w, f32)
+        scales, shifts = array(me, w, f32), array(me + P, w, f32)
         again = affine(job, job.weight != 0 and job.drive == 0, scale, shift, scales, shifts)
-        us, ws = part(job, me, ROWS, T * P, f32), part(job, me, ROWS + T, T * P, f32)
-        vs, ys = part(job, me, ROWS + vs_from * T, T * P, f32), part(job, me, ROWS + ys_from * T, T * P, f32)
-        new_gy = part(job, me, 6, w, element)
+        us = me + ROWS * P + 3 * Q  # the rows for each time step
+        ws, vs, ys = us + T * P, us + vs_from * T * P, us + ys_from * T * P
+        new_gy = array(me + 6 * P, w, element)
         p = numbers(job, me, by_rows)
         assign(nothing, f32(0))
         if normed:
             copy(array(job.mean, C, f64), mean)
-            if not job.anew:
-                fill(means, mean, inner, False, 0)
+            if not anew:
+                fill(means, mean, inner, anew, i64(0))
         for j in range(lanes):
-            assign(part(job, me, LANES + j, w, f32), f32(0))
-        blocks = count(N, w, span)
+            assign(array(me + (LANES + j) * P, w, f32), f32(0))
+        blocks = N // span * per
         found, apart_to = array(job.sums, job.pieces * summed * C, f64), array(job.g_numbers, 5 * N, f32)
         while True:
             piece = take(address)
@@ -177,14 +178,14 @@ def backward(
             mine = row(found, summed * C * piece, summed * C)
             assign(mine, f64(0))
             for k in range(first, end):
-                lo, n = block(k, w, span)
+                lo, n = block(k, w, span, per)
                 if again:
-                    fill(row(scales, 0, n), scale, inner, True, lo)
-                    fill(row(shifts, 0, n), shift, inner, True, lo)
-                if normed and job.anew:
-                    fill(row(means, 0, n), mean, inner, True, lo)
+                    fill(row(scales, 0, n), scale, inner, anew, lo)
+                    fill(row(shifts, 0, n), shift, inner, anew, lo)
+                if normed and anew:
+                    fill(row(means, 0, n), mean, inner, anew, lo)
                 refill(job, p, lo, n)
-                v, o, gr = part(job, me, 3, n, f32), part(job, me, 4, n, f32), part(job, me, 5, n, f32)
+                v, o, gr = array(me + 3 * P, n, f32), array(me + 4 * P, n, f32), array(me + 5 * P, n, f32)
                 ahead = least(w, N - lo - n)
                 read(job.state, lo, v)
                 if two:
@@ -201,8 +202,9 @@ def backward(
                         prefetch(residual, t * job.residual_step + lo + n, ahead)
                     charge(
                         row(drive, t * drive_step + lo, n), more, scales, shifts, v, o,
-                        row(us, t * P, n), row(ws, t * P, n), row(vs, t * P, n), row(ys, t * P, n),
-                        reset, cuba, adaptive, keep_v, for_scale, p[0], p[1], p[2], p[3], p[4],
+                        array(us + t * P, n, f32), array(ws + t * P, n, f32), array(vs + t * P, n, f32),
+                        array(ys + t * P, n, f32), reset, cuba, adaptive, keep_v, for_scale,
+                        p[0], p[1], p[2], p[3], p[4],
                     )  # fmt: skip
                 read(job.g_final, lo, v)
                 if two:
@@ -217,10 +219,11 @@ def backward(
                     q = row(new_gy, 0, n) if job.large else row(gy, t * N + lo, n)
                     descend(
                         row(g, t * N + lo, n), more, row(x, t * step + lo, n),
-                        row(us, t * P, n), row(ws, t * P, n), row(vs, t * P, n), row(ys, t * P, n), v, o, gr, q, means,
-                        part(job, me, LANES, n, f32), part(job, me, LANES + 1, n, f32),
-                        part(job, me, l0, n, f32), part(job, me, l1, n, f32), part(job, me, l2, n, f32),
-                        part(job, me, l3, n, f32), part(job, me, l4, n, f32),
+                        array(us + t * P, n, f32), array(ws + t * P, n, f32), array(vs + t * P, n, f32),
+                        array(ys + t * P, n, f32), v, o, gr, q, means,
+                        array(me + LANES * P, n, f32), array(me + (LANES + 1) * P, n, f32),
+                        array(me + l0 * P, n, f32), array(me + l1 * P, n, f32), array(me + l2 * P, n, f32),
+                        array(me + l3 * P, n, f32), array(me + l4 * P, n, f32),
                         kind, reset, cuba, adaptive, detach, normed,
                         for_decay, for_threshold, for_scale, for_leak, for_adaptation,
                         p[0], p[1], p[2], p[3], p[4], p[5], p[6],
@@ -228,18 +231,18 @@ def backward(
                     if job.large:
                         stream(q, gy, t * N + lo, n)
                 if delayed and not detach:
-                    before = part(job, me, 15, n, f32)
+                    before = array(me + 15 * P, n, f32)
                     read(job.state, lo, before)
-                    settle(before, v, gr, part(job, me, l1, n, f32), kind, for_threshold, p[1], p[5], p[6])
+                    settle(before, v, gr, array(me + l1 * P, n, f32), kind, for_threshold, p[1], p[5], p[6])
                 write(v, job.g_state, lo)
                 if two:
                     write(o, job.g_other, lo)
-                if job.anew or k == end - 1:
+                if anew or k == end - 1:
                     for j in range(summed):
-                        lane = part(job, me, LANES + j, n if job.anew else w, f32)
-                        collect(row(mine, j * C, C), lane, inner, job.anew, lo)
+                        lane = array(me + (LANES + j) * P, n if anew else w, f32)
+                        collect(row(mine, j * C, C), lane, inner, anew, lo)
                 for j in range(summed, lanes):
-                    lane = part(job, me, LANES + j, n, f32)
+                    lane = array(me + (LANES + j) * P, n, f32)
                     copy(lane, row(apart_to, (j - summed) * N + lo, n))
                     assign(lane, f32(0))
             if finish(address) == job.pieces - 1:

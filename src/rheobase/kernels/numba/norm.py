@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
-from rheobase.kernels.numba.blocks import block, collect, count, fill, share
+from rheobase.kernels.numba.blocks import block, collect, fill, share
 from rheobase.kernels.numba.intrinsics import array, enter, fence, finish, least, prefetch, row, stream, take
-from rheobase.kernels.numba.jit import Kernel, called, f32, f64
+from rheobase.kernels.numba.jit import Kernel, called, f32, f64, i64
 from rheobase.kernels.numba.rows import assign, combine, copy, squares
-from rheobase.kernels.numba.scratch import channel, part, sum_up, variance
+from rheobase.kernels.numba.scratch import sum_up, variance
+from rheobase.kernels.numba.walk import ROWS
 
 
 @called
@@ -44,15 +45,15 @@ def moments(element: type) -> Kernel:
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
-        me = enter(address)
-        N, C, w, inner, span = job.N, job.C, job.width, job.inner, job.span
+        me = job.scratch + enter(address) * job.room
+        N, C, w, inner, span, per, anew = job.N, job.C, job.width, job.inner, job.span, job.per, job.anew
         steps = job.T if job.moving else 1
         x = array(job.x, steps * N, element)
         sums = array(job.sums, job.pieces * 2 * C, f64)
-        a, b = part(job, me, 0, w, f64), part(job, me, 2, w, f64)
+        a, b = array(me, w, f64), array(me + 2 * job.pitch, w, f64)
         assign(a, f32(0))
         assign(b, f32(0))
-        blocks = count(N, w, span)
+        blocks = N // span * per
         while True:
             piece = take(address)
             if piece >= job.pieces:
@@ -63,15 +64,15 @@ def moments(element: type) -> Kernel:
             assign(sum_xx, f32(0))
             for t in range(steps):
                 for k in range(first, end):
-                    lo, n = block(k, w, span)
+                    lo, n = block(k, w, span, per)
                     prefetch(x, t * N + lo + n, least(w, N - lo - n))
                     squares(row(x, t * N + lo, n), a, b)
-                    if job.anew:
-                        collect(sum_x, row(a, 0, n), inner, True, lo)
-                        collect(sum_xx, row(b, 0, n), inner, True, lo)
-            if not job.anew:
-                collect(sum_x, a, inner, False, 0)
-                collect(sum_xx, b, inner, False, 0)
+                    if anew:
+                        collect(sum_x, row(a, 0, n), inner, anew, lo)
+                        collect(sum_xx, row(b, 0, n), inner, anew, lo)
+            if not anew:
+                collect(sum_x, a, inner, anew, i64(0))
+                collect(sum_xx, b, inner, anew, i64(0))
             if finish(address) == job.pieces - 1:
                 _settle(job)
 
@@ -90,27 +91,28 @@ def norm_backward(element: type) -> Kernel:
 
     def body(address: Any) -> None:
         job = carray(address, 1)[0]
-        me = enter(address)
-        T, N, C, w, inner, span = job.T, job.N, job.C, job.width, job.inner, job.span
+        me = job.scratch + enter(address) * job.room
+        T, N, C, w, inner, span, per = job.T, job.N, job.C, job.width, job.inner, job.span, job.per
+        P, Q, anew = job.pitch, job.channel_pitch, job.anew
         step = N if job.moving else 0
         x = array(job.x, T * N, element)
         gy, gx = array(job.gy, T * N, element), array(job.gx, T * N, element)
         weight, sums = array(job.weight, C, f32), array(job.sums, 2 * C, f64)
         mean = array(job.mean, C, f64)
         portion = 1 / job.count if job.count > 0 else 0.0
-        scale, factor, offset = channel(job, me, 0), channel(job, me, 1), channel(job, me, 2)
+        scale, factor = array(me + ROWS * P, C, f32), array(me + ROWS * P + Q, C, f32)
+        offset, offsets = array(me + ROWS * P + 2 * Q, C, f32), array(me + 2 * P, w, f32)
+        scales, factors, scratch = array(me, w, f32), array(me + P, w, f32), array(me + 3 * P, w, element)
         for c in range(C):
             var = variance(job, c) + job.eps
             a = weight[c] / np.sqrt(var)
             b = -a * portion * sums[C + c] / var
             scale[c], factor[c], offset[c] = a, b, -a * portion * sums[c] - b * mean[c]
-        scales, factors, offsets = part(job, me, 0, w, f32), part(job, me, 1, w, f32), part(job, me, 2, w, f32)
-        scratch = part(job, me, 3, w, element)
-        if not job.anew:
-            fill(scales, scale, inner, False, 0)
-            fill(factors, factor, inner, False, 0)
-            fill(offsets, offset, inner, False, 0)
-        blocks = count(N, w, span)
+        if not anew:
+            fill(scales, scale, inner, anew, i64(0))
+            fill(factors, factor, inner, anew, i64(0))
+            fill(offsets, offset, inner, anew, i64(0))
+        blocks = N // span * per
         while True:
             piece = take(address)
             if piece >= job.pieces:
@@ -118,11 +120,11 @@ def norm_backward(element: type) -> Kernel:
             first, end = share(piece, job.pieces, blocks)
             for t in range(T):
                 for k in range(first, end):
-                    lo, n = block(k, w, span)
-                    if job.anew:
-                        fill(row(scales, 0, n), scale, inner, True, lo)
-                        fill(row(factors, 0, n), factor, inner, True, lo)
-                        fill(row(offsets, 0, n), offset, inner, True, lo)
+                    lo, n = block(k, w, span, per)
+                    if anew:
+                        fill(row(scales, 0, n), scale, inner, anew, lo)
+                        fill(row(factors, 0, n), factor, inner, anew, lo)
+                        fill(row(offsets, 0, n), offset, inner, anew, lo)
                     start, ahead = t * N + lo, least(w, N - lo - n)
                     prefetch(x, t * step + lo + n, ahead)
                     prefetch(gy, start + n, ahead)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rheobase.kernels.numba.elements import at, kept, put, wide
+from rheobase.kernels.numba.elements import at, kept, mark, put, wide
 from rheobase.kernels.numba.jit import Array, exact, f32, f64, fast, i32, u32
 
 SURROGATES = ("SuperSpike", "ATan", "Sigmoid", "Triangle", "Rectangle", "Gaussian")  # by their place here
@@ -51,16 +51,17 @@ def _spike(u: Any, bar: Any) -> Any:
 @exact
 def fire(
     x: Array, more: Array, scale: Array, shift: Array, skip: Array, v: Array, w: Array, drive: Array, s: Array,
-    reset: int, cuba: bool, adaptive: bool, keep: bool, decay: Any, threshold: Any, input_scale: Any, leak: Any,
+    reset: int, cuba: bool, adaptive: bool, alone: bool, decay: Any, threshold: Any, input_scale: Any, leak: Any,
     adaptation: Any,
 ) -> None:  # fmt: skip
-    """One step up: y = (scale x + shift) + more, `drive` if kept; s = the spikes of y, plus skip; v and w move on.
+    """One step up: drive = y = (scale x + shift) + more; s = the spikes of y, plus skip; v and w move on.
 
-    See `reference.py`; w is the synapse's current (`cuba`) or the adaptation (`adaptive`).
+    With `alone` there is no skip, and no drive is kept. See `reference.py`; w is the synapse's current (`cuba`) or the
+    adaptation (`adaptive`).
     """
     for i in range(x.size):
         y = kept(x, _drive(x[i], more[i], scale[i], shift[i]))  # as it would lie in memory
-        if keep:
+        if not alone:
             put(drive, i, y)
         if cuba:
             y = at(leak, i) * w[i] + y
@@ -69,10 +70,11 @@ def fire(
         bar = at(threshold, i)
         if adaptive:
             bar = bar + at(adaptation, i) * w[i]
-        one = _spike(u, bar)
-        if adaptive:
-            w[i] = at(leak, i) * w[i] + one
-        put(s, i, one + wide(skip[i]))
+            w[i] = at(leak, i) * w[i] + _spike(u, bar)
+        if alone:
+            mark(s, i, u, bar)
+        else:
+            put(s, i, _spike(u, bar) + wide(skip[i]))
         v[i] = _reset(u, u >= bar, at(threshold, i), reset)
 
 

@@ -1,8 +1,11 @@
 """What a thread works in, and the numbers of a neuron and a norm as it reads them.
 
-A kernel allocates nothing, since what fails inside it cannot be told: each thread has its own part of one tensor. That
-holds ROWS rows of a block's length, three rows of a value a channel, and rows of a block's length for each time step.
+A kernel allocates nothing, since what fails inside it cannot be told: each thread has its own part of one tensor,
+`room` bytes from address `mine` on. That holds ROWS rows of a block's length, `pitch` bytes from each other, three rows
+of a value a channel, `channel_pitch` apart, and rows of a block's length for each time step.
 """
+
+# ruff: noqa: N806  (P is a pitch, as everywhere)
 
 from __future__ import annotations
 
@@ -14,25 +17,11 @@ from numba.extending import overload
 
 from rheobase.kernels.numba.blocks import fill
 from rheobase.kernels.numba.intrinsics import array, row
-from rheobase.kernels.numba.jit import OPTIONS, Array, called, exact, f32, f64
+from rheobase.kernels.numba.jit import OPTIONS, Array, called, exact, f32, f64, i64
 from rheobase.kernels.numba.rows import assign, copy
-from rheobase.kernels.numba.walk import ROWS
 
 LANES = 8  # the first of up to seven rows that sums gather in
 FIRST = 17  # the first of the seven that hold a neuron's numbers
-
-
-@exact
-def part(job: Any, thread: int, k: int, size: int, element: Any) -> Any:
-    """Row k of a thread, or with k >= ROWS those for each time step: `size` elements from there on."""
-    channels = 3 * job.channel_pitch if k >= ROWS else 0
-    return array(job.scratch + 4 * (thread * job.room + k * job.pitch + channels), size, element)
-
-
-@exact
-def channel(job: Any, thread: int, k: int) -> Any:
-    """A row of one value a channel, k in 0, 1, 2."""
-    return array(job.scratch + 4 * (thread * job.room + ROWS * job.pitch + k * job.channel_pitch), job.C, f32)
 
 
 @called
@@ -58,16 +47,16 @@ def _one_each(job: Any) -> Any:
 
 
 @exact
-def _row_each(job: Any, thread: int) -> Any:
-    w = job.width
+def _row_each(job: Any, mine: int) -> Any:
+    w, start, P = job.width, mine + FIRST * job.pitch, job.pitch
     found = (
-        part(job, thread, FIRST, w, f32),
-        part(job, thread, FIRST + 1, w, f32),
-        part(job, thread, FIRST + 2, w, f32),
-        part(job, thread, FIRST + 3, w, f32),
-        part(job, thread, FIRST + 4, w, f32),
-        part(job, thread, FIRST + 5, w, f32),
-        part(job, thread, FIRST + 6, w, f32),
+        array(start, w, f32),
+        array(start + P, w, f32),
+        array(start + 2 * P, w, f32),
+        array(start + 3 * P, w, f32),
+        array(start + 4 * P, w, f32),
+        array(start + 5 * P, w, f32),
+        array(start + 6 * P, w, f32),
     )
     _fill_all(job, found, 0, w, True)
     return found
@@ -90,7 +79,7 @@ def _fill_all(job: Any, found: Any, lo: int, n: int, first: bool) -> None:
     _fill(job, job.n_height, job.size_height, lo, n, found[6], first)
 
 
-def numbers(job: Any, thread: int, rows: tuple[int, ...]) -> Any:
+def numbers(job: Any, mine: int, rows: tuple[int, ...]) -> Any:
     """Decay, threshold, input scale, leak, adaptation, and the surrogate's width and height.
 
     With rows = () they are numbers, with (1,) rows, filled for the first block. (Chosen by type: Numba finds no kernel
@@ -100,10 +89,10 @@ def numbers(job: Any, thread: int, rows: tuple[int, ...]) -> Any:
 
 
 @overload(numbers, jit_options=OPTIONS, strict=False)  # type: ignore[arg-type]
-def _numbers(job: Any, thread: Any, rows: Any) -> Any:
+def _numbers(job: Any, mine: Any, rows: Any) -> Any:
     if rows.count:
-        return lambda job, thread, rows: _row_each(job, thread)
-    return lambda job, thread, rows: _one_each(job)
+        return lambda job, mine, rows: _row_each(job, mine)
+    return lambda job, mine, rows: _one_each(job)
 
 
 def refill(job: Any, found: Any, lo: int, n: int) -> None:
@@ -141,8 +130,8 @@ def affine(job: Any, normed: bool, scale: Array, shift: Array, scales: Array, sh
         scale[c] = k
         shift[c] = bias[c] - mean[c] * k
     if not job.anew:
-        fill(scales, scale, job.inner, False, 0)
-        fill(shifts, shift, job.inner, False, 0)
+        fill(scales, scale, job.inner, job.anew, i64(0))
+        fill(shifts, shift, job.inner, job.anew, i64(0))
     return bool(job.anew)
 
 

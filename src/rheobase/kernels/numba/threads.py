@@ -56,7 +56,7 @@ def run(kernel: Kernel, job: Job) -> None:
         RuntimeError: not all of it was done.
     """
     threads = min(torch.get_num_threads(), job.pieces)
-    scratch = torch.empty(threads * job.room, dtype=torch.float32)
+    scratch = torch.empty(threads * job.room, dtype=torch.uint8)
     job.next = job.finished = job.entered = 0
     job.scratch = scratch.data_ptr()
     _start()(kernel.address, ctypes.addressof(job), threads)

@@ -35,6 +35,7 @@ class Walk(NamedTuple):
     width: int
     inner: int
     span: int
+    per: int
     anew: bool
     room: int
     pitch: int
@@ -66,9 +67,10 @@ def _walk(shape: tuple[int, ...], strides: tuple[int, ...], channels: bool, neur
         else:
             span, anew = inner, True
     width = max(1, min(width, span))
-    pitch, channel_pitch = _padded(width), _padded(C)
-    room = (ROWS + arrays * T) * pitch + 3 * channel_pitch
-    return Walk(pieces(T * N), T, N, C, moving, T * N >= LARGE, width, inner, span, anew, room, pitch, channel_pitch)
+    pitch, channel_pitch = 4 * _padded(width), 4 * _padded(C)
+    room, per = (ROWS + arrays * T) * pitch + 3 * channel_pitch, -(-span // width)
+    large = T * N >= LARGE
+    return Walk(pieces(T * N), T, N, C, moving, large, width, inner, span, per, anew, room, pitch, channel_pitch)
 
 
 def _padded(size: int) -> int:
