@@ -35,11 +35,11 @@ def hollow(build: Build, x: Tensor, grad: Tensor) -> Call:
     whole = backward(build, x, grad)
 
     def call() -> None:
-        run, threads.run = threads.run, lambda kernel, job: None
+        run, threads.work_off = threads.work_off, lambda kernel, job: None
         try:
             whole()
         finally:
-            threads.run = run
+            threads.work_off = run
 
     return call
 

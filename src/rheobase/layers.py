@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -101,10 +102,12 @@ class Fire(nn.Module):
         neuron: Any = self.neuron
         spec, by = self._together(norm, neuron, currents, residual, skip)
         if by is not None:
-            options = {"spec": spec, "by": by, "norm": norm.operands(currents, by), "residual": residual, "skip": skip}
             look = local.look
             call = partial(neuron._call, state=None, keep_state=False) if look is None else partial(look.call, neuron)
-            ran = call(currents, **options, keep_drive=self.drive)
+            unseen = look is None and not norm.together and not torch.compiler.is_compiling()
+            with by.queue() if unseen else nullcontext():
+                options = {"spec": spec, "by": by, "norm": norm.operands(currents, by)}
+                ran = call(currents, **options, residual=residual, skip=skip, keep_drive=self.drive)
             return (ran.outputs, ran.drive) if self.drive else ran.outputs
         drive = norm(currents)
         if residual is not None:

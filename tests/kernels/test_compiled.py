@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numba import types
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rheobase as rb
 from rheobase.kernels.numba import engine, norm, threads
@@ -38,13 +39,13 @@ def vectors(found: str, *patterns: str) -> None:
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Kernel, Job]]:
     """The kernels that run, and their jobs."""
-    seen, run = [], threads.run
+    seen, run = [], threads.work_off
 
     def spy(kernel: Kernel, job: Job) -> None:
         seen.append((kernel, job))
         run(kernel, job)
 
-    monkeypatch.setattr(threads, "run", spy)
+    monkeypatch.setattr(threads, "work_off", spy)
     return seen
 
 
@@ -149,6 +150,49 @@ def test_kernels_run_on_the_threads_of_torch() -> None:
         assert threads._openmp() is not None
 
 
+def test_kernels_that_wait_run_in_order_and_are_dropped_where_something_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(threads, "work_off", lambda kernel, job: done.append(kernel))
+    with threads.queue():
+        threads.run(1, None, None, lambda: done.append("after 1"))
+        assert done == []
+        with threads.queue():
+            threads.run(2, None, None)
+        assert done == [1, "after 1", 2]
+        threads.run(3, None, None)
+    assert done[3:] == [3]
+    with pytest.raises(KeyError), threads.queue():
+        threads.run(4, None, None)
+        raise KeyError
+    threads.run(5, None, None)
+    assert done[4:] == [5]
+
+
+class Watching(TorchDispatchMode):
+    """Looks at what each operator gives at once."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.namespace == "rheobase":
+            self.seen.append([t.clone() for t in (found if isinstance(found, tuple) else (found,))])
+        return found
+
+
+def test_who_looks_on_sees_what_is_done() -> None:
+    fire, x = rb.Fire(rb.CurrentNorm(6), rb.LIF()), torch.rand(3, 5, 6, 7, 4, requires_grad=True)
+    with Watching() as mode:
+        mode.seen = []
+        spikes = fire(x)
+        spikes.square().sum().backward()
+    assert_fires(spikes)
+    (mean, _), (fired, *_), (_, *_), (grad,) = mode.seen
+    torch.testing.assert_close(mean, x.detach().double().mean((0, 1, 3, 4)))
+    assert torch.equal(fired, spikes)
+    assert torch.equal(grad, x.grad)
+
+
 @pytest.mark.parametrize("start", [threads._openmp, threads._python])
 def test_a_kernel_that_stops_early_raises(monkeypatch: pytest.MonkeyPatch, start: Any) -> None:
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])  # it is not worth keeping
@@ -161,7 +205,7 @@ def test_a_kernel_that_stops_early_raises(monkeypatch: pytest.MonkeyPatch, start
     monkeypatch.setattr(threads, "_start", start)
     job = Job(pieces=3, room=16)
     with pytest.raises(RuntimeError, match="did 0 of 3 pieces of its work"):
-        threads.run(Kernel(body, "stops"), job)
+        threads.work_off(Kernel(body, "stops"), job)
     assert job.entered == 0
     with pytest.raises(RuntimeError, match="did 0 of 2 pieces"):  # wherever it is called
         monkeypatch.setattr(norm, "moments", lambda element: Kernel(body, "stops"))
@@ -191,8 +235,8 @@ def test_kernels_are_kept_on_disk_for_other_processes(used: list) -> None:
     for case in (DEFAULT, CHANNELS, NEURONS):
         ran(case, used)
     program = """
-kernels, run = [], threads.run
-threads.run = lambda kernel, job: (kernels.append(kernel), run(kernel, job))
+kernels, run = [], threads.work_off
+threads.work_off = lambda kernel, job: (kernels.append(kernel), run(kernel, job))
 for case in (DEFAULT, CHANNELS, NEURONS):
     case.neuron((4, 3, 6, 5))(leaf(grid(4, 3, 6, 5))).sum().backward()
 print(*(kernel._compiled._cache_hits for kernel in kernels))

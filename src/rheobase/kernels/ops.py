@@ -10,6 +10,7 @@ They are defined with `torch.library.Library`, as a call of a `torch.library.cus
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -212,7 +213,9 @@ def laid(given: Inputs) -> Inputs:
 
 
 def _moments(currents: Tensor, engine: str) -> tuple[Tensor, Tensor]:
-    mean, m2 = by_name(engine).moments(dense(currents))
+    by = by_name(engine)
+    with by.queue():
+        mean, m2 = by.moments(dense(currents))
     return mean, m2
 
 
@@ -224,7 +227,9 @@ def _moments_fake(currents: Tensor, engine: str) -> tuple[Tensor, Tensor]:
 def _fire(*inputs: Any) -> tuple[Tensor, ...]:
     given, how, (keep_state, keep_drive, engine) = _split(inputs)
     check(given)
-    return _whole(by_name(engine).forward(laid(given), how, keep_state, keep_drive))
+    by = by_name(engine)
+    with by.queue():
+        return _whole(by.forward(laid(given), how, keep_state, keep_drive))
 
 
 def _fire_fake(*inputs: Any) -> tuple[Tensor, ...]:
@@ -246,7 +251,9 @@ def _check_backward(given: Inputs, grads: Sequence[Tensor | None], drive: Tensor
 def _fire_backward(*inputs: Any) -> tuple[Tensor, ...]:
     given, how, (*grads, drive, learned, engine) = _split(inputs)
     _check_backward(given, grads, drive)
-    return _whole(by_name(engine).backward(laid(given), how, grads, drive, tuple(learned)))
+    by = by_name(engine)
+    with by.queue():
+        return _whole(by.backward(laid(given), how, grads, drive, tuple(learned)))
 
 
 def _fire_backward_fake(*inputs: Any) -> tuple[Tensor, ...]:
@@ -259,7 +266,9 @@ def _fire_backward_fake(*inputs: Any) -> tuple[Tensor, ...]:
 
 def _norm_backward(grad: Tensor, currents: Tensor, *rest: Any) -> Tensor:
     *others, engine = rest
-    found: Tensor = by_name(engine).norm_backward(grad, dense(currents), *others, torch.empty_like(grad))
+    by = by_name(engine)
+    with by.queue():
+        found: Tensor = by.norm_backward(grad, dense(currents), *others, torch.empty_like(grad))
     return found
 
 
@@ -327,18 +336,19 @@ class Fire(torch.autograd.Function):
         direct = not engine.operators or (
             plain(saved) and plain(grads) and not any(batched(g) for g in grads if g is not None)
         )
-        if direct:
-            given = laid(given)
-            found = engine.backward(given, how, grads, drive, learned)
-        else:
-            found = Gradients(*_some(fire_backward(*given, *how, *grads, drive, learned, engine.name)))
-        gx = gy = found.drive
-        if given.weight is not None and needs[0]:
-            arguments = (gy, given.currents, given.weight, given.mean, given.m2, found.sums, how.eps, how.samples)
+        with engine.queue() if direct else nullcontext():
             if direct:
-                gx = engine.norm_backward(*arguments, torch.empty_like(gy) if joined else gy)
+                given = laid(given)
+                found = engine.backward(given, how, grads, drive, learned)
             else:
-                gx = norm_backward(*arguments, engine.name)
+                found = Gradients(*_some(fire_backward(*given, *how, *grads, drive, learned, engine.name)))
+            gx = gy = found.drive
+            if given.weight is not None and needs[0]:
+                arguments = (gy, given.currents, given.weight, given.mean, given.m2, found.sums, how.eps, how.samples)
+                if direct:
+                    gx = engine.norm_backward(*arguments, torch.empty_like(gy) if joined else gy)
+                else:
+                    gx = norm_backward(*arguments, engine.name)
         return (
             None, None, None, None, gx, gy if joined else None, grads[0] if ctx.skipped else None,
             _as(found.state, given.state), _as(found.other, given.other),

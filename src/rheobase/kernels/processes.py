@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +43,7 @@ def together(engine: Engine, share: Tensor) -> Engine:
         dist.all_reduce(sums)
         return engine.norm_backward(grad, x, weight, mean, m2, sums * share, *rest)
 
-    return replace(engine, norm_backward=norm_backward, operators=False)
+    return replace(engine, norm_backward=norm_backward, queue=nullcontext, operators=False)
 
 
 class _Summed(torch.autograd.Function):

@@ -7,6 +7,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ class Engine:
         recur: (inputs, how, before, weight, bias) -> `recurrent.Steps`; None where a neuron that hears itself through
             a linear layer runs step by step.
         recur_backward: (inputs, how, grads, steps, weight, learned) -> `ops.Gradients`.
+        queue: () -> a context in which it may wait with what it gives until its end, where Python's time between two
+            functions would cost.
         operators: whether the operators reach it by its name; a gradient rule is called directly.
     """
 
@@ -52,6 +55,7 @@ class Engine:
     norm_backward: Callable[..., Any]
     recur: Callable[..., Any] | None = None
     recur_backward: Callable[..., Any] | None = None
+    queue: Callable[[], AbstractContextManager[Any]] = nullcontext
     operators: bool = True
 
 

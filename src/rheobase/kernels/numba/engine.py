@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,9 +42,8 @@ def moments(x: Tensor, running: Running | None = None) -> tuple[Tensor, Tensor]:
     tensors = {"mean": mean, "m2": m2, "sums": sums}
     if running is not None:
         tensors["running_mean"], tensors["running_var"], fields["momentum"] = running
-    threads.run(norm.moments(ELEMENTS[x.dtype]), job(x, how, tensors, fields))
-    if running is not None:
-        torch.autograd.graph.increment_version(running[:2])
+    moved = None if running is None else partial(torch.autograd.graph.increment_version, running[:2])
+    threads.run(norm.moments(ELEMENTS[x.dtype]), job(x, how, tensors, fields), (x, tensors), moved)
     return mean, m2
 
 
@@ -51,8 +51,7 @@ def forward(given: Inputs, how: How, keep_state: bool, keep_drive: bool) -> Outp
     """See `ops.Outputs`."""
     outputs = ops.outputs(given.currents, how.kind != "LIF", keep_state, keep_drive)
     if given.currents.numel():
-        task = forward_task(given, how, outputs)
-        threads.run(task.kernel, task.job)
+        threads.run(*forward_task(given, how, outputs))
     return outputs
 
 
@@ -65,8 +64,7 @@ def backward(
     if not x.numel():
         return zeroed(gradients)
     task, sums = backward_task(given, how, grads, drive, learned, gradients)
-    threads.run(task.kernel, task.job)
-    fill(gradients, sums, x)
+    threads.run(*task, partial(fill, gradients, sums, x))
     return gradients._replace(sums=sums.rows[0, :2]) if given.weight is not None else gradients
 
 
@@ -87,7 +85,8 @@ def norm_backward(
     x = aligned(x[:1], grad).expand(x.shape) if static(x) else aligned(x, grad)
     weight, sums = row(weight, torch.float32), row(sums, torch.float64)
     tensors: dict[str, Tensor | None] = {"weight": weight, "mean": mean, "m2": m2, "sums": sums, "gy": grad, "gx": out}
-    threads.run(norm.norm_backward(ELEMENTS[x.dtype]), job(x, walk(x, True), tensors, {"eps": eps, "count": samples}))
+    work = job(x, walk(x, True), tensors, {"eps": eps, "count": samples})
+    threads.run(norm.norm_backward(ELEMENTS[x.dtype]), work, (x, tensors))
     return out
 
 
@@ -101,4 +100,5 @@ ENGINE = Engine(
     norm_backward,
     recurrent.forward,
     recurrent.backward,
+    threads.queue,
 )

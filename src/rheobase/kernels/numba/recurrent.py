@@ -23,7 +23,7 @@ def _stepper(task: Task, **tensors: Tensor | None) -> Callable[[int], None]:
     def step(t: int) -> None:
         for name, start, length in moving:
             setattr(job, name, start + t * length)
-        threads.run(kernel, job)
+        threads.work_off(kernel, job)
 
     return step
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,8 +52,54 @@ def _start() -> _Start:
     return _openmp() or _python()
 
 
-def run(kernel: Kernel, job: Job) -> None:
-    """Work the job off, on as many threads as torch uses and there are pieces, each with scratch memory of its own.
+class _Local(threading.local):
+    queue: list[Callable[[], None]] | None = None
+
+
+_local = _Local()
+
+
+@contextmanager
+def queue() -> Iterator[None]:
+    """Within it, kernels wait for its end (or for that of one within it), and then run one right after the other.
+
+    Python's work between two of them would be time for the other threads to fall asleep, and to be woken again.
+    """
+    outer = _local.queue
+    waiting = _local.queue = [] if outer is None else outer
+    try:
+        yield
+        for work in waiting:
+            work()
+    finally:
+        waiting.clear()
+        _local.queue = outer
+
+
+def run(kernel: Kernel, job: Job, alive: Any, then: Callable[[], Any] | None = None) -> None:
+    """Work a job off, now or at the end of `queue`.
+
+    Args:
+        kernel: what does it.
+        job: what it works on.
+        alive: what has to be kept until then.
+        then: what comes after it.
+    """
+
+    def work() -> None:
+        work_off(kernel, job)
+        if then is not None:
+            then()
+
+    if _local.queue is None:
+        work()
+    else:
+        work.alive = alive  # type: ignore[attr-defined]
+        _local.queue.append(work)
+
+
+def work_off(kernel: Kernel, job: Job) -> None:
+    """Do it, on as many threads as torch uses and there are pieces, each with scratch memory of its own.
 
     Raises:
         RuntimeError: not all of it was done.
