@@ -13,6 +13,7 @@ import rheobase as rb
 from benchmarks.harness import Call, Case, Table, measure
 from benchmarks.memory import add_peaks
 from benchmarks.rivals import NEURONS, Build, Layer, Neuron, builds
+from rheobase.kernels import stepper
 from rheobase.kernels.numba import threads
 
 SAMPLE = 0.02  # seconds
@@ -67,13 +68,15 @@ def rate(neuron: Neuron, currents: Tensor) -> float:
 
 
 def _loop(compiled: bool) -> Layer:
-    """The definition, step by step in plain torch with autograd."""
+    """The definition, step by step in plain torch with autograd; compiled, however many steps there are."""
     lif = rb.LIF()
 
     def layer(currents: Tensor) -> Tensor:
-        with rb.engine("reference"):
-            spikes: Tensor = lif(currents)
-            return spikes
+        step, v, spikes = stepper(lif.spec(), currents[0]), torch.zeros_like(currents[0]), []
+        for current in currents.unbind(0):
+            s, v, _ = step(current, v)
+            spikes.append(s)
+        return torch.stack(spikes)
 
     return torch.compile(layer) if compiled else layer
 

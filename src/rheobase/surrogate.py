@@ -188,7 +188,7 @@ class _Spike(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, shape: str, parameter: Tensor | float, height: Tensor | float) -> Tensor:
-        return torch.where(x.isnan(), x, (x >= 0).to(x.dtype))
+        return torch.where(x != x, x, (x >= 0).to(x.dtype))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -218,7 +218,7 @@ def fire(x: Tensor, shape: str, parameter: Tensor | float, height: Tensor | floa
     """`spike`, with the name of a shape and its two numbers."""
     if torch.compiler.is_compiling():  # which does not take a function that knows its forward-mode derivative
         h = (height * SHAPES[shape].formula(x, parameter)).detach()
-        zero = torch.where(x.isinf(), 0, x - x.detach())
+        zero = torch.where(x.abs() == math.inf, 0, x - x.detach())  # (isinf is slow when compiled)
         return (x >= 0).to(x.dtype) + zero * h
     s: Tensor = _Spike.apply(x, shape, parameter, height)
     return s
