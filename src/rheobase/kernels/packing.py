@@ -20,9 +20,10 @@ class _Kept(NamedTuple):
 
 
 def _pack(x: Tensor) -> _Kept:
-    """As bytes, where this is exact."""
-    values = x.to(torch.uint8)
-    exact = bool((values == x).all())
+    """As bytes, where this is exact: for whole numbers from -128 to 127."""
+    values = x.to(torch.int8)
+    away = values.to(x.dtype).sub_(x).abs_().sum()  # (several times as fast as torch.equal)
+    exact = bool(away == 0)
     return _Kept(values if exact else x, 0 if exact else x._version, x.dtype)
 
 
