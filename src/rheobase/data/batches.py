@@ -27,6 +27,17 @@ class Batch(NamedTuple):
     labels: Tensor
     lengths: Tensor | None
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device."""
+        return Batch(*(part if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
+
+    def divide(self, parts: int) -> list[Batch]:
+        """The same in several batches, one after the other."""
+        inputs = self.inputs.tensor_split(parts, self.inputs.dim() - 4)
+        labels = self.labels.tensor_split(parts)
+        lengths = [None] * parts if self.lengths is None else self.lengths.tensor_split(parts)
+        return [Batch(*part) for part in zip(inputs, labels, lengths, strict=True)]
+
 
 class Batches:
     """Batches (`Batch`) of a split; sequences are cut to the longest of their batch.

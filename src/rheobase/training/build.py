@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from rheobase.data import Augmentation, Batches, Dataset, load, seed_of
 from rheobase.data.dataset import Samples
 from rheobase.neurons import IF, LIF, Neuron
 from rheobase.training import own
-from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptions, Recipe
+from rheobase.training.recipe import DataOptions, ModelOptions, NeuronOptions, OptimizerOptions, Recipe
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
+_AUGMENTATION = [field.name for field in fields(Augmentation)]
 
 
 def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
@@ -32,12 +34,21 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
     elif ":" in name:
         found = own.call("data.name", name, Dataset, {"root": root}, ["root"] if root else [])
     else:
-        found = load(name, root)
+        found = load(name, root, **_loading(recipe.data))
     if limit is None:
         return found
     if limit > len(found.train):
         raise ValueError(f"data.train_limit must be at most {len(found.train)} for {found.name}, got {limit}")
     return found.limited(limit)
+
+
+def _loading(options: DataOptions) -> dict[str, Any]:
+    """What goes to `rheobase.data.load`, of what is not null."""
+    others = {"name", "root", "batch_size", "train_limit", "workers", *_AUGMENTATION}
+    chosen = {name: getattr(options, name) for name in type(options).model_fields if name not in others}
+    if options.validation is not None and options.validation >= 1:
+        chosen["validation"] = round(options.validation)
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
@@ -55,7 +66,9 @@ def training_batches(recipe: Recipe, data: Dataset, rank: int = 0, world_size: i
         mean=data.mean,
         std=data.std,
         seed=recipe.seed,
-        augmentation=Augmentation(shift=options.shift, flip=options.flip),
+        augmentation=Augmentation(**{name: getattr(options, name) for name in _AUGMENTATION}),
+        classes=data.classes,
+        workers=options.workers,
         rank=rank,
         world_size=world_size,
     )

@@ -37,16 +37,20 @@ def accuracies(
     total = 0
     batches.seek(0)
     steps_wanted = {} if None in steps or not takes_steps(model) else {"steps": max(wanted)}
-    for images, labels, *_ in batches:
-        images, labels = images.to(device), labels.to(device)
+    for batch in batches:
+        images, labels, lengths = batch.to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(images, **steps_wanted)
+            logits = model(images, **steps_wanted if images.dim() == 4 else {})
         if wanted and max(wanted) > len(logits):
             raise ValueError(f"steps must be at most {len(logits)} for this model, got {max(wanted)}")
-        guesses = torch.stack([readout(logits[:count].float()).argmax(1) for count in steps])
+        guesses = torch.stack([_readout(logits[:count], lengths).argmax(1) for count in steps])
         correct += (guesses == labels).sum(1)
         total += len(labels)
     return [count / total for count in correct.tolist()]
+
+
+def _readout(logits: Tensor, lengths: Tensor | None) -> Tensor:
+    return readout(logits.float(), None if lengths is None else lengths.clamp(max=len(logits)))
 
 
 def takes_steps(model: nn.Module) -> bool:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rheobase.data import Dataset, seed_of
+from rheobase.data import Batch, Dataset, seed_of
+from rheobase.norm import padding
 from rheobase.recording import record
 from rheobase.training import build, guard, losses
 from rheobase.training.activity import firing
@@ -45,8 +46,8 @@ def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, s
     mark = time.perf_counter()
     while journal.epoch < recipe.trainer.epochs:
         batches.seek(journal.epoch, journal.batch)
-        for images, labels, *_ in batches:
-            mark = journal.count(training.train_on(images, labels), mark)
+        for batch in batches:
+            mark = journal.count(training.train_on(batch), mark)
             lines.batch(training)
             if journal.batch == batches.count:
                 break  # its validation comes first
@@ -122,33 +123,34 @@ class Training:
         recipe = self.recipe
         return learning_rate(recipe.schedule, recipe.optimizer.lr, step, self.batches.count, recipe.trainer.epochs)
 
-    def train_on(self, images: Tensor, labels: Tensor) -> list[float]:
+    def train_on(self, batch: Batch) -> list[float]:
         """One step on this process's part of a batch; of the whole batch the sums that a journal counts.
 
         Raises:
             NotFiniteError: the loss or a gradient is not; the weights stay as they were.
         """
         recipe, world = self.recipe, self.fabric.world_size
-        images, labels = images.to(self.fabric.device), labels.to(self.fabric.device)
+        batch = batch.to(self.fabric.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
         self.optimizer.zero_grad()
         whole = min(self.batches.batch_size, len(self.batches.split) - self.journal.batch * self.batches.batch_size)
         parts = max(1, min(recipe.trainer.accumulate, whole // world // 2))  # a norm wants two samples
-        pieces = list(zip(images.tensor_split(parts, images.dim() - 4), labels.tensor_split(parts), strict=True))
+        pieces = batch.divide(parts)
         sums = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
         self._seed()
-        for number, (part, wanted) in enumerate(pieces, 1):
+        for number, piece in enumerate(pieces, 1):
+            count = len(piece.labels)
             with self._without_exchange(number < parts):
-                loss, right = self.loss(self.model, part, wanted)
-                self.fabric.backward(loss * (len(wanted) * world / whole))  # DDP takes the mean over processes
-            sums += torch.stack((loss.detach().double() * len(wanted), right.double(), right.new_tensor(len(wanted))))
+                loss, right = self.loss(self.model, piece)
+                self.fabric.backward(loss * (count * world / whole))  # DDP takes the mean over processes
+            sums += torch.stack((loss.detach().double() * count, right.double(), right.new_tensor(count)))
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         *totals, size = self.total(*sums, norm)
         if not math.isfinite(totals[0]) or not math.isfinite(size):
             self._seed()
-            found = [guard.first(self.net, lambda piece=piece: self.loss(self.net, *piece)[0]) for piece in pieces]  # type: ignore[misc]
+            found = [guard.first(self.net, lambda piece=piece: self.loss(self.net, piece)[0]) for piece in pieces]  # type: ignore[misc]
             found = [what for rank in range(world) for what in self.fabric.broadcast(found, rank)]
             what = next(filter(None, found), "the loss or a gradient")
             raise NotFiniteError(self._diverged(self.step + 1, what))
@@ -159,15 +161,19 @@ class Training:
             self.ema.update_parameters(self.net)
         return totals
 
-    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and how many it gets right."""
-        options = self.recipe.loss
-        with self.fabric.autocast(), record(model) if options.rate_penalty else nullcontext() as tape:
-            logits = model(images)
-        loss = losses.loss(logits, labels, options)
+        options, (inputs, labels, lengths) = self.recipe.loss, batch
+        with (
+            self.fabric.autocast(),
+            nullcontext() if lengths is None else padding(lengths),
+            record(model) if options.rate_penalty else nullcontext() as tape,
+        ):
+            logits = model(inputs)
+        loss = losses.loss(logits, labels, options, lengths)
         if tape is not None:
             loss = loss + losses.rate_penalty(firing(model, tape).values(), options)
-        return loss, losses.correct(logits.detach(), labels)
+        return loss, losses.correct(logits.detach(), labels, lengths)
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
@@ -178,10 +184,10 @@ class Training:
                 torch.distributed.broadcast(buffer, 0)
         self.validation.seek(0)
         sums = [0.0] * 3
-        for images, labels, *_ in self.validation:
-            images, labels = images.to(self.fabric.device), labels.to(self.fabric.device)
-            loss, right = self.loss(net, images, labels)
-            sums = [a + b for a, b in zip(sums, (loss.item() * len(labels), right.item(), len(labels)), strict=True)]
+        for batch in self.validation:
+            loss, right = self.loss(net, batch.to(self.fabric.device))
+            count = len(batch.labels)
+            sums = [a + b for a, b in zip(sums, (loss.item() * count, right.item(), count), strict=True)]
         self.net.train()
         return means(self.total(*sums))
 

@@ -12,19 +12,29 @@ from rheobase.layers import readout
 from rheobase.training.recipe import LossOptions
 
 
-def loss(logits: Tensor, labels: Tensor, options: LossOptions) -> Tensor:
-    """Mean loss of a batch, a scalar; `LossOptions` has the formulas."""
-    logits = logits.float()
+def loss(logits: Tensor, labels: Tensor, options: LossOptions, lengths: Tensor | None = None) -> Tensor:
+    """Mean loss of a batch, a scalar; `LossOptions` has the formulas.
+
+    Args:
+        logits: `[T, B, classes]`.
+        labels: `[B]`, or shares of classes `[B, classes]`.
+        options: what to minimise.
+        lengths: `[B]`, each sample's real steps; those after them do not count.
+    """
+    logits, classes = logits.float(), logits.shape[-1]
     if options.name == "cross_entropy":
-        return F.cross_entropy(readout(logits), labels, label_smoothing=options.label_smoothing)
+        return F.cross_entropy(readout(logits, lengths), labels, label_smoothing=options.label_smoothing)
     if options.name == "count":
-        classes = logits.shape[-1]
-        wanted = F.one_hot(labels, classes).float().lerp(logits.new_tensor(1 / classes), options.label_smoothing)
-        return (readout(logits) - wanted).square().mean()
-    repeated = labels.expand(len(logits), -1).flatten()
-    entropy = F.cross_entropy(logits.flatten(0, 1), repeated, label_smoothing=options.label_smoothing)
-    pull = (logits - options.tet_target).square().mean()
-    return (1 - options.tet_lambda) * entropy + options.tet_lambda * pull
+        wanted = labels if labels.dim() == 2 else F.one_hot(labels, classes).float()
+        wanted = wanted.lerp(logits.new_tensor(1 / classes), options.label_smoothing)
+        return (readout(logits, lengths) - wanted).square().mean()
+    repeated = labels.repeat(len(logits), *[1] * (labels.dim() - 1))
+    entropy = F.cross_entropy(
+        logits.flatten(0, 1), repeated, label_smoothing=options.label_smoothing, reduction="none"
+    ).unflatten(0, logits.shape[:2])
+    pull = (logits - options.tet_target).square().mean(-1)
+    steps = (1 - options.tet_lambda) * entropy + options.tet_lambda * pull  # [T, B]
+    return steps.mean() if lengths is None else readout(steps.unsqueeze(-1), lengths).mean()
 
 
 def rate_penalty(spikes: Iterable[Tensor], options: LossOptions) -> Tensor:
@@ -33,6 +43,7 @@ def rate_penalty(spikes: Iterable[Tensor], options: LossOptions) -> Tensor:
     return options.rate_penalty * (rates - options.rate_target).square().mean()
 
 
-def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many of a batch the mean over time gets right, a scalar."""
-    return (readout(logits.float()).argmax(1) == labels).sum()
+def correct(logits: Tensor, labels: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """How many of a batch the mean over time gets right, a scalar; of mixed labels the largest counts."""
+    labels = labels.argmax(1) if labels.dim() == 2 else labels
+    return (readout(logits.float(), lengths).argmax(1) == labels).sum()

@@ -17,14 +17,39 @@ class DataOptions(Group):
 
     name: str = key(
         "digits",
-        "data set: digits, mnist, fashion-mnist, or your own as package.module:function, which returns a "
+        "data set: one of rheobase.data.names(), or your own as package.module:function, which returns a "
         "rheobase.data.Dataset",
     )
     root: str | None = key(None, "folder of the data sets that are not embedded (null: RHEOBASE_DATA)")
-    batch_size: int = key(64, "images in a training step, over all processes", ge=1)
+    batch_size: int = key(64, "samples in a training step, over all processes", ge=1)
+    train_limit: int | None = key(None, "train on a stratified sample of this many images (for quick trials)", ge=1)
+    workers: int = key(0, "processes that decode a set that streams", ge=0)
+    validation: float | None = key(
+        None, "share (below 1) or number of the training samples that are held out (null: the set's own)", gt=0
+    )
+    size: int | None = key(None, "image sets: scale to this height and width", ge=1)
+    channels: int | None = key(None, "image sets: 1 (gray) or 3 (colours)", ge=1)
+    stream: bool | None = key(None, "image sets: read images as they are needed, not all at once")
+    image: str | None = key(None, "Parquet: column of the images")
+    label: str | None = key(None, "Parquet: column of the labels")
+    cache: str | None = key(None, "folder for what is made of a set once (null: beside it)")
+    split: str | None = key(None, "spoken-digits: official, or speaker:NAME to test on one speaker")
+    mels: int | None = key(None, "spoken-digits: bands", ge=1)
+    frame: float | None = key(None, "spoken-digits: length of a frame in seconds", gt=0)
+    hop: float | None = key(None, "spoken-digits: seconds from frame to frame", gt=0)
+    frames: int | None = key(None, "nmnist: time steps", ge=1)
+    by: Literal["time", "count"] | None = key(None, "nmnist: frames of the same time, or number of events")
+    crop: float = key(1.0, "augmentation: least share of the area that is cut out and stretched", gt=0, le=1)
     shift: int = key(0, "augmentation: move each image by up to this many pixels", ge=0)
     flip: bool = key(False, "augmentation: mirror half of the images")
-    train_limit: int | None = key(None, "train on a stratified sample of this many images (for quick trials)", ge=1)
+    rand_augment: float | None = key(None, "augmentation: magnitude of two operations of RandAugment", gt=0, lt=30)
+    cutout: int = key(0, "augmentation: side of a square of zeros", ge=0)
+    mixup: float = key(0.0, "augmentation: alpha of mixup", ge=0)
+    cutmix: float = key(0.0, "augmentation: alpha of cutmix", ge=0)
+
+
+FIRST = ("name", "root", "batch_size", "shift", "flip", "train_limit")
+"""The keys of `data` that recipes always had."""
 
 
 class NeuronOptions(Group):
@@ -58,7 +83,10 @@ class ModelOptions(Group):
     depth: int | None = key(None, "layers", ge=1)
     stem: Literal["cifar", "imagenet"] | None = key(None, "first layers: 3x3, or 7x7 with stride and pooling")
     connect: Literal["add", "and", "iand"] | None = key(None, "residual junction")
-    norm: str | None = key(None, "norm of the input currents")
+    start: Literal["plain", "identity"] | None = key(None, "whether residual blocks begin as the identity")
+    layers: str | None = key(None, "of mlp and convnet, as papers write them: 15C5-P2-40C5-P2-300, 400-R400")
+    padding: Literal["same", "valid"] | None = key(None, "of convnet's convolutions")
+    norm: str | None = key(None, "norm of the input currents: current, tdbn, tebn, none")
     image_size: int | None = key(None, "height and width of the images, for models that need it", ge=1)
     neuron: NeuronOptions = NeuronOptions()
 
@@ -119,6 +147,8 @@ class TrainerOptions(Group):
 
 
 LATER = (
+    *(f"data.{name}" for name in DataOptions.model_fields if name not in FIRST),
+    *("model.start", "model.layers", "model.padding"),
     *("loss.rate_penalty", "loss.rate_target"),
     *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.ema"),
 )
