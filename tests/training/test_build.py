@@ -1,3 +1,4 @@
+import dataclasses
 import typing
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 import rheobase as rb
 from rheobase.training import Recipe, build, sources
-from rheobase.training.recipe import NeuronOptions, OptimizerOptions
+from rheobase.training.recipe import DataOptions, ModelOptions, NeuronOptions, OptimizerOptions
 
 
 def test_weight_decay_is_on_weights_of_layers_only():
@@ -87,3 +88,22 @@ def test_evaluation_sees_the_images_as_they_are():
     data = build.dataset(recipe)
     batches = build.evaluation_batches(recipe, data, data.test)
     assert torch.equal(torch.cat([batch.labels for batch in batches]), data.test.labels)
+
+
+def test_every_option_of_data_and_models_is_a_key():
+    keys = set(DataOptions.model_fields)
+    assert {field.name for field in dataclasses.fields(rb.data.Augmentation)} < keys
+    for name in rb.data.names():
+        assert set(rb.data.options(name)) <= keys, name
+    for name in rb.models.names():
+        assert set(rb.models.options(name)) <= set(ModelOptions.model_fields), name
+
+
+def test_augmentation_and_the_sets_options_come_from_the_recipe():
+    recipe = tiny(**{"data.cutout": 2, "data.mixup": 0.2, "data.crop": 0.5})
+    data = build.dataset(recipe)
+    batches = build.training_batches(recipe, data)
+    assert batches.augmentation == rb.data.Augmentation(shift=1, cutout=2, mixup=0.2, crop=0.5)
+    assert batches.batch(0, 0).labels.shape == (64, 10)
+    with pytest.raises(ValueError, match="data set 'digits' has the options"):
+        build.dataset(tiny(**{"data.size": 16}))

@@ -59,3 +59,31 @@ def test_correct_goes_by_the_mean_over_time():
 def test_low_precision_logits_are_averaged_in_float32():
     logits = torch.tensor([[[256.0, 0.0]], [[1.0, 0.0]]], dtype=torch.bfloat16)
     assert loss(logits, LABELS, LossOptions()).dtype == torch.float32
+
+
+NAMES = ["cross_entropy", "tet", "count"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_past_a_samples_length_do_not_count(name):
+    torch.manual_seed(0)
+    logits, labels, options = torch.randn(5, 3, 4), torch.tensor([0, 3, 1]), LossOptions(name=name)
+    lengths = torch.tensor([2, 5, 3])
+    want = [loss(logits[:n, i : i + 1], labels[i : i + 1], options) for i, n in enumerate(lengths.tolist())]
+    assert loss(logits, labels, options, lengths).item() == pytest.approx(sum(want).item() / 3)
+    assert loss(logits, labels, options).item() != pytest.approx(sum(want).item() / 3)
+    right = sum(correct(logits[:n, i : i + 1], labels[i : i + 1]) for i, n in enumerate(lengths.tolist()))
+    assert correct(logits, labels, lengths) == right
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mixed_labels(name):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 3, 5), torch.tensor([4, 0, 2])
+    options, pure = LossOptions(name=name, label_smoothing=0.1), torch.nn.functional.one_hot(labels, 5).float()
+    assert loss(logits, pure, options).item() == pytest.approx(loss(logits, labels, options).item())
+    assert correct(logits, pure) == correct(logits, labels)
+    if name != "count":  # which is not linear in the label
+        other = pure.roll(1, 0)
+        want = 0.7 * loss(logits, pure, options) + 0.3 * loss(logits, other, options)
+        assert loss(logits, 0.7 * pure + 0.3 * other, options).item() == pytest.approx(want.item())

@@ -177,8 +177,8 @@ def test_the_learning_rate_follows_the_schedule(tiny, monkeypatch):
     used = []
     step = loop.Training.train_on
 
-    def spy(self, images, labels):
-        done = step(self, images, labels)
+    def spy(self, batch):
+        done = step(self, batch)
         used.append({group["lr"] for group in self.optimizer.param_groups})
         return done
 
@@ -194,8 +194,8 @@ def test_gradients_are_clipped(tiny, monkeypatch):
 
     step = loop.Training.train_on
 
-    def spy(self, images, labels):
-        done = step(self, images, labels)
+    def spy(self, batch):
+        done = step(self, batch)
         norms.append(math.hypot(*[p.grad.norm().item() for p in self.net.parameters()]))
         return done
 
