@@ -104,6 +104,6 @@ def test_augmentation_and_the_sets_options_come_from_the_recipe():
     data = build.dataset(recipe)
     batches = build.training_batches(recipe, data)
     assert batches.augmentation == rb.data.Augmentation(shift=1, cutout=2, mixup=0.2, crop=0.5)
-    assert batches.batch(0, 0).labels.shape == (64, 10)
+    assert batches.batch(0, 0).labels.shape == (32, 10)
     with pytest.raises(ValueError, match="data set 'digits' has the options"):
         build.dataset(tiny(**{"data.size": 16}))
