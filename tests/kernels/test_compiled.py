@@ -191,6 +191,11 @@ def test_who_looks_on_sees_what_is_done() -> None:
     torch.testing.assert_close(mean, x.detach().double().mean((0, 1, 3, 4)))
     assert torch.equal(fired, spikes)
     assert torch.equal(grad, x.grad)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.detach().clone()) or t, lambda t: t):
+        drive = rb.Fire(fire.norm, fire.neuron, drive=True)(x)[1]
+    assert any(torch.equal(t, mean) for t in saved)
+    assert any(torch.equal(t, drive) for t in saved)
 
 
 @pytest.mark.parametrize("start", [threads._openmp, threads._python])

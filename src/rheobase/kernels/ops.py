@@ -312,7 +312,8 @@ class Fire(torch.autograd.Function):
                 found = Outputs(*_some(fire(*tensors, *how, keep_state, keep_drive, engine.name)))
             else:
                 check(given)
-                found = engine.forward(laid(given), how, keep_state, keep_drive)
+                with engine.queue():  # autograd hands what is saved to hooks, which may look at it
+                    found = engine.forward(laid(given), how, keep_state, keep_drive)
         ctx.engine, ctx.how = engine, how
         ctx.joined, ctx.skipped = given.residual is not None, given.skip is not None
         if ctx.joined and keep_drive:
