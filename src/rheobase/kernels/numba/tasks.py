@@ -106,7 +106,7 @@ def forward_task(given: Inputs, how: How, outputs: Outputs) -> Task:
     work = job(x, shape, tensors, fields, numbers.fields)
     rows = numbers.channels or numbers.neurons
     kernel = neuron.forward(ELEMENTS[x.dtype], RESETS.index(how.reset), cuba, adaptive, rows)
-    return Task(kernel, work, (numbers, tensors))
+    return Task(kernel, work, (x, numbers, tensors))
 
 
 class Sums(NamedTuple):
@@ -156,7 +156,7 @@ def backward_task(
     kind, reset = SURROGATES.index(how.surrogate), RESETS.index(how.reset)
     flags = (how.detach_reset, numbers.channels or numbers.neurons, normed, learned, apart)
     kernel = neuron.backward(ELEMENTS[x.dtype], kind, reset, cuba, adaptive, *flags)
-    return Task(kernel, work, (numbers, tensors)), Sums(sums, each)
+    return Task(kernel, work, (x, numbers, tensors)), Sums(sums, each)
 
 
 def zeroed(gradients: Gradients) -> Gradients:
