@@ -113,10 +113,12 @@ def _folder(folder: Path) -> tuple[Parts, tuple[str, ...]]:
     """Files and labels by split, and the classes in alphabetical order; every file in a class's folder is an image."""
     found: Parts = {}
     names: list[str] = []
-    for alias, part in parquet.PARTS.items():
-        if not (folder / alias).is_dir():
-            continue
-        classes = sorted(path.name for path in (folder / alias).iterdir() if path.is_dir())
+    folders = [alias for alias in parquet.PARTS if (folder / alias).is_dir()]
+    if len({parquet.PARTS[alias] for alias in folders}) < len(folders):
+        raise ValueError(f"{folder}: wanted one folder a split, got {', '.join(folders)}")
+    for alias in folders:
+        inside = (path for path in (folder / alias).iterdir() if path.is_dir() and not path.name.startswith("."))
+        classes = sorted(path.name for path in inside)
         names = names or classes
         if not classes or classes != names:
             odd = sorted(set(classes) ^ set(names))
@@ -127,12 +129,12 @@ def _folder(folder: Path) -> tuple[Parts, tuple[str, ...]]:
             )
         files, labels = [], []
         for index, name in enumerate(classes):
-            inside = sorted(path.name for path in (folder / alias / name).iterdir() if not path.name.startswith("."))
-            if not inside:
+            images = sorted(path.name for path in (folder / alias / name).iterdir() if not path.name.startswith("."))
+            if not images:
                 raise ValueError(f"{folder / alias / name}: wanted images of class {name!r}, got an empty folder")
-            files += [f"{alias}/{name}/{file}" for file in inside]
-            labels += [index] * len(inside)
-        found[part] = Files(folder, files), torch.tensor(labels)
+            files += [f"{alias}/{name}/{file}" for file in images]
+            labels += [index] * len(images)
+        found[parquet.PARTS[alias]] = Files(folder, files), torch.tensor(labels)
     return found, tuple(names)
 
 
@@ -141,7 +143,8 @@ def _parquet(folder: Path, image: str | None, label: str | None, cache: Path | N
     files = parquet.shards(folder)
     if "train" not in files:
         raise FileNotFoundError(f"{folder}: wanted Parquet files of a split 'train', got {', '.join(files) or 'none'}")
-    image, label, names = parquet.columns(files["train"][0], image, label)
+    others = [path for part, shards in files.items() if part != "train" for path in shards]
+    image, label, names = parquet.columns(files["train"] + others, image, label)
     found: Parts = {}
     for part, shards in files.items():
         labels = parquet.labels(shards, label)
