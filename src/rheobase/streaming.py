@@ -54,9 +54,9 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
         if not isinstance(out, Tensor) or out.shape[:2] != frame.shape[:2]:
             got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(
-                f"run: inputs {list(inputs.shape)} are taken for {len(inputs)} steps (time comes first), and for one step, "
-                f"{list(frame.shape)}, the model must give [1, {frame.shape[1]}, ...], got {got}: call a model that "
-                "repeats its input, or takes a mean over time, by itself"
+                f"run: inputs {list(inputs.shape)} are taken for {len(inputs)} steps (time comes first); for one of "
+                f"them, {list(frame.shape)}, the model must give [1, {frame.shape[1]}, ...], got {got}. A model that "
+                "repeats its input, or takes a mean over time, by itself cannot be streamed: call it"
             )
         logits.append(out)
         missing = [path for path, module in neurons.items() if module not in look.left]

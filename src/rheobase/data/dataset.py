@@ -34,7 +34,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def divide(self, part: int | float) -> tuple[Self, Self]:
+    def divide(self, part: float) -> tuple[Self, Self]:
         """(what is left, `part` of the samples), both in the original order; the choice is `systematic`.
 
         Args:

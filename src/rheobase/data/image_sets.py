@@ -37,11 +37,11 @@ SOURCES = {
 
 def load(
     name: str,
-    root: str | None,
+    root: str | None = None,
     *,
     size: int | None = None,
     channels: int | None = None,
-    validation: int | float | None = None,
+    validation: float | None = None,
     stream: bool | None = None,
     image: str | None = None,
     label: str | None = None,
@@ -57,9 +57,10 @@ def load(
         root: the data root; for `images` and `parquet` the folder of the set.
         size: scale all images to cover size x size pixels and cut them around the centre; None: all have one size.
         channels: 1 (gray) or 3 (colours); None: those of the first image.
-        validation: share or number of training samples held out; None: 0.1 (ImageNet 0.02), or the set's own split.
+        validation: share or number of the training samples that are held out; None: 0.1 (ImageNet 0.02), or the set's
+            own split.
         stream: decode when a batch is asked for; None: ImageNet alone. Parquet files are rewritten for it once.
-        image, label: Parquet columns; None: those of a fitting type, or the ones called so.
+        image, label: Parquet column; None: the one of a fitting type, or called so.
         cache: where a streamed set's rewritten files go; None: beside the set.
 
     Raises:

@@ -145,10 +145,13 @@ def decoded(content: bytes, name: str, least: tuple[int, int] | None = None) -> 
                 image.draft(None, least)
             image.load()
             need("PIL.ImageOps", "turning images").exif_transpose(image, in_place=True)
-            clear = image.has_transparency_data and (deep or image.convert("RGBA").getextrema()[3][0] < 255)
+            gray, clear = deep or image.mode in _GRAY, deep and "transparency" in image.info
             if deep:
                 image = pillow.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
-            pixels = image.convert("L" if deep or image.mode in _GRAY else "RGB")
+            elif image.has_transparency_data:
+                image = image.convert("LA" if gray else "RGBA")
+                clear = image.getextrema()[-1][0] < 255
+            pixels = image.convert("L" if gray else "RGB")
         except _DAMAGED as error:
             raise ValueError(f"{name}: the image is damaged ({error})") from error
     if frames > 1:

@@ -73,7 +73,7 @@ def _described(name: str, function: Callable[..., Net]) -> type[Description]:
     unnamed = [one for one in takes.values() if one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     absent = sorted(_COMMON - {"rule"} - takes.keys())
     if unnamed or absent:
-        wrong = f"no {absent[0]!r}" if absent else f"{str(unnamed[0])!r}, which has no name of its own"
+        wrong = f"no {absent[0]!r}" if absent else f"{str(unnamed[0])!r}, which cannot be given by name"
         raise TypeError(
             f"register: a function must take classes, in_channels, steps, spiking and its options by name, and that of "
             f"{name!r} takes {wrong}"
