@@ -33,7 +33,7 @@ __all__ = [
 _loaders: dict[str, Callable[..., Dataset]] = {
     "digits": digits.load,
     **{name: partial(idx.load, name) for name in idx.SOURCES},
-    **{name: partial(image_sets.load, name) for name in (*image_sets.SOURCES, "images", "parquet")},
+    **{name: partial(image_sets.load, name) for name in image_sets.SOURCES},
     "spoken-digits": sounds.load,
     "nmnist": events.load,
 }

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from rheobase.data.dataset import Dataset, Split
-from rheobase.data.images import in_threads
 from rheobase.data.roots import find
+from rheobase.data.threads import in_threads
 from rheobase.files import write_atomic
 
 SIDE = 34

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from rheobase.data.extra import need
+from rheobase.data.threads import in_threads
 
 SMALL = 64 * 64  # pixels below which threads only wait for each other
 _GRAY, _COLOURS = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -159,16 +158,3 @@ def decoded(content: bytes, name: str, least: tuple[int, int] | None = None) -> 
     if clear:
         raise ValueError(f"{name}: wanted an opaque image, got transparent pixels: put it on a background first")
     return pixels
-
-
-def in_threads(work: Callable[[int], None], count: int) -> None:
-    """work(0) ... work(count - 1), in as many threads as there are cores; decoders let go of Python's lock."""
-    threads = os.cpu_count() or 1
-    parts = np.array_split(np.arange(count), min(count, 8 * threads) or 1)
-
-    def several(part: np.ndarray) -> None:
-        for index in part.tolist():
-            work(index)
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(several, parts))

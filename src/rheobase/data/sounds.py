@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rheobase.data.dataset import Dataset, Split
-from rheobase.data.images import in_threads
 from rheobase.data.roots import find
+from rheobase.data.threads import in_threads
 
 RATE = 8000  # samples a second
 

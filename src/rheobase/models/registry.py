@@ -172,15 +172,9 @@ def create(
     for key, option in allowed.items():
         if option.default is MISSING and key not in given:
             raise TypeError(f"create({name!r}): {key} must be given")
-    common: dict[str, Any] = {
-        "classes": classes,
-        "in_channels": in_channels,
-        "steps": steps,
-        "spiking": spiking,
-        "rule": rule,
-    }
+    common = {"classes": classes, "in_channels": in_channels, "steps": steps, "spiking": spiking, "rule": rule}
     try:
-        return family(**common, **fixed, **given).build()
+        return family(**{**common, **fixed, **given}).build()
     except ValueError as error:
         raise ValueError(f"create({name!r}): {error}") from error
 
