@@ -34,7 +34,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def divide(self, part: float) -> tuple[Self, Self]:
+    def divide(self, part: int | float) -> tuple[Self, Self]:
         """(what is left, `part` of the samples), both in the original order; the choice is `systematic`.
 
         Args:
@@ -161,8 +161,7 @@ def systematic(labels: Tensor, count: int) -> Tensor:
 class Dataset:
     """A data set: three disjoint splits, and the mean and standard deviation `[C]` of the raw training inputs.
 
-    Real steps alone count for both; of a split that streams, a stratified sample of 2,000 is taken. The deviation of a
-    channel that is constant there is 1, so that what differs later enters as it differs.
+    Real steps alone count for both; of a split that streams, a stratified sample of 2,000 is taken.
     """
 
     name: str
@@ -184,7 +183,7 @@ class Dataset:
         test: Samples,
         class_names: tuple[str, ...] = (),
     ) -> Dataset:
-        """A data set with the statistics of its training split.
+        """A data set with the statistics of its training split; the deviation of a channel that is constant there is 1.
 
         Raises:
             ValueError: a class without a training sample, or a label that is no class.
