@@ -1,31 +1,118 @@
-"""Every Python snippet of README and docs runs as printed; every recipe and figure has its run behind it."""
+"""Every snippet of README and docs runs as printed, backward pass included; every recipe and figure has its run."""
 
 import importlib.util
 import json
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import torch
+from torch import Tensor
 
-from rheobase.training.sources import load
+from rheobase.training.sources import from_arguments, load
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SNIPPETS = [
-    (page.name, number, code)
-    for page in PAGES
-    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S))
-]
+FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", flags=re.M)
+NOT_OURS = {"accelerate": "not among our dependencies: `python needs accelerate` runs where it is installed"}
+"""Packages that a snippet may need beside ours, and why."""
 
 
-@pytest.mark.parametrize(("page", "number", "code"), SNIPPETS, ids=[f"{page}-{number}" for page, number, _ in SNIPPETS])
-def test_snippets_run(page: str, number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Block(NamedTuple):
+    """What stands between two fences."""
+
+    page: str
+    number: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}-{self.number}"
+
+
+def blocks(kind: str) -> list[Block]:
+    """All blocks of this kind, counted in each page."""
+    return [
+        Block(page.name, number, words, text)
+        for page in PAGES
+        for number, (words, text) in enumerate(
+            (words, text) for words, text in FENCE.findall(page.read_text()) if words.partition(" ")[0] == kind
+        )
+    ]
+
+
+def commands() -> Iterator[str]:
+    """The lines of docs that train."""
+    for block in blocks(""):
+        for line in block.text.splitlines():
+            if line.startswith("rheobase train"):
+                yield re.split(r"\s+#|\s{3,}", line)[0]
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # Lightning's, with torch 2.13
+def test_snippets_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = block.kind.partition(" needs ")[2]
+    if needs:
+        assert needs in NOT_OURS
+        pytest.importorskip(needs)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, f"{page}[{number}]", "exec"), {"__name__": "__main__"})
+    names, passes = run(block.text, f"{block.page}[{block.number}]", monkeypatch)
+    outputs = [value for value in names.values() if isinstance(value, Tensor) and value.grad_fn is not None]
+    if outputs and not passes:  # a snippet about the forward pass has a backward pass all the same
+        torch.autograd.backward([output.sum() for output in outputs])
+
+
+def run(code: str, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], list[None]]:
+    """The names that code leaves, and an entry for each backward pass that it made."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    passes: list[None] = []
+    for function in ("backward", "grad"):
+
+        def noted(*args: Any, _of: Any = getattr(torch.autograd, function), **options: Any) -> Any:
+            passes.append(None)
+            return _of(*args, **options)
+
+        monkeypatch.setattr(torch.autograd, function, noted)
+    exec(compile(code, name, "exec"), names)
+    return names, passes
 
 
 def test_there_are_snippets() -> None:
-    assert any(page == "README.md" for page, *_ in SNIPPETS)
+    assert any(block.page == "README.md" for block in blocks("python"))
+
+
+def test_a_backward_pass_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import torch\nx = torch.ones(2, requires_grad=True)\ny = x.exp()\n"
+    assert run(code, "", monkeypatch)[1] == []
+    assert run(code + "y.sum().backward()", "", monkeypatch)[1]
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_commands_name_keys_that_there_are(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").touch()
+    words = shlex.split(command)[2:]
+    if "--help" in words:
+        with pytest.raises(SystemExit):
+            from_arguments(words)
+    else:
+        from_arguments(words)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_recipes_in_docs_are_recipes(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(block.text)
+    load(path)
+
+
+def test_readme_leads_to_every_page() -> None:
+    readme = PAGES[0].read_text()
+    assert not [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme]
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
