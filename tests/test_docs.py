@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rheobase.models import registry
+from rheobase.surrogate import SHAPES
 from rheobase.training.sources import from_arguments, load
 
 ROOT = Path(__file__).parent.parent
@@ -35,79 +38,102 @@ class Block(NamedTuple):
 
 def blocks(kind: str) -> list[Block]:
     """All blocks of this kind, counted in each page."""
-    return [
-        Block(page.name, number, words, text)
-        for page in PAGES
-        for number, (words, text) in enumerate(
-            (words, text) for words, text in FENCE.findall(page.read_text()) if words.partition(" ")[0] == kind
-        )
-    ]
+    found = []
+    for page in PAGES:
+        here = [(words, text) for words, text in FENCE.findall(page.read_text()) if words.partition(" ")[0] == kind]
+        found += [Block(page.name, number, *block) for number, block in enumerate(here)]
+    return found
 
 
-def commands() -> Iterator[str]:
-    """The lines of docs that train."""
-    for block in blocks(""):
-        for line in block.text.splitlines():
-            if line.startswith("rheobase train"):
-                yield re.split(r"\s+#|\s{3,}", line)[0]
+def sessions() -> list[list[Block]]:
+    """The snippets; one that is `python continued` goes on where the one before ended."""
+    found: list[list[Block]] = []
+    for block in blocks("python"):
+        if block.kind == "python continued":
+            found[-1].append(block)
+        else:
+            found.append([block])
+    return found
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def commands() -> set[str]:
+    """The lines of docs that train, without what is said about them."""
+    lines = [line for block in blocks("") for line in block.text.splitlines() if line.startswith("rheobase train")]
+    return {re.split(r"\s+#|\s{3,}", line)[0] for line in lines}
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a snippet makes known is forgotten after it."""
+    monkeypatch.setattr(registry, "_models", dict(registry._models))
+    shapes = dict(SHAPES)
+    yield
+    SHAPES.clear()
+    SHAPES.update(shapes)
+
+
+@pytest.mark.parametrize("session", sessions(), ids=lambda session: str(session[0]))
+@pytest.mark.usefixtures("registries")
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # Lightning's, with torch 2.13
-def test_snippets_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = block.kind.partition(" needs ")[2]
+def test_snippets_run(session: list[Block], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, needs = session[0].kind.partition(" needs ")
     if needs:
         assert needs in NOT_OURS
         pytest.importorskip(needs)
     monkeypatch.chdir(tmp_path)
-    names, passes = run(block.text, f"{block.page}[{block.number}]", monkeypatch)
-    outputs = [value for value in names.values() if isinstance(value, Tensor) and value.grad_fn is not None]
-    if outputs and not passes:  # a snippet about the forward pass has a backward pass all the same
-        torch.autograd.backward([output.sum() for output in outputs])
-
-
-def run(code: str, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], list[None]]:
-    """The names that code leaves, and an entry for each backward pass that it made."""
     names: dict[str, Any] = {"__name__": "__main__"}
-    passes: list[None] = []
-    for function in ("backward", "grad"):
+    for block in session:
+        run(block.text, str(block), names)
 
-        def noted(*args: Any, _of: Any = getattr(torch.autograd, function), **options: Any) -> Any:
-            passes.append(None)
-            return _of(*args, **options)
 
-        monkeypatch.setattr(torch.autograd, function, noted)
-    exec(compile(code, name, "exec"), names)
-    return names, passes
+def run(code: str, where: str, names: dict[str, Any]) -> None:
+    """Execute code; if it makes no backward pass, make one from the tensors that it leaves."""
+    before = dict(names)
+    with pytest.MonkeyPatch.context() as patch:
+        passes = [watch(patch, name) for name in ("backward", "grad")]
+        exec(compile(code, where, "exec"), names)
+    left = [value for name, value in names.items() if before.get(name) is not value and isinstance(value, Tensor)]
+    outputs = [value.sum() for value in left if value.grad_fn is not None]
+    if outputs and not any(passes):
+        torch.autograd.backward(outputs)
+
+
+def watch(patch: pytest.MonkeyPatch, name: str) -> list[None]:
+    """An entry for each call of this function of autograd."""
+    calls: list[None] = []
+    function = getattr(torch.autograd, name)
+
+    def watched(*args: Any, **options: Any) -> Any:
+        calls.append(None)
+        return function(*args, **options)
+
+    patch.setattr(torch.autograd, name, watched)
+    return calls
+
+
+@pytest.mark.parametrize("end", ["", "y.sum().backward()", "torch.autograd.grad(y.sum(), x)"])
+def test_a_snippet_without_backward_pass_gets_one(end: str) -> None:
+    names: dict[str, Any] = {}
+    run("import torch; x = torch.ones(2, requires_grad=True); y = x.exp()\n" + end, "", names)
+    assert (names["x"].grad is None) == ("grad" in end)
+    broken = "class No(torch.autograd.Function):\n forward = staticmethod(lambda ctx, x: x.exp())\ny = No.apply(x)"
+    with pytest.raises(NotImplementedError):
+        run(broken, "", names)
 
 
 def test_there_are_snippets() -> None:
-    assert any(block.page == "README.md" for block in blocks("python"))
+    assert {page.name for page in PAGES} - {block.page for block in blocks("python")} == {"decisions.md", "speed.md"}
 
 
-def test_a_backward_pass_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import torch\nx = torch.ones(2, requires_grad=True)\ny = x.exp()\n"
-    assert run(code, "", monkeypatch)[1] == []
-    assert run(code + "y.sum().backward()", "", monkeypatch)[1]
-
-
-@pytest.mark.parametrize("command", sorted(set(commands())))
+@pytest.mark.parametrize("command", sorted(commands()))
 def test_commands_name_keys_that_there_are(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").touch()
+    for block in blocks("yaml"):  # ```yaml NAME
+        Path(block.kind.split()[1]).write_text(block.text)
     words = shlex.split(command)[2:]
-    if "--help" in words:
-        with pytest.raises(SystemExit):
-            from_arguments(words)
-    else:
+    with pytest.raises(SystemExit) if "--help" in words else nullcontext():
         from_arguments(words)
-
-
-@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_recipes_in_docs_are_recipes(block: Block, tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(block.text)
-    load(path)
 
 
 def test_readme_leads_to_every_page() -> None:
