@@ -1,4 +1,4 @@
-"""docs/from-snntorch.md: its tables against snnTorch's equations and defaults, written here from its docs and source."""
+"""docs/from-snntorch.md: its tables against snnTorch's equations and defaults, written here anew."""
 
 import math
 from collections.abc import Callable

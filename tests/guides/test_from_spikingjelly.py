@@ -1,4 +1,4 @@
-"""docs/from-spikingjelly.md: its tables against SpikingJelly's equations and defaults, written here from its docs."""
+"""docs/from-spikingjelly.md: its tables against SpikingJelly's equations and defaults, written here anew."""
 
 import math
 from collections.abc import Callable
