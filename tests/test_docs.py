@@ -63,17 +63,19 @@ def commands() -> set[str]:
 
 
 @pytest.fixture
-def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a snippet makes known is forgotten after it."""
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a snippet makes known is forgotten after it, and its process group is gone."""
     monkeypatch.setattr(registry, "_models", dict(registry._models))
     shapes = dict(SHAPES)
     yield
     SHAPES.clear()
     SHAPES.update(shapes)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("session", sessions(), ids=lambda session: str(session[0]))
-@pytest.mark.usefixtures("registries")
+@pytest.mark.usefixtures("alone")
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # Lightning's, with torch 2.13
 def test_snippets_run(session: list[Block], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, needs = session[0].kind.partition(" needs ")
