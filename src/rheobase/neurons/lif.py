@@ -23,7 +23,7 @@ _ELSEWHERE = {
     "tau": "decay = 1 - 1/tau, and with SpikingJelly's decay_input=True also input_scale = 1/tau",
     "alpha": "current_decay is what snnTorch calls alpha (rb.CubaLIF)",
     "v_threshold": "threshold is what SpikingJelly calls v_threshold",
-    "v_reset": "reset='soft' or 'hard' (to zero) is what SpikingJelly chooses by v_reset; at another v_reset, take it from the threshold",
+    "v_reset": "reset='soft' or 'hard' is what SpikingJelly chooses by v_reset (another than 0: threshold - v_reset)",
     "reset_mechanism": "reset='delayed' is snnTorch's 'subtract', 'hard' its 'zero', 'none' its 'none'",
     "surrogate_function": "surrogate is what SpikingJelly calls surrogate_function",
     "spike_grad": "surrogate is what snnTorch calls spike_grad",
