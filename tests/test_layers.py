@@ -108,7 +108,7 @@ def test_nobody_sees_that_a_static_input_is_one_memory(name: str, leaf: str) -> 
             x = x.detach().requires_grad_()
         y = layer(x)
         if y.requires_grad:
-            (y * torch.linspace(-1, 1, y.numel()).sin().view_as(y)).sum().backward()
+            (y * torch.linspace(-1, 2, y.numel()).sin().view_as(y)).sum().backward()
         gradients = [g.grad for g in (x if x.is_leaf else one, *layer.parameters())]
         found.append([y.detach(), *gradients, *layer.buffers(), *getattr(layer.module, "seen", [])])
     assert len(found[0]) == len(found[1])
@@ -207,3 +207,33 @@ def test_direct_coding_copies_nothing() -> None:
     (x * weights).sum().backward()
     torch.testing.assert_close(image.grad, weights.sum(0))
     assert Tensor.data_ptr(x) == image.data_ptr()
+
+
+def test_a_state_of_ones_own_at_the_start_sees_the_same_currents_fused_or_not() -> None:
+    class Warm(rb.LIF):
+        def initial_state(self, current: Tensor) -> Tensor:
+            return 0.5 * current
+
+    torch.manual_seed(0)
+    fire, x = rb.Fire(rb.CurrentNorm(4), Warm()), 2 + torch.randn(5, 3, 4)
+    with rb.engine(fused=False):
+        want = fire(x)
+    assert 0.05 < want.mean() < 0.5
+    assert torch.equal(fire(x), want)
+    assert not torch.equal(rb.Fire(fire.norm, rb.LIF())(x), want)
+
+
+def test_another_default_device_does_not_matter() -> None:
+    torch.manual_seed(0)
+    fire = rb.Fire(rb.CurrentNorm(4), rb.LIF(torch.full((4, 3), 0.5), learn=("decay",)))
+    x = torch.randn(5, 2, 4, 3, requires_grad=True)
+
+    def gradients() -> list[Tensor]:
+        spikes = fire(x)
+        assert 0.05 < spikes.mean() < 0.5
+        return [spikes, *torch.autograd.grad(spikes.sum(), [x, *fire.parameters()])]
+
+    want = gradients()
+    with torch.device("meta"):
+        for got, wanted in zip(gradients(), want, strict=True):
+            assert torch.equal(got, wanted)

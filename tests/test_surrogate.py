@@ -191,3 +191,43 @@ def test_spike_refuses() -> None:
         rb.spike(1.0)
     with pytest.raises(TypeError, match=r"spike: surrogate must be one of rheobase\.surrogate, got 'atan'"):
         rb.spike(torch.ones(2), "atan")
+
+
+def constant(value: float) -> type[rb.surrogate.Surrogate]:
+    @dataclass(frozen=True)
+    class Constant(rb.surrogate.Surrogate):
+        width: float = 1.0
+        height: float = 1.0
+        grows = 1
+        unit_area = False
+
+        @staticmethod
+        def formula(x: Tensor, parameter: Tensor | float) -> Tensor:
+            return torch.full_like(x, value)
+
+    return Constant
+
+
+def test_a_definition_that_runs_again_leaves_older_neurons_alone() -> None:
+    torch.manual_seed(0)
+    older = rb.LIF(surrogate=constant(1.0)())
+    newer = rb.LIF(surrogate=constant(7.0)())
+    x = torch.randn(3, 2, 4, requires_grad=True)
+
+    def gradient(neuron: rb.LIF) -> Tensor:
+        return torch.autograd.grad(neuron(x).sum(), x)[0]
+
+    assert older.surrogate != newer.surrogate
+    torch.testing.assert_close(7 * gradient(older), gradient(newer))
+    torch.testing.assert_close(gradient(older)[-1], torch.ones(2, 4))
+
+
+def test_a_surrogate_without_a_height_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Low(rb.surrogate.Surrogate):
+        alpha: float = 2.0
+        grows = -1
+        unit_area = False
+
+    with pytest.raises(TypeError, match="two fields, a width parameter and `height`, got alpha"):
+        Low()

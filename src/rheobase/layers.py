@@ -127,6 +127,7 @@ class Fire(nn.Module):
             type(norm) is not CurrentNorm
             or not isinstance(neuron, LIF)
             or not neuron.native
+            or not neuron.rests
             or type(neuron).forward is not Neuron.forward
             or neuron.rule is not None
             or norm.alone

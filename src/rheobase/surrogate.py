@@ -36,8 +36,13 @@ class Surrogate:
     unit_area: ClassVar[bool]
 
     def __init_subclass__(cls) -> None:
-        cls.name = cls.__qualname__ if cls.__module__ == __name__ else f"{cls.__module__}.{cls.__qualname__}"
-        SHAPES[cls.name] = cls
+        name = cls.__qualname__ if cls.__module__ == __name__ else f"{cls.__module__}.{cls.__qualname__}"
+        if name in SHAPES:  # its definition ran again, perhaps otherwise: neurons that have the older one keep it
+            older = SHAPES[name]
+            older.name = f"{name} (older, {len(SHAPES)})"
+            SHAPES[older.name] = older
+        cls.name = name
+        SHAPES[name] = cls
         cls.__eq__ = Surrogate._equals  # type: ignore[method-assign, assignment]  # (a dataclass would compare tensors as numbers)
 
     def _equals(self, other: object) -> bool:
@@ -47,6 +52,12 @@ class Surrogate:
         return all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
 
     def __post_init__(self) -> None:
+        names = [field.name for field in dataclasses.fields(self)]
+        if len(names) != 2 or names[1] != "height":
+            raise TypeError(
+                f"{type(self).__name__} must be a dataclass of two fields, a width parameter and `height`, got "
+                f"{', '.join(names) or 'none'}"
+            )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):

@@ -156,17 +156,17 @@ def test_kernels_that_wait_run_in_order_and_are_dropped_where_something_is_raise
     done: list[Any] = []
     monkeypatch.setattr(threads, "work_off", lambda kernel, job: done.append(kernel))
     with threads.queue():
-        threads.run(1, None, None, lambda: done.append("after 1"))
+        threads.run(1, None, lambda: done.append("after 1"))
         assert done == []
         with threads.queue():
-            threads.run(2, None, None)
+            threads.run(2, None)
         assert done == [1, "after 1", 2]
-        threads.run(3, None, None)
+        threads.run(3, None)
     assert done[3:] == [3]
     with pytest.raises(KeyError), threads.queue():
-        threads.run(4, None, None)
+        threads.run(4, None)
         raise KeyError
-    threads.run(5, None, None)
+    threads.run(5, None)
     assert done[4:] == [5]
 
 

@@ -23,8 +23,8 @@ _ELSEWHERE = {
     "tau": "decay = 1 - 1/tau, and with SpikingJelly's decay_input=True also input_scale = 1/tau",
     "alpha": "current_decay is what snnTorch calls alpha (rb.CubaLIF)",
     "v_threshold": "threshold is what SpikingJelly calls v_threshold",
-    "v_reset": "reset='soft' or 'hard' (to zero) is what SpikingJelly chooses by v_reset",
-    "reset_mechanism": "reset='delayed' is snnTorch's 'subtract', reset='none' its 'none'",
+    "v_reset": "reset='soft' or 'hard' is what SpikingJelly chooses by v_reset (another than 0: threshold - v_reset)",
+    "reset_mechanism": "reset='delayed' is snnTorch's 'subtract', 'hard' its 'zero', 'none' its 'none'",
     "surrogate_function": "surrogate is what SpikingJelly calls surrogate_function",
     "spike_grad": "surrogate is what snnTorch calls spike_grad",
     "learn_beta": "learn=('decay',) is what snnTorch calls learn_beta",
@@ -109,20 +109,20 @@ class LIF(Neuron):
     @property
     def surrogate(self) -> Surrogate:
         """Shape of the surrogate derivative."""
-        return SHAPES[self._shape](plain(self.surrogate_width), plain(self.surrogate_height))  # type: ignore[call-arg]
+        return self._shape(plain(self.surrogate_width), plain(self.surrogate_height))  # type: ignore[call-arg]
 
     @surrogate.setter
     def surrogate(self, value: Surrogate) -> None:
         if not isinstance(value, Surrogate):
             raise TypeError(f"{type(self).__name__}: surrogate must be one of rheobase.surrogate, got {value!r}")
-        self._shape = value.name
+        self._shape = type(value)
         self.surrogate_width = value.parameter
         self.surrogate_height = value.height
 
     def spec(self) -> Spec:
         """The neuron in one description; its numbers are live tensors."""
         if type(self).surrogate is LIF.surrogate:
-            shape, numbers = self._shape, values(self, self.dynamics)
+            shape, numbers = self._shape.name, values(self, self.dynamics)
         else:  # a subclass has one of its own
             own, numbers = self.surrogate, values(self, [name for name in self.dynamics if name not in SURROGATE])
             shape = own.name
@@ -139,6 +139,11 @@ class LIF(Neuron):
         """Whether it does what the engines do: not where a step, or a run, is its own."""
         return not (altered(self, LIF, "step") or altered(self, Neuron, "run"))
 
+    @property
+    def rests(self) -> bool:
+        """Whether it starts from zeros: not where its initial state is its own, and may look at the current."""
+        return type(self).initial_state in _AT_REST and "initial_state" not in self.__dict__
+
     def _ran(
         self, currents: Tensor, state: State, watch: bool = False, spec: Spec | None = None, **options: Any
     ) -> Ran:
@@ -149,7 +154,7 @@ class LIF(Neuron):
         spec = spec or self.spec()
         if state is not None:
             self._check_state(state, self._rest(currents[0]))
-        elif type(self).initial_state not in _AT_REST or "initial_state" in self.__dict__:
+        elif not self.rests:
             state = self.initial_state(currents[0].float() if currents.dtype in HALF else currents[0])
         ran = kernels.fire(spec, currents, state, rule=self.rule, **options)
         if not watch:
@@ -190,7 +195,7 @@ class LIF(Neuron):
         if about["surrogate"] not in SHAPES:
             raise ValueError(f"the state has the surrogate {about['surrogate']}: import the module that defines it")
         self.reset, self.detach_reset = about["reset"], about["detach_reset"]
-        self._shape = about["surrogate"]
+        self._shape = SHAPES[about["surrogate"]]
 
     def extra_repr(self) -> str:
         """The arguments."""

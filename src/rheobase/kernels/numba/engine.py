@@ -43,7 +43,7 @@ def moments(x: Tensor, running: Running | None = None) -> tuple[Tensor, Tensor]:
     if running is not None:
         tensors["running_mean"], tensors["running_var"], fields["momentum"] = running
     moved = None if running is None else partial(torch.autograd.graph.increment_version, running[:2])
-    threads.run(norm.moments(ELEMENTS[x.dtype]), job(x, how, tensors, fields), (x, tensors), moved)
+    threads.run(norm.moments(ELEMENTS[x.dtype]), job(x, how, tensors, fields), moved)
     return mean, m2
 
 
@@ -86,7 +86,7 @@ def norm_backward(
     weight, sums = row(weight, torch.float32), row(sums, torch.float64)
     tensors: dict[str, Tensor | None] = {"weight": weight, "mean": mean, "m2": m2, "sums": sums, "gy": grad, "gx": out}
     work = job(x, walk(x, True), tensors, {"eps": eps, "count": samples})
-    threads.run(norm.norm_backward(ELEMENTS[x.dtype]), work, (x, tensors))
+    threads.run(norm.norm_backward(ELEMENTS[x.dtype]), work)
     return out
 
 

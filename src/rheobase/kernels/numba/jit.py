@@ -67,7 +67,12 @@ class Job(ctypes.Structure):
     """What kernels work on. Arrays are addresses, 0 where there is none; N is the size of one step.
 
     `n_NAME` is the address of a neuron's number, of which there are `size_NAME`. With `count` 0, m2 is a variance.
+
+    Attributes:
+        alive: what owns the memory behind the addresses.
     """
+
+    alive: Any
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in INTEGERS),

@@ -18,7 +18,7 @@ from rheobase.kernels.spec import How
 def _stepper(task: Task, **tensors: Tensor | None) -> Callable[[int], None]:
     """Runs the job of a step: these fields of it are the addresses of that step in these tensors."""
     moving = [(name, x.data_ptr(), x.stride(0) * x.element_size()) for name, x in tensors.items() if x is not None]
-    kernel, job, _ = task
+    kernel, job = task
 
     def step(t: int) -> None:
         for name, start, length in moving:

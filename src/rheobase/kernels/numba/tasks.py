@@ -25,17 +25,17 @@ def row(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Numbers(NamedTuple):
-    """A neuron's numbers as the kernels read them: fields of a job, and what has to be kept alive for it."""
+    """A neuron's numbers as the kernels read them: fields of a job, and the tensors that they point into."""
 
     fields: list[int]
     channels: bool  # whether there is one a channel
     neurons: bool  # or one a neuron
-    alive: list[Tensor]
+    tensors: list[Tensor]
 
 
 def _numbers(given: Inputs, x: Tensor) -> _Numbers:
     fields: list[int] = []
-    channels, neurons, alive = False, False, []
+    channels, neurons, tensors = False, False, []
     for number in given[FIRST_NUMBER:FIRST_NORM]:
         if number is None:
             number = given.decay  # (unread)
@@ -48,9 +48,9 @@ def _numbers(given: Inputs, x: Tensor) -> _Numbers:
                 number = row(number, torch.float32)
         elif number.dtype is not torch.float32:
             number = number.to(torch.float32)
-        alive.append(number)
+        tensors.append(number)
         fields += (number.data_ptr(), many)
-    return _Numbers(fields, channels, neurons, alive)
+    return _Numbers(fields, channels, neurons, tensors)
 
 
 def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
@@ -58,12 +58,16 @@ def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
     return None if state is None else aligned(state.to(torch.float32).unsqueeze(0), like)
 
 
-def job(x: Tensor, how: Walk, tensors: Mapping[str, Tensor | None], fields: dict[str, Any], numbers: Any = ()) -> Job:
-    """A job on currents x and these tensors, which the caller has to keep alive."""
+def job(
+    x: Tensor, how: Walk, tensors: Mapping[str, Tensor | None], fields: dict[str, Any], numbers: _Numbers | None = None
+) -> Job:
+    """A job on currents x and these tensors, which live as long as it."""
     for name, tensor in tensors.items():
         if tensor is not None:
             fields[name] = tensor.data_ptr()
-    return Job(0, 0, 0, *how, *numbers, x=x.data_ptr(), **fields)
+    made = Job(0, 0, 0, *how, *(() if numbers is None else numbers.fields), x=x.data_ptr(), **fields)
+    made.alive = (x, tensors, numbers)
+    return made
 
 
 def _brought(given: Inputs, x: Tensor, fields: dict[str, Any]) -> dict[str, Tensor | None]:
@@ -87,11 +91,10 @@ def _brought(given: Inputs, x: Tensor, fields: dict[str, Any]) -> dict[str, Tens
 
 
 class Task(NamedTuple):
-    """A kernel, its job, and what has to be kept alive until it is done."""
+    """A kernel and its job."""
 
     kernel: Kernel
     job: Job
-    alive: Any
 
 
 def forward_task(given: Inputs, how: How, outputs: Outputs) -> Task:
@@ -103,10 +106,10 @@ def forward_task(given: Inputs, how: How, outputs: Outputs) -> Task:
     tensors = _brought(given, x, fields)
     tensors["spikes"], tensors["drive"], tensors["final"], tensors["final_other"] = outputs
     shape = walk(x, numbers.channels or given.weight is not None, numbers.neurons)
-    work = job(x, shape, tensors, fields, numbers.fields)
+    work = job(x, shape, tensors, fields, numbers)
     rows = numbers.channels or numbers.neurons
     kernel = neuron.forward(ELEMENTS[x.dtype], RESETS.index(how.reset), cuba, adaptive, rows)
-    return Task(kernel, work, (x, numbers, tensors))
+    return Task(kernel, work)
 
 
 class Sums(NamedTuple):
@@ -152,11 +155,11 @@ def backward_task(
     sums = x.new_empty((shape.pieces, sum_rows, shape.C), dtype=torch.float64)
     each = x.new_empty((len(learning), shape.N), dtype=torch.float32) if apart else None
     tensors["sums"], tensors["g_numbers"] = sums, each
-    work = job(x, shape, tensors, fields, numbers.fields)
+    work = job(x, shape, tensors, fields, numbers)
     kind, reset = SURROGATES.index(how.surrogate), RESETS.index(how.reset)
     flags = (how.detach_reset, numbers.channels or numbers.neurons, normed, learned, apart)
     kernel = neuron.backward(ELEMENTS[x.dtype], kind, reset, cuba, adaptive, *flags)
-    return Task(kernel, work, (x, numbers, tensors)), Sums(sums, each)
+    return Task(kernel, work), Sums(sums, each)
 
 
 def zeroed(gradients: Gradients) -> Gradients:
@@ -184,7 +187,7 @@ def _folded(each: Tensor, x: Tensor, dim: int) -> Tensor:
 
     In halves, so that it is the same for any number of threads.
     """
-    rows = torch.empty_strided(x.shape[1:], x.stride()[1:], dtype=torch.float32)
+    rows = torch.empty_strided(x.shape[1:], x.stride()[1:], dtype=torch.float32, device=x.device)
     rows.as_strided((each.numel(),), (1,)).copy_(each)
     if dim < 2 and rows.dim() > 2:
         rows = rows.movedim(1, 0).reshape(rows.shape[1], -1).t()

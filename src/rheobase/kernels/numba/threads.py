@@ -76,15 +76,8 @@ def queue() -> Iterator[None]:
         _local.queue = outer
 
 
-def run(kernel: Kernel, job: Job, alive: Any, then: Callable[[], Any] | None = None) -> None:
-    """Work a job off, now or at the end of `queue`.
-
-    Args:
-        kernel: what does it.
-        job: what it works on.
-        alive: what has to be kept until then.
-        then: what comes after it.
-    """
+def run(kernel: Kernel, job: Job, then: Callable[[], Any] | None = None) -> None:
+    """Work a job off, now or at the end of `queue`; `then` comes after it."""
 
     def work() -> None:
         work_off(kernel, job)
@@ -94,7 +87,6 @@ def run(kernel: Kernel, job: Job, alive: Any, then: Callable[[], Any] | None = N
     if _local.queue is None:
         work()
     else:
-        work.alive = alive  # type: ignore[attr-defined]
         _local.queue.append(work)
 
 
@@ -105,7 +97,7 @@ def work_off(kernel: Kernel, job: Job) -> None:
         RuntimeError: not all of it was done.
     """
     threads = min(torch.get_num_threads(), job.pieces)
-    scratch = torch.empty(threads * job.room, dtype=torch.uint8)
+    scratch = torch.empty(threads * job.room, dtype=torch.uint8, device="cpu")
     job.next = job.finished = job.entered = 0
     job.scratch = scratch.data_ptr()
     _start()(kernel.address, ctypes.addressof(job), threads)
