@@ -86,6 +86,24 @@ def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.M
     Raises:
         ValueError: an option that the model family does not have, or a value that it refuses.
     """
+    net = _model(recipe, data, given)
+    segments = recipe.trainer.checkpoint_segments
+    if segments > 1:
+        parts = [module for module in net.modules() if isinstance(module, models.Segmented)]
+        try:
+            for part in parts:
+                part.segments = segments
+        except ValueError as error:
+            raise ValueError(f"trainer.checkpoint_segments: model {recipe.model.name}: {error}") from error
+        if not parts:
+            raise ValueError(
+                f"trainer.checkpoint_segments must be 1 for model {recipe.model.name}, in which there is no "
+                f"rheobase.models.Segmented to divide, got {segments}"
+            )
+    return net
+
+
+def _model(recipe: Recipe, data: Dataset, given: nn.Module | None) -> nn.Module:
     options, default = recipe.model, ModelOptions()
     if (given is None) == (options.name == own.GIVEN):
         raise own.missing("model.name") if given is None else own.surplus("model.name", options.name)

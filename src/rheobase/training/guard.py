@@ -55,12 +55,12 @@ def first(net: nn.Module, loss_of: Callable[[], Tensor]) -> str | None:
     try:
         with record(net, potentials=True) if neurons else nullcontext() as tape:
             loss = loss_of()
-    finally:
+        parameters = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        up = [(what, tensor) for what, tensor in seen if tensor.requires_grad]
+        found = torch.autograd.grad(loss, [*(tensor for _, tensor in up), *parameters.values()], allow_unused=True)
+    finally:  # not before: layers that are computed again must look as they did
         for hook in hooks:
             hook.remove()
-    parameters = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    up = [(what, tensor) for what, tensor in seen if tensor.requires_grad]
-    found = torch.autograd.grad(loss, [*(tensor for _, tensor in up), *parameters.values()], allow_unused=True)
     names = [what for what, _ in up] + [f"the weights {name}" for name in parameters]
     gradients = [(f"the gradient of {name}", gradient) for name, gradient in zip(names, found, strict=True)]
     down = [*reversed(gradients[: len(up)]), *gradients[len(up) :]]

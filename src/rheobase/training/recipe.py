@@ -136,6 +136,12 @@ class TrainerOptions(Group):
     devices: int = key(1, "processes a machine, a GPU each; under torchrun its number counts", ge=1)
     nodes: int = key(1, "machines; each is started by hand or by torchrun", ge=1)
     accumulate: int = key(1, "parts that a batch is computed in, one after the other: less memory, the same step", ge=1)
+    checkpoint_segments: int = key(
+        1,
+        "parts that a model's layers are divided into, of which the backward pass computes all but the last again: "
+        "less memory, more time, the same step",
+        ge=1,
+    )
     clip_gradient: float | None = key(None, "largest L2 norm of the whole gradient", gt=0)
     ema: float | None = key(
         None, "decay of a moving average of the weights, which is then validated, tested and kept", gt=0, lt=1
@@ -150,7 +156,7 @@ LATER = (
     *(f"data.{name}" for name in DataOptions.model_fields if name not in FIRST),
     *("model.start", "model.layers", "model.padding"),
     *("loss.rate_penalty", "loss.rate_target"),
-    *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.ema"),
+    *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
 )
 """Keys that recipes did not always have: they enter `sha256` where they are not at their default."""
 
