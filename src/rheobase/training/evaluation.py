@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.data import Batches
-from rheobase.layers import readout
+from rheobase.training.losses import scores
+from rheobase.training.recipe import LossOptions
 
 
 @torch.inference_mode()
@@ -20,6 +21,7 @@ def accuracies(
     steps: Sequence[int | None],
     device: torch.device | str = "cpu",
     precision: str = "32",
+    loss: LossOptions | None = None,
 ) -> list[float]:
     """Accuracy of the model in evaluation at each number of time steps, in one pass over the batches.
 
@@ -43,14 +45,14 @@ def accuracies(
             logits = model(images, **steps_wanted if images.dim() == 4 else {})
         if wanted and max(wanted) > len(logits):
             raise ValueError(f"steps must be at most {len(logits)} for this model, got {max(wanted)}")
-        guesses = torch.stack([_readout(logits[:count], lengths).argmax(1) for count in steps])
+        guesses = torch.stack([_scores(logits[:count], lengths, loss).argmax(1) for count in steps])
         correct += (guesses == labels).sum(1)
         total += len(labels)
     return [count / total for count in correct.tolist()]
 
 
-def _readout(logits: Tensor, lengths: Tensor | None) -> Tensor:
-    return readout(logits.float(), None if lengths is None else lengths.clamp(max=len(logits)))
+def _scores(logits: Tensor, lengths: Tensor | None, loss: LossOptions | None) -> Tensor:
+    return scores(logits, loss or LossOptions(), None if lengths is None else lengths.clamp(max=len(logits)))
 
 
 def takes_steps(model: nn.Module) -> bool:

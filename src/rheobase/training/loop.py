@@ -173,7 +173,7 @@ class Training:
         loss = losses.loss(logits, labels, options, lengths)
         if tape is not None:
             loss = loss + losses.rate_penalty(firing(model, tape).values(), options)
-        return loss, losses.correct(logits.detach(), labels, lengths)
+        return loss, losses.correct(logits.detach(), labels, options, lengths)
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:

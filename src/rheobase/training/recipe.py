@@ -96,15 +96,22 @@ class LossOptions(Group):
 
     cross_entropy: CE(m, y). tet (Deng et al. 2022): (1 - lambda) mean_t CE(logits[t], y) + lambda mean (logits -
     target)^2. count: mean (m - y)^2, the distance of spike counts over T from y, where the last layer spikes.
+    membrane: CE(v, y) of the potential of an integrator without spikes whose currents are the logits, v[t] =
+    membrane_decay v[t-1] + logits[t], after the last step, or of each class its maximum over time; v, not m, then
+    decides for a class. (decay 0: the logits are potentials, of a model that integrates itself.)
     Added to each: rate_penalty * mean over layers of (mean firing rate - rate_target)^2.
     """
 
-    name: Literal["cross_entropy", "tet", "count"] = key(
-        "cross_entropy", "of the mean of the logits over time, or at each step; count: that mean's squared error"
+    name: Literal["cross_entropy", "tet", "count", "membrane"] = key(
+        "cross_entropy",
+        "of the mean of the logits over time, or (tet) at each step; count: that mean's squared error; membrane: of an "
+        "integrator's potential",
     )
     label_smoothing: float = key(0.0, "share of the label spread over all classes", ge=0, le=1)
     tet_lambda: float = key(0.05, "weight of TET's second term", ge=0, le=1)
     tet_target: float = key(1.0, "what TET's second term pulls the logits to")
+    membrane_decay: float = key(1.0, "share of the integrator's potential kept from step to step", ge=0, le=1)
+    membrane_at: Literal["last", "max"] = key("last", "potential after the last step, or its maximum over time")
     rate_penalty: float = key(0.0, "weight of the squared distance of each layer's firing rate from rate_target", ge=0)
     rate_target: float = key(0.1, "spikes a step that rate_penalty pulls each layer to", ge=0, le=1)
 
@@ -155,7 +162,7 @@ class TrainerOptions(Group):
 LATER = (
     *(f"data.{name}" for name in DataOptions.model_fields if name not in FIRST),
     *("model.start", "model.layers", "model.padding"),
-    *("loss.rate_penalty", "loss.rate_target"),
+    *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
     *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
 )
 """Keys that recipes did not always have: they enter `sha256` where they are not at their default."""

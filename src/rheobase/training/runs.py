@@ -145,7 +145,7 @@ def evaluate(
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
     gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
     with _threads(recipe.trainer.threads):
-        found = accuracies(best, batches, list(steps), "cuda" if gpu else "cpu", recipe.trainer.precision)
+        found = accuracies(best, batches, list(steps), "cuda" if gpu else "cpu", recipe.trainer.precision, recipe.loss)
     result = dict(zip(steps, found, strict=True))
     if split == "test":
         looks = read_json(place.evaluations, list, "mend it or move it away") if place.evaluations.is_file() else []
@@ -285,7 +285,7 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
     """Test the best model, which the net is by now; write the summary."""
     recipe, journal, device = training.recipe, training.journal, training.fabric.device
     batches = build.evaluation_batches(recipe, data, data.test)
-    [test_accuracy] = accuracies(training.net, batches, [None], device, recipe.trainer.precision)
+    [test_accuracy] = accuracies(training.net, batches, [None], device, recipe.trainer.precision, recipe.loss)
     images, *_ = build.evaluation_batches(recipe, data, data.validation).batch(0, 0)
     head, changed = commit()
     summary = {
