@@ -109,10 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # who read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (ValueError, OSError, TypeError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:
         if not isinstance(error, OSError) and not _ours(error):
             raise
-        _fail(str(error))
+        _fail("; ".join([str(error), *getattr(error, "__notes__", ())]))
     except KeyboardInterrupt:
         sys.exit(130)
 

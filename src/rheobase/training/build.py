@@ -35,11 +35,11 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
         found = own.call("data.name", name, Dataset, {"root": root}, ["root"] if root else [])
     else:
         found = load(name, root, **_loading(recipe.data))
-    if limit is None:
-        return found
-    if limit > len(found.train):
-        raise ValueError(f"data.train_limit must be at most {len(found.train)} for {found.name}, got {limit}")
-    return found.limited(limit)
+    for key, most in (("train_limit", len(found.train)), ("batch_size", limit or len(found.train))):
+        got = getattr(recipe.data, key)
+        if got is not None and got > most:
+            raise ValueError(f"data.{key} must be at most {most}, the training samples of {found.name}, got {got}")
+    return found if limit is None else found.limited(limit)
 
 
 def _loading(options: DataOptions) -> dict[str, Any]:
@@ -122,9 +122,9 @@ def _model(recipe: Recipe, data: Dataset, given: nn.Module | None) -> nn.Module:
         return models.create(options.name, **{name: value for name, value in offered.items() if value is not None})
 
 
-def sample(recipe: Recipe, data: Dataset) -> Tensor:
-    """The first images of the validation split, to try a net on."""
-    few = data.validation.at(torch.arange(min(16, len(data.validation))))
+def sample(recipe: Recipe, data: Dataset, split: Samples) -> Tensor:
+    """The first images of a split, to try it or a net."""
+    few = split.at(torch.arange(min(16, len(split))))
     images: Tensor = evaluation_batches(recipe, data, few).batch(0, 0)[0]
     return images
 
@@ -135,17 +135,26 @@ def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
     Raises:
         ValueError: it is not.
     """
-    images = sample(recipe, data)
-    with torch.inference_mode():
-        found = net.eval()(images)
+    [images, *_] = [sample(recipe, data, split) for split in (data.validation, data.train, data.test)]
+    name = recipe.model.name
+    try:
+        with torch.inference_mode():
+            found = net.eval()(images)
+        one = net(images.narrow(-4, 0, 1))
+    except Exception as error:
+        raise ValueError(f"model {name}: for images {list(images.shape)} it failed: {own.told(error)}") from error
     wanted = (images.shape[-4], data.classes)
-    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[1:] != wanted or not len(found):
-        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    fits = isinstance(found, Tensor) and found.dim() == 3 and found.shape[1:] == wanted and len(found)
+    if not fits or not found.is_floating_point():
+        got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(
-            f"model {recipe.model.name}: for images {list(images.shape)} it must give logits [T, {wanted[0]}, "
-            f"{wanted[1]}], got {got}"
+            f"model {name}: for images {list(images.shape)} it must give floating point logits "
+            f"[T, {wanted[0]}, {wanted[1]}], got {got.removeprefix('torch.float32 ')}"
         )
-    return found
+    if not one.requires_grad and any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError(f"model {name}: its logits carry no gradient, so that nothing can be trained")
+    logits: Tensor = found
+    return logits
 
 
 def neuron(options: NeuronOptions) -> Neuron:

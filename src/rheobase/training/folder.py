@@ -13,15 +13,32 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
+from torch import Tensor
+from typing_extensions import TypedDict  # (pydantic wants that one below Python 3.12)
 
 from rheobase.files import write_atomic
+from rheobase.training.journal import Journal
 from rheobase.training.recipe import Recipe
 
 T = TypeVar("T")
 REPORTED = ("test_accuracy", "validation_accuracy", "best_epoch", "train_seconds", "seed", "layers")
 """What the command tells of a summary."""
-KEYS = {"net", "optimizer", "ema", "journal", "best", "data", "recipe_sha256", "threads", "processes"}
-"""Of a checkpoint."""
+
+
+class Checkpoint(TypedDict):
+    """What last.ckpt holds, in plain dicts, numbers and tensors (the journal as a dict)."""
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)  # type: ignore[misc]
+    net: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    ema: dict[str, Any] | None
+    journal: Journal
+    best: dict[str, Tensor]
+    data: dict[str, Any]
+    recipe_sha256: str
+    threads: int
+    processes: int
 
 
 class RunFolder:
@@ -58,7 +75,11 @@ class RunFolder:
         # the recipe does not say where it ran, so that it can be trained again as it is, and from any place
         root = recipe.data.root and str(Path(recipe.data.root).expanduser().absolute())
         recipe = recipe.replace({"run": None, "data.root": root})
-        write_atomic(folder.recipe, recipe.to_json().encode())
+        try:
+            write_atomic(folder.recipe, recipe.to_json().encode())
+        except BaseException:  # no run began: the folder is as empty as it was
+            folder.last.parent.rmdir()
+            raise
         return folder
 
     @classmethod
@@ -91,7 +112,7 @@ class RunFolder:
         torch.save(state, content)
         write_atomic(self.last, content.getvalue())
 
-    def read_checkpoint(self) -> dict[str, Any] | None:
+    def read_checkpoint(self) -> Checkpoint | None:
         """What `write_checkpoint` wrote, on the CPU; None if there is none.
 
         Raises:
@@ -101,9 +122,8 @@ class RunFolder:
             return None
         content = self.last.read_bytes()
         try:
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            if not state.keys() >= KEYS:
-                raise KeyError(*KEYS - state.keys())
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return TypeAdapter(Checkpoint).validate_python(state)
         except MemoryError:
             raise
         except Exception as error:  # bytes that are no checkpoint raise whatever they happen to
@@ -111,7 +131,6 @@ class RunFolder:
                 f"{self.last} is damaged ({len(content)} bytes, which are no checkpoint of a run: "
                 f"{type(error).__name__}): put back a copy, or remove it, and `rheobase resume` begins anew"
             ) from error
-        return state
 
     def clean(self) -> None:
         """Remove what a killed process left half written; not while another one trains here."""

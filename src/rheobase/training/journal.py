@@ -30,7 +30,7 @@ class Journal:
 
     epoch: int = 0
     batch: int = 0
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0  # counted from 1; 0: none yet
     best_accuracy: float = -1.0
     best_loss: float = float("inf")

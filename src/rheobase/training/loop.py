@@ -18,6 +18,7 @@ from rheobase.training import build, guard, losses
 from rheobase.training.activity import firing
 from rheobase.training.board import Board
 from rheobase.training.console import Lines
+from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.journal import Journal, means
 from rheobase.training.keeper import Keeper
@@ -102,7 +103,7 @@ class Training:
         mine = data.validation.at(torch.arange(rank, len(data.validation), world))
         self.validation = build.evaluation_batches(recipe, data, mine)
         self.data = build.fingerprint(data)
-        self.sample = build.sample(recipe, data).to(fabric.device)
+        self.sample = build.sample(recipe, data, data.validation).to(fabric.device)
         self.journal = Journal()
         self.best: dict[str, Tensor] = {}
         self.threads = torch.get_num_threads()  # those that the run began with
@@ -243,11 +244,11 @@ class Training:
             "processes": self.processes,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Checkpoint) -> None:
         """Go on from there.
 
         Raises:
-            ValueError: it is of another recipe, other data, or another model.
+            ValueError: it is of another recipe, other data, or another model, or damaged.
         """
         if state["recipe_sha256"] != self.recipe.sha256:
             raise ValueError("recipe.json is not the recipe that this run began with: it was changed since")
@@ -258,11 +259,18 @@ class Training:
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.ema is not None:
-                self.ema.load_state_dict(state["ema"])
+                self.ema.load_state_dict(state["ema"] or {})
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the checkpoint is of another model than this one: {reason}") from error
-        self.journal = Journal(**state["journal"])
+        self.journal = journal = state["journal"]
         self.best = state["best"]
         self.threads = state["threads"]
         self.processes = state["processes"]
+        epochs, batches = self.recipe.trainer.epochs, self.batches.count
+        if not (0 <= journal.epoch <= epochs and 0 <= journal.batch < batches):
+            raise ValueError(
+                f"epoch {journal.epoch}, batch {journal.batch} is no place in {epochs} epochs of {batches} batches"
+            )
+        if guard.weights(self.net):
+            raise ValueError(f"{guard.weights(self.net)} are not finite")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sysconfig
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +29,14 @@ def surplus(key: str, name: str) -> ValueError:
     """What to say where a run that knows its data or model by name is given another."""
     kind = key.partition(".")[0]
     return ValueError(f"{key} is {name!r}, so this run takes no {kind}=...: it knows its {kind} by name")
+
+
+def told(error: BaseException) -> str:
+    """What went wrong in the user's code, and where, on one line."""
+    libraries = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parents[1]))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(libraries)]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def call(key: str, name: str, kind: type[T], offered: Mapping[str, Any], wanted: Collection[str] = ()) -> T:
@@ -53,7 +63,10 @@ def call(key: str, name: str, kind: type[T], offered: Mapping[str, Any], wanted:
         signature.bind(**arguments)
     except TypeError as error:
         raise ValueError(f"{key}: {name}: {error}; it may take {', '.join(offered)}") from error
-    result = function(**arguments)
+    try:
+        result = function(**arguments)
+    except Exception as error:
+        raise ValueError(f"{key}: {name} failed: {told(error)}") from error
     if not isinstance(result, kind):
         raise ValueError(
             f"{key}: {name} must return a {kind.__module__.partition('.')[0]} {kind.__name__}, "
@@ -69,11 +82,13 @@ def _imported(key: str, name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise  # something that the user's module imports
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):  # what the user's module imports
+            raise ValueError(f"{key}: {name} failed: {told(error)}") from error
         raise ValueError(
             f"{key}: there is no module {error.name!r} for {name!r}; it must be importable from {Path.cwd()}"
         ) from error
+    except Exception as error:
+        raise ValueError(f"{key}: {name} failed: {told(error)}") from error
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), n=1)
         raise ValueError(

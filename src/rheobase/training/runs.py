@@ -24,7 +24,6 @@ from rheobase.training.activity import activity
 from rheobase.training.console import Lines, console, say
 from rheobase.training.evaluation import accuracies, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
-from rheobase.training.guard import NotFiniteError
 from rheobase.training.keeper import Keeper, load_best
 from rheobase.training.loop import Training, fit
 from rheobase.training.machine import commit, machine, versions
@@ -201,7 +200,10 @@ def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Da
         if state is None:
             say(greeting.format(folder.path))
         else:
-            training.load_state_dict(state)
+            try:
+                training.load_state_dict(state)
+            except ValueError as error:
+                raise ValueError(f"{folder.last}: {error}") from error
             _tell_changes(training)
         keeper.begin(training)
         lines, events = Lines(), None
@@ -211,8 +213,14 @@ def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Da
             stack.callback(events.end)
         try:
             fit(training, keeper, lines, events, stopper)
-        except NotFiniteError as error:
-            raise ValueError(f"{error}; {keeper.where()}") from error
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                error = ValueError(
+                    f"ran out of memory in step {training.step + 1} ({' '.join(str(error).split())}); lower "
+                    "data.batch_size, or raise trainer.accumulate or trainer.checkpoint_segments"
+                )
+            error.add_note(keeper.where())
+            raise error
         stopper.trained()
         sha256 = weights_sha256(net.state_dict())
         net.load_state_dict(training.best)
