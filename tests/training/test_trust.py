@@ -344,7 +344,7 @@ def test_memory_that_runs_out_says_what_helps(place, fails, monkeypatch):
 
     monkeypatch.setattr(Training, "train_on", step)
     error = fails(*folder("resume")())
-    assert re.search("ran out of memory .*Tried to allocate.*; lower data.batch_size, or raise trainer.acc", error)
+    assert re.search("ran out of memory .*Tried to allocate.*: lower data.batch_size, or raise trainer.acc", error)
     assert "saved after step 6; go on with: rheobase resume run" in error
 
 

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 from typing_extensions import TypedDict  # (pydantic wants that one below Python 3.12)
 
 from rheobase.files import write_atomic
+from rheobase.training.activity import Layer
 from rheobase.training.journal import Journal
 from rheobase.training.recipe import Recipe
 
 T = TypeVar("T")
-REPORTED = ("test_accuracy", "validation_accuracy", "best_epoch", "train_seconds", "seed", "layers")
-"""What the command tells of a summary."""
 
 
 class Checkpoint(TypedDict):
@@ -39,6 +38,18 @@ class Checkpoint(TypedDict):
     recipe_sha256: str
     threads: int
     processes: int
+
+
+class Summary(TypedDict):
+    """What the command tells of summary.json."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    test_accuracy: float
+    validation_accuracy: float
+    best_epoch: int
+    train_seconds: float
+    seed: int
+    layers: list[Layer]
 
 
 class RunFolder:
@@ -149,20 +160,10 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{self.recipe}: {error}; put back the recipe that the run began with") from error
 
-    def read_summary(self) -> dict[str, Any] | None:
-        """The summary, or None in an unfinished run.
-
-        Raises:
-            ValueError: damaged.
-        """
-        if not self.summary.is_file():
-            return None
+    def read_summary(self) -> Summary | None:
+        """The summary, or None in an unfinished run."""
         advice = "remove it, and `rheobase resume` writes it again"
-        summary = read_json(self.summary, dict, advice)
-        missing = [name for name in REPORTED if name not in summary]
-        if missing:
-            raise ValueError(f"{self.summary} is damaged (there is no {missing[0]!r} in it): {advice}")
-        return summary
+        return read_json(self.summary, Summary, advice) if self.summary.is_file() else None
 
 
 def read_json(path: Path, kind: type[T], advice: str) -> T:
@@ -172,12 +173,11 @@ def read_json(path: Path, kind: type[T], advice: str) -> T:
         ValueError: damaged, or of another kind; the error ends with the advice.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, kind):
-            raise ValueError(f"a {kind.__name__} is wanted, it holds a {type(content).__name__}")
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): {advice}") from error
-    return content
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"there is no {first['loc'][-1]!r} in it" if first["type"] == "missing" else first["msg"]
+        raise ValueError(f"{path} is damaged ({what}): {advice}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:

@@ -11,15 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 COLUMNS = (
-    "epoch",
-    "step",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "lr",
-    "images_per_second",
-    "seconds",
+    *("epoch", "step", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
+    *("lr", "images_per_second", "seconds"),
 )
 """Of metrics.csv. `seconds` is the training time since the start of the run, summed over resumes."""
 
@@ -57,13 +50,11 @@ class Journal:
         self.batch += 1
         return now
 
-    def record(self, row: dict[str, float]) -> bool:
+    def record(self, row: dict[str, Any]) -> bool:
         """End an epoch with its row. Whether it is the best so far: by accuracy, then loss, then the earliest."""
         self.rows.append(row)
-        self.epoch += 1
-        self.batch = 0
-        self.epoch_seconds = 0.0
-        self.sums = [0.0] * 3
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch_seconds, self.sums = 0.0, [0.0] * 3
         accuracy, loss = row["validation_accuracy"], row["validation_loss"]
         if not (accuracy, -loss) > (self.best_accuracy, -self.best_loss):  # a loss of nan is never better
             return False

@@ -73,8 +73,8 @@ class Keeper:
         steps, seconds = training.step - self._saved_step, time.perf_counter() - self._saved
         if (
             training.step == 1  # early, so that a place that cannot be written to shows at once
-            or (options.checkpoint_every_steps is not None and steps >= options.checkpoint_every_steps)
-            or (options.checkpoint_every_seconds is not None and seconds >= options.checkpoint_every_seconds)
+            or steps >= (options.checkpoint_every_steps or float("inf"))
+            or seconds >= (options.checkpoint_every_seconds or float("inf"))
         ):
             self.save(training)
 
@@ -90,13 +90,12 @@ class Keeper:
                 self.folder.write_checkpoint(training.state_dict())
             self._saved, self._saved_step = time.perf_counter(), training.step
 
-    def write_files(self, training: Training, best: bool | None = None) -> None:
-        """Write metrics and, if it is new, the best model: what the checkpoint says already."""
-        if not self._first:
-            return
-        write_atomic(self.folder.metrics, training.journal.to_csv())
-        if training.journal.best_is_new if best is None else best:
-            save_best(training.recipe, training.net, training.best, self.folder.best)
+    def write_files(self, training: Training, best: bool) -> None:
+        """Write metrics and, if wanted, the best model: what the checkpoint says already."""
+        if self._first:
+            write_atomic(self.folder.metrics, training.journal.to_csv())
+            if best:
+                save_best(training.recipe, training.net, training.best, self.folder.best)
 
     def where(self) -> str:
         """Where the saved run is, and how to go on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +14,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rheobase.data import Batch, Dataset, seed_of
 from rheobase.norm import padding
 from rheobase.recording import record
-from rheobase.training import build, guard, losses
+from rheobase.training import board, build, guard, losses
 from rheobase.training.activity import firing
-from rheobase.training.board import Board
 from rheobase.training.console import Lines
 from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
-from rheobase.training.journal import Journal, means
+from rheobase.training.journal import COLUMNS, Journal, means
 from rheobase.training.keeper import Keeper
 from rheobase.training.recipe import Recipe
 from rheobase.training.schedule import learning_rate
@@ -28,9 +27,10 @@ from rheobase.training.stopping import Stopper
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+    from torch.utils.tensorboard import SummaryWriter
 
 
-def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, stopper: Stopper) -> None:
+def fit(training: Training, keeper: Keeper, lines: Lines, events: SummaryWriter | None, stopper: Stopper) -> None:
     """Train from where the journal is to the end.
 
     The run is saved between two batches, or after an epoch with its validation; never between the last batch and its
@@ -40,49 +40,36 @@ def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, s
         NotFiniteError: something is not.
         Stopped: by a signal, when all is saved.
     """
-    recipe, journal, batches = training.recipe, training.journal, training.batches
-    if training.agreed(stopper.wanted):  # it came before there was anything to save
-        stopper.stop()
+
+    def stop_if_wanted() -> None:
+        if training.agreed(stopper.wanted):
+            keeper.save(training)
+            training.fabric.barrier()
+            stopper.stop()
+
+    journal, batches = training.journal, training.batches
+    stop_if_wanted()  # by a signal that came before there was anything to save
     lines.begin(training)
     mark = time.perf_counter()
-    while journal.epoch < recipe.trainer.epochs:
+    while journal.epoch < training.recipe.trainer.epochs:
         batches.seek(journal.epoch, journal.batch)
         for batch in batches:
             mark = journal.count(training.train_on(batch), mark)
             lines.batch(training)
-            if journal.batch == batches.count:
-                break  # its validation comes first
-            keeper.save_if_due(training)
-            if training.agreed(stopper.wanted):
-                keeper.save(training)
-                training.fabric.barrier()
-                stopper.stop()
-        train_loss, train_accuracy = means(journal.sums)
-        validation_loss, validation_accuracy = training.validate()
+            if journal.batch < batches.count:  # else its validation comes first
+                keeper.save_if_due(training)
+                stop_if_wanted()
+        validation = training.validate()
         now = time.perf_counter()
         journal.seconds += now - mark
         mark = now
-        training.end_epoch(
-            {
-                "epoch": journal.epoch + 1,
-                "step": training.step,
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
-                "validation_loss": validation_loss,
-                "validation_accuracy": validation_accuracy,
-                "lr": training.rate(training.step - 1),
-                "images_per_second": round(journal.speed, 1),
-                "seconds": round(journal.seconds, 3),
-            }
-        )
+        training.end_epoch(validation)
         keeper.save(training)
-        keeper.write_files(training)
+        keeper.write_files(training, best=journal.best_is_new)
         lines.epoch(training)
-        if board is not None:
-            board.epoch(training)
-        if training.agreed(stopper.wanted):
-            training.fabric.barrier()
-            stopper.stop()
+        if events is not None:
+            board.write(events, training)
+        stop_if_wanted()
 
 
 class Training:
@@ -142,7 +129,7 @@ class Training:
         self._seed()
         for number, piece in enumerate(pieces, 1):
             count = len(piece.labels)
-            with self._without_exchange(number < parts):
+            with self.fabric.no_backward_sync(self.model, enabled=number < parts):
                 loss, right = self.loss(self.model, piece)
                 self.fabric.backward(loss * (count * world / whole))  # DDP takes the mean over processes
             sums += torch.stack((loss.detach().double() * count, right.double(), right.new_tensor(count)))
@@ -211,13 +198,12 @@ class Training:
     def _seed(self) -> None:
         torch.manual_seed(seed_of("step", self.recipe.seed, self.step, self.fabric.global_rank))
 
-    def _without_exchange(self, wish: bool) -> AbstractContextManager[None]:
-        """Within it, processes do not exchange gradients, if that is wished."""
-        return self.fabric.no_backward_sync(self.model) if wish and self.fabric.world_size > 1 else nullcontext()
-
-    def end_epoch(self, row: dict[str, float]) -> None:
+    def end_epoch(self, validation: tuple[float, float]) -> None:
         """Note the epoch's row, and the weights if they are the best so far."""
-        if self.journal.record(row):
+        journal, step = self.journal, self.step
+        measured = *means(journal.sums), *validation, self.rate(step - 1)
+        row = (journal.epoch + 1, step, *measured, round(journal.speed, 1), round(journal.seconds, 3))
+        if journal.record(dict(zip(COLUMNS, row, strict=True))):
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
 
     def total(self, *values: Tensor | float) -> list[float]:

@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rheobase.data import Dataset
-from rheobase.neurons.base import outermost
 from rheobase.training import board, build, own, sources
 from rheobase.training.activity import activity
 from rheobase.training.console import Lines, console, say
 from rheobase.training.evaluation import accuracies, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
+from rheobase.training.guard import NotFiniteError
 from rheobase.training.keeper import Keeper, load_best
 from rheobase.training.loop import Training, fit
 from rheobase.training.machine import commit, machine, versions
@@ -79,8 +79,7 @@ def train(
 
 def start(recipe: Recipe, name: str, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
-    prepared = _prepare(recipe, data, model)
-    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", *prepared)
+    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", *_prepare(recipe, data, model))
 
 
 def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
@@ -99,7 +98,8 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
     recipe, summary = place.read_recipe(), place.read_summary()
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
-        return Run(place.path, load_best(recipe, lambda: _prepare(recipe, data, model)[1], place.best), summary)
+        best = load_best(recipe, lambda: _prepare(recipe, data, model)[1], place.best)
+        return Run(place.path, best, dict(summary))
     greeting = "{} has no checkpoint yet: starting from the beginning"
     return _fit(recipe, lambda: place, greeting, *_prepare(recipe, data, model))
 
@@ -131,7 +131,7 @@ def evaluate(
     recipe = place.read_recipe()
     if not place.best.is_file():
         raise FileNotFoundError(f"{place.path} has no best model yet: no epoch has ended")
-    if split not in ("train", "validation", "test"):
+    if split not in get_args(SplitName):
         raise ValueError(f"split must be train, validation or test, got {split!r}")
     if split == "test" and place.read_summary() is None:
         raise ValueError(f"{place.path} is not finished: the test set is for the end of a run, choose on validation")
@@ -142,9 +142,9 @@ def evaluate(
     if steps is None:
         steps = range(1, len(build.logits(recipe, dataset, best)) + 1)
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
-    gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    device = "cuda" if recipe.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     with _threads(recipe.trainer.threads):
-        found = accuracies(best, batches, list(steps), "cuda" if gpu else "cpu", recipe.trainer.precision, recipe.loss)
+        found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss)
     result = dict(zip(steps, found, strict=True))
     if split == "test":
         looks = read_json(place.evaluations, list, "mend it or move it away") if place.evaluations.is_file() else []
@@ -155,30 +155,13 @@ def evaluate(
 
 
 def _prepare(recipe: Recipe, data: Dataset | None, model: nn.Module | None) -> tuple[Dataset, nn.Module]:
-    """What the recipe names, tried on an image or two, so that what does not fit shows before a folder is made."""
-    for what, given, kind in (("data", data, Dataset), ("model", model, nn.Module)):
-        if given is not None and not isinstance(given, kind):
-            raise TypeError(
-                f"{what} must be a {kind.__name__}, got {type(given).__name__}; keys go in as **{{'key': value}}"
-            )
+    """Data and model, when it is sure that the recipe can be trained here."""
     if recipe.trainer.tensorboard:
         board.require()
-    gpus = torch.cuda.device_count()
-    if recipe.trainer.accelerator == "gpu" and gpus < recipe.trainer.devices:
-        raise ValueError(
-            f"trainer.accelerator is 'gpu', trainer.devices {recipe.trainer.devices}; torch sees {gpus} GPUs"
-        )
-    dataset = build.dataset(recipe, data)
-    net = build.model(recipe, dataset, model)
-    build.logits(recipe, dataset, net)
-    if recipe.loss.rate_penalty and not outermost(net):
-        raise ValueError(f"loss.rate_penalty must be 0 for a model without neurons, got {recipe.loss.rate_penalty}")
-    if not any(parameter.requires_grad for parameter in net.parameters()):
-        raise ValueError(f"model {recipe.model.name} has no parameter to train")
-    odd = [name for name, value in net.state_dict().items() if not isinstance(value, Tensor)]
-    if odd:
-        raise ValueError(f"model {recipe.model.name}: {odd[0]!r} of its state_dict is no tensor, so it cannot be saved")
-    return dataset, net.train()
+    wanted, gpus = recipe.trainer.devices, torch.cuda.device_count()
+    if recipe.trainer.accelerator == "gpu" and gpus < wanted:
+        raise ValueError(f"trainer.accelerator is 'gpu', trainer.devices {wanted}; torch sees {gpus} GPUs")
+    return build.prepare(recipe, data, model)
 
 
 def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Dataset, net: nn.Module) -> Run:
@@ -186,7 +169,8 @@ def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Da
 
     Of several processes the first alone touches the folder; the others hear from it.
     """
-    with _quiet(), ExitStack() as stack:
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
         fabric = _launched(recipe)
         stack.callback(_part)
         folder = _on_first(fabric, place)
@@ -194,8 +178,9 @@ def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Da
         _on_first(fabric, folder.clean)
         state = _on_first(fabric, folder.read_checkpoint)
         stack.enter_context(_threads(recipe.trainer.threads))
-        keeper, stopper = Keeper(folder, fabric.is_global_zero), Stopper()
+        keeper, stopper, lines = Keeper(folder, fabric.is_global_zero), Stopper(), Lines()
         stack.enter_context(stopper.listening(keeper.where))
+        stack.callback(lines.end)
         training = Training(recipe, fabric, net, data)
         if state is None:
             say(greeting.format(folder.path))
@@ -205,28 +190,33 @@ def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Da
             except ValueError as error:
                 raise ValueError(f"{folder.last}: {error}") from error
             _tell_changes(training)
+        stack.enter_context(_telling(keeper.where))
         keeper.begin(training)
-        lines, events = Lines(), None
-        stack.callback(lines.end)
+        events = None
         if recipe.trainer.tensorboard and fabric.is_global_zero:
-            events = board.Board(folder.tensorboard, training.step)
-            stack.callback(events.end)
-        try:
-            fit(training, keeper, lines, events, stopper)
-        except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                error = ValueError(
-                    f"ran out of memory in step {training.step + 1} ({' '.join(str(error).split())}); lower "
-                    "data.batch_size, or raise trainer.accumulate or trainer.checkpoint_segments"
-                )
-            error.add_note(keeper.where())
-            raise error
+            events = stack.enter_context(board.opened(folder.tensorboard, training.step))
+        fit(training, keeper, lines, events, stopper)
         stopper.trained()
         sha256 = weights_sha256(net.state_dict())
         net.load_state_dict(training.best)
         net.eval()
         summary = _on_first(fabric, lambda: _finish(folder, data, training, sha256))
         return Run(folder.path, net.cpu(), summary)
+
+
+@contextmanager
+def _telling(where: Callable[[], str]) -> Iterator[None]:
+    """Let an error within say where the run was saved, and what helps where memory is short."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise ValueError(f"{error}; {where()}") from error
+    except Exception as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            error.add_note(where())
+            raise
+        advice = "lower data.batch_size, or raise trainer.accumulate or trainer.checkpoint_segments"
+        raise ValueError(f"ran out of memory ({' '.join(str(error).split())}): {advice}; {where()}") from error
 
 
 def _launched(recipe: Recipe) -> Fabric:
@@ -334,17 +324,15 @@ def _threads(count: int | None) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's notes on hardware; its warnings stay."""
-    import lightning.fabric  # noqa: F401  (which sets the levels)
+    import lightning.fabric  # noqa: F401  (which sets the level)
 
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("fabric", "pytorch")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    logger = logging.getLogger("lightning.fabric")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # between versions of Lightning and torch; nothing a user could change
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)
