@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def require() -> type[SummaryWriter]:
-    """What writes events.
-
-    Raises:
-        ValueError: TensorBoard is not installed; the error says how to.
-    """
+    """What writes events; a ValueError that says how to install TensorBoard where it is not."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

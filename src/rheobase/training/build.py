@@ -24,9 +24,7 @@ _AUGMENTATION = [field.name for field in fields(Augmentation)]
 def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
     """The data set (or the one given), with the training split limited where the recipe says so.
 
-    Raises:
-        TypeError, ValueError, FileNotFoundError: as `own.check`, `own.call` and `rheobase.data.load`, or a limit or a
-            batch that is larger than the split.
+    Errors as in `own.check`, `own.call` and `rheobase.data.load`; or a limit or batch is larger than the split.
     """
     options = recipe.data
     name, root, limit = options.name, options.root, options.train_limit
@@ -86,8 +84,7 @@ def sample(recipe: Recipe, data: Dataset, split: Samples) -> Tensor:
 def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.Module:
     """The model, freshly initialised from the recipe's seed, or the one given. The global random state stays.
 
-    Raises:
-        TypeError, ValueError: as `own.check`, `own.call` and `rheobase.models.create`, or it is not to be divided.
+    Errors as in `own.check`, `own.call` and `rheobase.models.create`; or it cannot be divided into segments.
     """
     options, segments = recipe.model, recipe.trainer.checkpoint_segments
     own.check("model.name", options.name, given, nn.Module)
@@ -121,16 +118,11 @@ def _made(recipe: Recipe, data: Dataset) -> nn.Module:
 
 
 def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tuple[Dataset, nn.Module]:
-    """What the recipe names (or is given), tried on an image or two: what does not fit shows before a run begins.
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError: as `dataset` and `model`, or the model cannot be trained.
-    """
+    """What the recipe names (or is given), tried on a few images: what does not fit shows before a run begins."""
     found, name = dataset(recipe, data), f"model {recipe.model.name}"
     net = model(recipe, found, net)
     logits(recipe, found, net)
-    trainable = any(parameter.requires_grad for parameter in net.parameters())
-    if not trainable:
+    if not any(parameter.requires_grad for parameter in net.parameters()):
         raise ValueError(f"{name} has no parameter to train")
     if not net(sample(recipe, found, found.train).narrow(-4, 0, 1)).requires_grad:
         raise ValueError(f"{name}: its logits carry no gradient, so that nothing can be trained")
@@ -144,11 +136,7 @@ def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tupl
 
 
 def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
-    """What the net, in evaluation mode, gives for a few images.
-
-    Raises:
-        ValueError: it fails, or what it gives is not `[T, B, classes]`.
-    """
+    """What the net, in evaluation mode, gives for a few images; a ValueError if that is not `[T, B, classes]`."""
     images = sample(recipe, data, data.validation)
     tried = f"model {recipe.model.name}: for images {list(images.shape)} it"
     try:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -67,11 +67,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, recipe: Recipe, name: str) -> RunFolder:
-        """A new folder with the recipe in it: `recipe.run`, or runs/<name>-<date>-<seed>.
-
-        Raises:
-            FileExistsError: `recipe.run` is not an empty folder.
-        """
+        """A new folder with the recipe in it: `recipe.run`, which must be empty, or runs/<name>-<date>-<seed>."""
         if recipe.run is not None:
             path = Path(recipe.run).expanduser()
             if not _claim(path):
@@ -95,11 +91,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing folder.
-
-        Raises:
-            FileNotFoundError: not a run folder.
-        """
+        """An existing folder; a FileNotFoundError if it is no run's."""
         folder = cls(Path(path))
         if not folder.recipe.is_file():
             raise FileNotFoundError(f"no run in {path}: there is no {folder.recipe}")
@@ -107,14 +99,21 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from training here within. The lock is the system's: it ends with the process, however that ends.
+        """Keep others from training here within; a BlockingIOError if one does.
 
-        Raises:
-            BlockingIOError: a run goes on here.
+        The lock is the system's: it ends with the process, however that ends.
         """
         with self.recipe.open("r+b") as file:  # it is there all the time, and NFS locks only what can be written
-            if not _lock(file):
-                raise BlockingIOError(f"{self.path} is in use: another process trains there; wait until it has ended")
+            if sys.platform != "win32":  # whose locks would keep others from reading it
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    text = f"{self.path} is in use: another process trains there; wait until it has ended"
+                    raise BlockingIOError(text) from None
+                except OSError:  # a file system without locks
+                    pass
             yield
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -124,11 +123,7 @@ class RunFolder:
         write_atomic(self.last, content.getvalue())
 
     def read_checkpoint(self) -> Checkpoint | None:
-        """What `write_checkpoint` wrote, on the CPU; None if there is none.
-
-        Raises:
-            ValueError: damaged.
-        """
+        """What `write_checkpoint` wrote, on the CPU; None if there is none, a ValueError if it is damaged."""
         if not self.last.is_file():
             return None
         content = self.last.read_bytes()
@@ -150,11 +145,7 @@ class RunFolder:
                 half.unlink(missing_ok=True)
 
     def read_recipe(self) -> Recipe:
-        """The recipe of the run.
-
-        Raises:
-            ValueError: damaged, or with keys that this version does not know.
-        """
+        """The recipe of the run; a ValueError if it is damaged, or has keys that this version does not know."""
         try:
             return Recipe.from_json(self.recipe.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -167,11 +158,7 @@ class RunFolder:
 
 
 def read_json(path: Path, kind: type[T], advice: str) -> T:
-    """Read JSON.
-
-    Raises:
-        ValueError: damaged, or of another kind; the error ends with the advice.
-    """
+    """Read JSON; a ValueError that ends with the advice if it is damaged, or of another kind."""
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
@@ -183,21 +170,6 @@ def read_json(path: Path, kind: type[T], advice: str) -> T:
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """Write JSON, atomically."""
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Lock a file until it is closed. False if somebody else has; True, unlocked, where the system cannot lock."""
-    if sys.platform == "win32":  # its locks would keep others from reading the file
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _claim(path: Path) -> bool:

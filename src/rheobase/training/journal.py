@@ -7,7 +7,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 COLUMNS = (
@@ -68,10 +68,6 @@ class Journal:
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue().encode()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and dicts."""
-        return asdict(self)
 
 
 def means(sums: Sequence[float]) -> tuple[float, float]:

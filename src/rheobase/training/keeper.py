@@ -34,11 +34,7 @@ def save_best(recipe: Recipe, net: nn.Module, state: dict[str, Tensor], path: Pa
 
 
 def load_best(recipe: Recipe, make: Callable[[], nn.Module], path: Path) -> nn.Module:
-    """The best model, in evaluation mode, on the CPU; one of the user's own is made and gets its weights.
-
-    Raises:
-        ValueError: damaged, or not of this net.
-    """
+    """The best model, in evaluation mode, on the CPU; one of the user's own is made and gets its weights."""
     if recipe.model.name in models.names():
         return load(path).eval()
     net = make()
@@ -79,11 +75,7 @@ class Keeper:
             self.save(training)
 
     def save(self, training: Training) -> None:
-        """Write the checkpoint, unless that of this step is there.
-
-        Raises:
-            NotFiniteError: weights are not.
-        """
+        """Write the checkpoint, unless that of this step is there, or `training.check` refuses."""
         if training.step != self._saved_step:
             training.check()
             if self._first:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -114,8 +115,7 @@ class Training:
     def train_on(self, batch: Batch) -> list[float]:
         """One step on this process's part of a batch; of the whole batch the sums that a journal counts.
 
-        Raises:
-            NotFiniteError: the loss or a gradient is not; the weights stay as they were.
+        Where the loss or a gradient is not finite, the weights stay as they were (NotFiniteError).
         """
         recipe, world = self.recipe, self.fabric.world_size
         batch = batch.to(self.fabric.device)
@@ -180,11 +180,7 @@ class Training:
         return means(self.total(*sums))
 
     def check(self) -> None:
-        """Refuse to go on, or to save, if weights are not finite, or currents in evaluation.
-
-        Raises:
-            NotFiniteError: names the first of them.
-        """
+        """Refuse to go on, or to save, if weights are not finite, or currents in evaluation (NotFiniteError)."""
         found = guard.weights(self.net) or guard.currents(self.kept, self.sample)
         if found:
             raise NotFiniteError(self._diverged(self.step, found))
@@ -222,7 +218,7 @@ class Training:
             "net": dict(self.net.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "ema": dict(self.ema.state_dict()) if self.ema is not None else None,
-            "journal": self.journal.to_dict(),
+            "journal": asdict(self.journal),
             "best": self.best,
             "data": self.data,
             "recipe_sha256": self.recipe.sha256,
@@ -231,11 +227,7 @@ class Training:
         }
 
     def load_state_dict(self, state: Checkpoint) -> None:
-        """Go on from there.
-
-        Raises:
-            ValueError: it is of another recipe, other data, or another model, or damaged.
-        """
+        """Go on from there; a ValueError if it is of another recipe, data or model, or damaged."""
         if state["recipe_sha256"] != self.recipe.sha256:
             raise ValueError("recipe.json is not the recipe that this run began with: it was changed since")
         for what, before in state["data"].items():

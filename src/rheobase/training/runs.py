@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import logging
-import os
 import statistics
-import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from rheobase.data import Dataset
-from rheobase.training import board, build, own, sources
+from rheobase.training import board, build, own, processes, sources
 from rheobase.training.activity import activity
-from rheobase.training.console import Lines, console, say
+from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import accuracies, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
 from rheobase.training.guard import NotFiniteError
@@ -30,10 +26,6 @@ from rheobase.training.machine import commit, machine, versions
 from rheobase.training.recipe import ModelOptions, Recipe
 from rheobase.training.stopping import Stopper
 
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-
-T = TypeVar("T")
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -143,7 +135,7 @@ def evaluate(
         steps = range(1, len(build.logits(recipe, dataset, best)) + 1)
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
     device = "cuda" if recipe.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    with _threads(recipe.trainer.threads):
+    with processes.threads(recipe.trainer.threads):
         found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss)
     result = dict(zip(steps, found, strict=True))
     if split == "test":
@@ -170,14 +162,12 @@ def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Da
     Of several processes the first alone touches the folder; the others hear from it.
     """
     with ExitStack() as stack:
-        stack.enter_context(_quiet())
-        fabric = _launched(recipe)
-        stack.callback(_part)
-        folder = _on_first(fabric, place)
-        _on_first(fabric, lambda: stack.enter_context(folder.locked()))
-        _on_first(fabric, folder.clean)
-        state = _on_first(fabric, folder.read_checkpoint)
-        stack.enter_context(_threads(recipe.trainer.threads))
+        fabric = stack.enter_context(processes.launched(recipe.trainer))
+        folder = processes.on_first(fabric, place)
+        processes.on_first(fabric, lambda: stack.enter_context(folder.locked()))
+        processes.on_first(fabric, folder.clean)
+        state = processes.on_first(fabric, folder.read_checkpoint)
+        stack.enter_context(processes.threads(recipe.trainer.threads))
         keeper, stopper, lines = Keeper(folder, fabric.is_global_zero), Stopper(), Lines()
         stack.enter_context(stopper.listening(keeper.where))
         stack.callback(lines.end)
@@ -200,7 +190,7 @@ def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Da
         sha256 = weights_sha256(net.state_dict())
         net.load_state_dict(training.best)
         net.eval()
-        summary = _on_first(fabric, lambda: _finish(folder, data, training, sha256))
+        summary = processes.on_first(fabric, lambda: _finish(folder, data, training, sha256))
         return Run(folder.path, net.cpu(), summary)
 
 
@@ -217,54 +207,6 @@ def _telling(where: Callable[[], str]) -> Iterator[None]:
             raise
         advice = "lower data.batch_size, or raise trainer.accumulate or trainer.checkpoint_segments"
         raise ValueError(f"ran out of memory ({' '.join(str(error).split())}): {advice}; {where()}") from error
-
-
-def _launched(recipe: Recipe) -> Fabric:
-    """The processes of the run, of which this is one: those that torchrun has started, or else as the recipe says."""
-    from lightning.fabric import Fabric
-
-    devices, nodes = recipe.trainer.devices, recipe.trainer.nodes
-    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
-        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        if devices * nodes not in (1, world):
-            raise ValueError(f"trainer.devices * nodes must be {world}, as torchrun started, got {devices} * {nodes}")
-        devices, nodes = local, world // local
-    fabric = Fabric(
-        accelerator=recipe.trainer.accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if recipe.trainer.precision == "bf16" else "32-true",
-    )
-    fabric.launch()
-    console.quiet = not fabric.is_global_zero
-    return fabric
-
-
-def _part() -> None:
-    """Let the processes go.
-
-    torch 2.13 joins gloo's threads while it holds Python's lock, and one that still has a tensor of Python's to free
-    would wait for that lock for ever: so it gets time to.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        time.sleep(0.2)
-        torch.distributed.destroy_process_group()
-
-
-def _on_first(fabric: Fabric, call: Callable[[], T]) -> T:
-    """What `call` returns, or raises, in the first process: in all of them."""
-    result: T | None = None
-    error: Exception | None = None
-    if fabric.is_global_zero:
-        try:
-            result = call()
-        except Exception as caught:
-            error = caught
-    result, error = fabric.broadcast((result, error))
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
 
 
 def _tell_changes(training: Training) -> None:
@@ -308,31 +250,3 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many threads within."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's notes on hardware; its warnings stay."""
-    import lightning.fabric  # noqa: F401  (which sets the level)
-
-    logger = logging.getLogger("lightning.fabric")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # between versions of Lightning and torch; nothing a user could change
-            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -46,9 +46,7 @@ class Stopper:
     def listening(self, where: Callable[[], str]) -> Iterator[None]:
         """Mind the signals within; `where` tells how to go on.
 
-        Raises:
-            KeyboardInterrupt: stopped by Ctrl-C.
-            SystemExit: stopped by SIGTERM, with the status that a shell gives it.
+        It ends with KeyboardInterrupt after Ctrl-C, else SystemExit with the status that a shell gives to SIGTERM.
         """
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # Python lets no other handle signals
