@@ -237,6 +237,8 @@ def _check_splits(name: str, classes: int, train: Samples, validation: Samples, 
         if (len(split.shape), *split.shape[-3:]) != (len(train.shape), *train.shape[-3:]):  # (time may be another)
             wanted, got = list(train.shape), list(split.shape)
             raise ValueError(f"data set {name!r}: samples of {part} must be {wanted} as in train, got {got}")
+        if split.labels.dtype != torch.int64:
+            raise ValueError(f"data set {name!r}: labels of {part} must be int64, got {split.labels.dtype}")
         least, most = (int(label) for label in split.labels.aminmax())
         if not 0 <= least <= most < classes:
             raise ValueError(

@@ -140,7 +140,7 @@ def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
     images = sample(recipe, data, data.validation)
     tried = f"model {recipe.model.name}: for images {list(images.shape)} it"
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             found: Tensor = net.eval()(images)
     except Exception as error:
         raise ValueError(f"{tried} failed: {own.told(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from contextlib import nullcontext
@@ -230,15 +231,18 @@ class Training:
         """Go on from there; a ValueError if it is of another recipe, data or model, or damaged."""
         if state["recipe_sha256"] != self.recipe.sha256:
             raise ValueError("recipe.json is not the recipe that this run began with: it was changed since")
-        for what, before in state["data"].items():
-            if before != self.data[what]:
-                raise ValueError(f"this run began with other data: {what} was {before}, and is {self.data[what]}")
+        for what, now in self.data.items():
+            before = state["data"].get(what)
+            if before != now:
+                raise ValueError(f"this run began with other data: {what} was {before}, and is {now}")
         try:
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"] or {})
-        except (RuntimeError, ValueError, KeyError) as error:
+            if state["best"]:
+                copy.deepcopy(self.kept).load_state_dict(state["best"])
+        except Exception as error:  # what does not fit raises whatever it happens to
             reason = " ".join(str(error).split())
             raise ValueError(f"the checkpoint is of another model than this one: {reason}") from error
         self.journal = journal = state["journal"]
