@@ -73,7 +73,7 @@ class ModelOptions(Group):
     depth: int | None = key(None, "layers", ge=1)
     stem: Literal["cifar", "imagenet"] | None = key(None, "first layers: 3x3, or 7x7 with stride and pooling")
     connect: Literal["add", "and", "iand"] | None = key(None, "residual junction")
-    start: Literal["plain", "identity"] | None = key(None, "whether residual blocks begin as the identity")
+    start: Literal["identity", "plain"] | None = key(None, "whether residual blocks begin as the identity")
     layers: str | None = key(None, "of mlp and convnet, as papers write them: 15C5-P2-40C5-P2-300, 400-R400")
     padding: Literal["same", "valid"] | None = key(None, "of convnet's convolutions")
     norm: str | None = key(None, "norm of the input currents: current, tdbn, tebn, none")
