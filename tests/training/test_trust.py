@@ -89,8 +89,6 @@ CASES = [
      "wanted mnist/train-images.*; . holds nothing; get the four"),
     ("a limit above the set", given(data__train_limit=2000),
      "train_limit must be at most 1197, the .* digits, got 2000"),
-    ("a batch above the set", given(data__batch_size=65),
-     r"data.batch_size must be at most 64, the training samples of digits, got 65"),
     ("a corrupt image", images(cut(DOG, 30)),
      "set/train/dog/2.png: the image is damaged"),
     ("a text for an image", images(partial(DOG.write_text, "woof")),

@@ -39,10 +39,10 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
         if options.validation is not None and options.validation >= 1:
             chosen["validation"] = round(options.validation)
         found = load(name, root, **chosen)
-    for key, most in (("train_limit", len(found.train)), ("batch_size", limit or len(found.train))):
-        got = getattr(options, key)
-        if got is not None and got > most:
-            raise ValueError(f"data.{key} must be at most {most}, the training samples of {found.name}, got {got}")
+    if limit is not None and limit > len(found.train):
+        raise ValueError(
+            f"data.train_limit must be at most {len(found.train)}, the training samples of {found.name}, got {limit}"
+        )
     return found if limit is None else found.limited(limit)
 
 
