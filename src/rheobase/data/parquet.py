@@ -74,7 +74,7 @@ def _columns(path: Path, image: str | None, label: str | None) -> tuple[str, str
     try:
         schema = need("pyarrow.parquet", "reading Parquet").read_schema(path)
     except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a whole Parquet file ({error})") from error
+        raise ValueError(f"{path}: not a Parquet file, or not the whole of one ({error})") from error
     binary = [field.name for field in schema if _encoded(field.type, arrow)]
     whole = [field.name for field in schema if arrow.types.is_integer(field.type)]
     image = _column(path, "image", "encoded images", binary, image)
@@ -122,7 +122,7 @@ def _batches(path: Path, column: str) -> Iterator[Any]:
             for batch in file.iter_batches(batch_size=256, columns=[column]):
                 yield batch.replace_schema_metadata(None)
     except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a whole Parquet file ({error})") from error
+        raise ValueError(f"{path}: not a Parquet file, or not the whole of one ({error})") from error
 
 
 def labels(files: list[Path], column: str) -> Tensor:
