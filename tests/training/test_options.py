@@ -96,6 +96,41 @@ def test_the_moving_average_is_what_is_validated_and_kept(tiny, checkpoint, monk
     assert evaluate(run.folder, [2]) == {2: run.summary["validation_accuracy"]}
 
 
+class Shuffled(torch.nn.Module):
+    """A net with buffers of which there is no mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("perm", torch.randperm(64, generator=torch.Generator().manual_seed(0)))
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+        self.register_buffer("seen", torch.zeros(1))
+        self.fire, self.hidden = rb.Fire(rb.CurrentNorm(32), rb.LIF()), torch.nn.Linear(64, 32)
+        self.head = torch.nn.Linear(32, 10)
+
+    def forward(self, images):
+        if self.training:
+            self.perm = self.perm.roll(1)
+            self.seen += 1
+        currents = self.hidden(images.flatten(1)[:, self.perm]).expand(2, -1, -1)
+        return self.head(self.fire(currents))
+
+
+def test_of_buffers_only_those_of_floating_point_are_averaged(tiny, checkpoint, firing):
+    options = {key: value for key, value in tiny.items() if "model" not in key}
+    run = rb.train("digits", model=Shuffled(), **{**options, "trainer.epochs": 1, "trainer.ema": 0.9})
+    firing(run)
+    state = checkpoint(run.folder)
+    last, kept = state["net"], state["best"]
+    assert torch.equal(kept["perm"], last["perm"])
+    assert torch.equal(kept["perm"].sort().values, torch.arange(64))
+    assert torch.equal(kept["mask"], last["mask"])
+    wanted = 1.0
+    for step in range(2, 7):
+        wanted = 0.9 * wanted + 0.1 * step
+    assert kept["seen"].item() == pytest.approx(wanted)
+    assert last["seen"].item() == 6
+
+
 @pytest.mark.parametrize("target", [0.02, 0.6])
 def test_the_penalty_pulls_rates_to_the_target(tiny, tmp_path, firing, target):
     options = {**tiny, "trainer.epochs": 6, "loss.rate_target": target}

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rheobase.data import Batch, Dataset, seed_of
 from rheobase.norm import padding
 from rheobase.recording import record
 from rheobase.training import board, build, guard, losses
 from rheobase.training.activity import firing
+from rheobase.training.average import Average
 from rheobase.training.console import Lines
 from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
@@ -86,8 +86,7 @@ class Training:
         self.fabric = fabric
         self.net = net.to(fabric.device)
         self.model, self.optimizer = fabric.setup(self.net, build.optimizer(self.net, recipe.optimizer))
-        average = get_ema_multi_avg_fn(recipe.trainer.ema or 0.0)
-        self.ema = AveragedModel(self.net, multi_avg_fn=average, use_buffers=True) if recipe.trainer.ema else None
+        self.ema = Average(self.net, recipe.trainer.ema) if recipe.trainer.ema else None
         self.batches = build.training_batches(recipe, data, rank, world)
         mine = data.validation.at(torch.arange(rank, len(data.validation), world))
         self.validation = build.evaluation_batches(recipe, data, mine)
