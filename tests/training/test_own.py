@@ -14,6 +14,7 @@ import rheobase as rb
 from rheobase.data import load
 from rheobase.training import Recipe, evaluate, resume
 from rheobase.training.evaluation import weights_sha256
+from rheobase.training.recipe import ModelOptions
 
 MINE = """
 import torch
@@ -201,6 +202,85 @@ def test_tied_weights_are_kept(tiny):
     options = {key: value for key, value in tiny.items() if "model" not in key}
     run = rb.train("digits", model=Tied(), **options)
     assert evaluate(run.folder, model=Tied())[2] == run.summary["validation_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("what", "key", "value"),
+    [
+        ("model", "model.steps", 8),
+        ("model", "model.norm", "tdbn"),
+        ("model", "model.name", "vgg11"),
+        ("model", "model.neuron.decay", 0.25),
+        ("data", "data.validation", 0.25),
+        ("data", "data.name", "digits"),
+        ("data", "data.mels", 40),
+    ],
+)
+def test_keys_that_an_object_makes_no_use_of_are_refused(tiny, what, key, value):
+    objects = {"data": load("digits").limited(96), "model": net()}
+    given = {what: objects[what]}
+    options = {key: value for key, value in tiny.items() if not key.startswith(what)}
+    with pytest.raises(ValueError, match=rf"{key} is {value!r}, but with {what}=..., an object, it is of no use"):
+        rb.train("digits", **given, **options, **{key: value})
+    if key != "data.name":  # (which is the default)
+        with pytest.raises(ValueError, match=rf"{key} is {value!r}, but with {what}=..., an object"):
+            rb.train(Recipe().replace({**options, key: value}), **given)
+    assert not Path(tiny["run"]).exists()
+
+
+def test_what_a_recipe_says_of_its_own_data_and_model_is_not_recorded_of_objects(tiny, tmp_path):
+    (tmp_path / "mine.yaml").write_text("data: {name: cifar10, validation: 0.5}\nmodel: {steps: 9, width: 3}\n")
+    options = {key: value for key, value in tiny.items() if key.startswith(("run", "trainer", "data.b", "data.s"))}
+    run = rb.train(
+        tmp_path / "mine.yaml", data=load("digits").limited(96), model=net(), **{**options, "trainer.epochs": 1}
+    )
+    recipe = Recipe.from_json((run.folder / "recipe.json").read_text())
+    assert (recipe.data.name, recipe.data.validation, recipe.data.batch_size) == ("given", None, 16)
+    assert recipe.model == ModelOptions(name="given")
+
+
+def test_data_functions_take_the_keys_that_they_name_and_others_are_refused(mine, tmp_path):
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write("\ndef part(validation, root=None): return load('digits').limited(validation)\n")
+    run = rb.train("digits", **{**mine, "data.name": "mine:part", "data.validation": 64, "trainer.epochs": 1})
+    assert "train': 64" in str(torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["data"])
+    with pytest.raises(ValueError, match=r"data\.mels is set, but mine:digits takes no argument 'mels'"):
+        rb.train("digits", **{**mine, "data.mels": 40})
+
+
+class Mine(rb.Neuron):
+    """A leaky neuron of one's own."""
+
+    def step(self, current, state):
+        u = 0.5 * state + current
+        s = rb.spike(u - 1, rb.surrogate.ATan(2.0))
+        return s, u - s.detach()
+
+
+def made(classes, in_channels, steps, spiking):
+    return rb.models.create("plain_convnet", classes=classes, in_channels=in_channels, depth=2, width=4, neuron=Mine())
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """A function without an option, whose neurons are its own."""
+    monkeypatch.setattr(rb.models.registry, "_models", dict(rb.models.registry._models))
+    rb.models.register("made_by_hand", made)
+
+
+def test_a_registered_function_with_neurons_of_its_own(registered, tiny, firing, stopping, tmp_path, rows):
+    options = {**tiny, "model.name": "made_by_hand", "model.width": None, "model.depth": None}
+    with pytest.raises(ValueError, match="no option 'neuron'"):
+        rb.train("digits", **{**options, "model.neuron.decay": 0.25})
+    assert not Path(tiny["run"]).exists()
+    whole = rb.train("digits", **{**options, "run": str(tmp_path / "whole")})
+    firing(whole)
+    with stopping(9):
+        rb.train("digits", **options)
+    run = resume(tiny["run"])
+    assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
+    assert evaluate(run.folder)[4] == run.summary["validation_accuracy"]
+    assert weights_sha256(resume(run.folder).model.state_dict()) == weights_sha256(run.model.state_dict())
 
 
 @pytest.mark.parametrize("what", ["data", "model"])

@@ -24,8 +24,10 @@ def data():
 
 @pytest.fixture
 def options(tiny):
-    return {**tiny, "data.shift": 0, "data.train_limit": None, "data.batch_size": 8, "model.name": "mlp",
-            "model.layers": "12-R12", "model.image_size": 1, "model.depth": None, "model.width": None}  # fmt: skip
+    tiny.pop("data.name")
+    return {**tiny, "data.shift": 0, "data.train_limit": None, "data.batch_size": 8,
+            "model.name": "mlp", "model.layers": "12-R12", "model.image_size": 1, "model.depth": None,
+            "model.width": None}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "tet", "membrane"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
@@ -14,11 +15,38 @@ from rheobase.data.dataset import Samples
 from rheobase.neurons import IF, LIF, Neuron
 from rheobase.neurons.base import outermost
 from rheobase.training import own
+from rheobase.training.keys import leaves
 from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptions, Recipe
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
+_OF_BATCHES = {"batch_size", "train_limit", "workers", *_AUGMENTATION}
+"""Keys of `data` that any data set goes with; the others choose and make one."""
+
+
+def instead(recipe: Recipe, chosen: Collection[str], data: Dataset | None, model: nn.Module | None) -> Recipe:
+    """The recipe with objects in place of the data and the model that it names, where they are given.
+
+    Raises:
+        ValueError: a key is chosen that is of no use then.
+        TypeError: an object of another type.
+    """
+    values = recipe.flat()
+    kinds: dict[str, tuple[Any, type, Collection[str]]]
+    kinds = {"data": (data, Dataset, _OF_BATCHES), "model": (model, nn.Module, ())}
+    for what, (given, kind, used) in kinds.items():
+        if given is None:
+            continue
+        own.check(f"{what}.name", own.GIVEN, given, kind)
+        unused = [key for key in values if key.startswith(f"{what}.") and key.partition(".")[2] not in used]
+        for key in unused:
+            if key in chosen and values[key] not in (None, own.GIVEN):
+                raise ValueError(f"{key} is {values[key]!r}, but with {what}=..., an object, it is of no use")
+        recipe = recipe.replace(
+            {key: leaves(Recipe)[key].field.default for key in unused} | {f"{what}.name": own.GIVEN}
+        )
+    return recipe
 
 
 def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
@@ -29,15 +57,16 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
     options = recipe.data
     name, root, limit = options.name, options.root, options.train_limit
     own.check("data.name", name, given, Dataset)
+    others = {"name", "root", *_OF_BATCHES}
+    chosen = {key: value for key, value in options if key not in others and value is not None}
+    if options.validation is not None and options.validation >= 1:
+        chosen["validation"] = round(options.validation)
     if given is not None:
         found = given
     elif ":" in name:
-        found = own.call("data.name", name, Dataset, {"root": root}, ["root"] if root else [])
+        wanted = [*chosen, *["root"] * bool(root)]
+        found = own.call("data.name", name, Dataset, {"root": root, **chosen}, wanted)
     else:
-        others = {"name", "root", "batch_size", "train_limit", "workers", *_AUGMENTATION}
-        chosen = {key: value for key, value in options if key not in others and value is not None}
-        if options.validation is not None and options.validation >= 1:
-            chosen["validation"] = round(options.validation)
         found = load(name, root, **chosen)
     if limit is not None and limit > len(found.train):
         raise ValueError(
@@ -114,6 +143,8 @@ def _made(recipe: Recipe, data: Dataset) -> nn.Module:
         if ":" in options.name:
             changed = [name for name in chosen if chosen[name] != getattr(default, name)]
             return own.call("model.name", options.name, nn.Module, offered, changed)
+        if options.neuron == default.neuron and "neuron" not in models.options(options.name):
+            offered.pop("neuron", None)  # else it is told that it takes none
         return models.create(options.name, **{name: value for name, value in offered.items() if value is not None})
 
 

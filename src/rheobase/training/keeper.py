@@ -6,6 +6,7 @@ import copy
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,22 +24,25 @@ if TYPE_CHECKING:
 
 
 def save_best(recipe: Recipe, net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Write the best model: a registry's as `rheobase.save` does, one of the user's own as a state_dict."""
+    """Write the best model: as `rheobase.save` does if it can, else (it is, or has in it, the user's) a state_dict."""
     if recipe.model.name in models.names():
         model = copy.deepcopy(net)
         model.load_state_dict(state)
-        save(model, path)
-    else:
-        apart = {name: tensor.contiguous().clone() for name, tensor in state.items()}  # tied ones twice
-        write_atomic(path, safetensors.torch.save(apart))
+        with suppress(TypeError):  # load would not give it back
+            save(model, path)
+            return
+    apart = {name: tensor.contiguous().clone() for name, tensor in state.items()}  # tied ones twice
+    write_atomic(path, safetensors.torch.save(apart))
 
 
 def load_best(recipe: Recipe, make: Callable[[], nn.Module], path: Path) -> nn.Module:
-    """The best model, in evaluation mode, on the CPU; one of the user's own is made and gets its weights."""
-    if recipe.model.name in models.names():
-        return load(path).eval()
-    net = make()
+    """The best model, in evaluation mode, on the CPU; one of which there is a state_dict is made and gets it."""
     try:
+        with safetensors.safe_open(path, "pt") as file:
+            whole = file.metadata() is not None
+        if whole and recipe.model.name in models.names():
+            return load(path).eval()
+        net = make()
         net.load_state_dict(safetensors.torch.load(path.read_bytes()))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged, or of another model: {' '.join(str(error).split())}") from error

@@ -14,16 +14,17 @@ import torch
 from torch import nn
 
 from rheobase.data import Dataset
-from rheobase.training import board, build, own, processes, sources
+from rheobase.training import board, build, processes, sources
 from rheobase.training.activity import activity
 from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import accuracies, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.keeper import Keeper, load_best
+from rheobase.training.keys import flatten
 from rheobase.training.loop import Training, fit
 from rheobase.training.machine import commit, machine, versions
-from rheobase.training.recipe import ModelOptions, Recipe
+from rheobase.training.recipe import Recipe
 from rheobase.training.stopping import Stopper
 
 SplitName = Literal["train", "validation", "test"]
@@ -45,7 +46,8 @@ def train(
 
     Args:
         recipe: what to train.
-        data: in place of the recipe's.
+        data: in place of the recipe's. What a file or name says of its own data, or model, does not count then; a key
+            given here, or set in a `Recipe`, that is of no use is refused.
         model: in place of the recipe's, from images to logits `[T, B, classes]`; it is trained as it is, and ends as
             the best model.
         overrides: keys on top of a file or name, as in `train("digits", **{"model.steps": 2})`.
@@ -59,13 +61,11 @@ def train(
     if isinstance(recipe, Recipe):
         if overrides:
             raise ValueError("train: overrides go with a file or a name; use recipe.replace({key: value}) on a Recipe")
-        name = None
+        name, chosen = None, {key for key, _ in recipe.flat().items() - Recipe().flat().items()}
     else:
-        name, recipe = Path(recipe).stem, sources.load(recipe, overrides)
-    if data is not None:
-        recipe = recipe.replace({"data.name": own.GIVEN, "data.root": None})
-    if model is not None:
-        recipe = recipe.model_copy(update={"model": ModelOptions(name=own.GIVEN)})
+        name, chosen = Path(recipe).stem, set(flatten(overrides, Recipe))
+        recipe = sources.load(recipe, overrides)
+    recipe = build.instead(recipe, chosen, data, model)
     return start(recipe, name or f"{recipe.model.name}-{recipe.data.name}".replace(":", "-"), data, model)
 
 
