@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import rheobase as rb
-from rheobase.data import load
+from rheobase.data import Batch, load
 from rheobase.training import Recipe, build
 from rheobase.training.activity import activity
 from rheobase.training.evaluation import accuracies, weights_sha256
@@ -81,7 +81,7 @@ def test_activity_by_hand():
 
     model = torch.nn.Sequential(Often())
     currents = torch.tensor([[[1.0, 1.0, 0.0]], [[1.0, 1.0, 1.0]]])  # T=2, B=1; the third starts too late
-    [layer] = activity(model, currents)
+    [layer] = activity(model, Batch(currents, torch.zeros(1), None))
     assert layer["layer"] == "0"
     assert layer["shape"] == [3]
     assert layer["rate"] == pytest.approx(2 / 6)
@@ -90,7 +90,7 @@ def test_activity_by_hand():
 
 def test_activity_lists_layers_in_order_and_leaves_the_model():
     model = net()
-    table = activity(model, torch.randn(3, 1, 8, 8))
+    table = activity(model, Batch(torch.randn(3, 1, 8, 8), torch.zeros(3), None))
     assert [layer["layer"] for layer in table] == [n for n, m in model.named_modules() if isinstance(m, rb.Neuron)]
     assert [layer["shape"][0] for layer in table] == [
         fire.norm.channels for fire in model.modules() if isinstance(fire, rb.Fire)
@@ -98,4 +98,4 @@ def test_activity_lists_layers_in_order_and_leaves_the_model():
     assert all(0 <= layer["rate"] <= 1 for layer in table)
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
-    assert activity(net(spiking=False), torch.randn(3, 1, 8, 8)) == []
+    assert activity(net(spiking=False), Batch(torch.randn(3, 1, 8, 8), torch.zeros(3), None)) == []

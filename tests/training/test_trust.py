@@ -137,6 +137,7 @@ CASES = [
     ("an empty training split", own_data("dataset(train=split(0))"), "'mine': train must have a sample, got none"),
     ("an empty validation split", own_data("dataset(validation=split(0))"),
      "'mine': validation must have a sample, got none"),
+    ("an empty test split", own_data("dataset(test=split(0))"), "'mine': test must have a sample, got none"),
     ("inputs that are not finite", own_data("holed()"), "'mine': inputs of train must be finite, sample 3 is not"),
     ("statistics that are not finite", own_data("dataset(std=torch.tensor([torch.nan]))"),
      r"'mine': std must be 1 finite numbers > 0, got \[nan\]"),

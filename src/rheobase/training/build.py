@@ -8,19 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rheobase import models, surrogate
-from rheobase.data import Augmentation, Batches, Dataset, load, seed_of
-from rheobase.data.dataset import Samples
+from rheobase.data import Augmentation, Batch, Batches, Dataset, load
+from rheobase.data.dataset import Samples, Split, Streamed, systematic
 from rheobase.neurons import IF, LIF, Neuron
 from rheobase.neurons.base import outermost
 from rheobase.training import own
+from rheobase.training.evaluation import weights_sha256 as sha256
 from rheobase.training.keys import leaves
+from rheobase.training.passes import evaluating, padded, seeded
 from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptions, Recipe
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
+_FEW = 64
 _OF_BATCHES = {"batch_size", "train_limit", "workers", *_AUGMENTATION}
 """Keys of `data` that any data set goes with; the others choose and make one."""
 
@@ -76,9 +80,22 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
-    """What tells a data set from another: sizes, and statistics of the training pixels."""
-    sizes = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
-    return {"classes": data.classes, **sizes, "mean": data.mean.tolist(), "std": data.std.tolist()}
+    """What tells a data set from another: sizes, statistics of the training pixels, all labels, some of the inputs."""
+    splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    sizes = {name: len(split) for name, split in splits.items()}
+    sums = {f"{name}_sha256": sha256(_telling(split)) for name, split in splits.items()}
+    return {"classes": data.classes, **sizes, "mean": data.mean.tolist(), "std": data.std.tolist(), **sums}
+
+
+def _telling(split: Samples) -> dict[str, Tensor]:
+    """All labels and lengths of a split, and the inputs of a few (which samples of one's own might draw anew)."""
+    found = {"labels": split.labels}
+    if isinstance(split, Split | Streamed):
+        few = systematic(split.labels.cpu(), min(_FEW, len(split)))
+        found["inputs"] = split.read(few).inputs
+    if isinstance(split, Split) and split.lengths is not None:
+        found["lengths"] = split.lengths
+    return found
 
 
 def training_batches(recipe: Recipe, data: Dataset, rank: int = 0, world_size: int = 1) -> Batches:
@@ -103,11 +120,10 @@ def evaluation_batches(recipe: Recipe, data: Dataset, split: Samples) -> Batches
     return Batches(split, batch_size=min(2 * recipe.data.batch_size, len(split)), mean=data.mean, std=data.std)
 
 
-def sample(recipe: Recipe, data: Dataset, split: Samples) -> Tensor:
-    """The first images of a split, to try it or a net."""
-    few = split.at(torch.arange(min(16, len(split))))
-    images: Tensor = evaluation_batches(recipe, data, few).batch(0, 0)[0]
-    return images
+def sample(data: Dataset, split: Samples, count: int = 16) -> Batch:
+    """A few samples of a split, of all its classes, to try it or a net."""
+    few = split.at(systematic(split.labels.cpu(), min(count, len(split))))
+    return Batches(few, batch_size=len(few), mean=data.mean, std=data.std).batch(0, 0)
 
 
 def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.Module:
@@ -138,8 +154,7 @@ def _made(recipe: Recipe, data: Dataset) -> nn.Module:
     offered = {**chosen, "neuron": neuron(options.neuron), "classes": data.classes, "in_channels": data.channels}
     if not options.spiking:
         del offered["neuron"]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("weights", recipe.seed))
+    with seeded("weights", recipe.seed):
         if ":" in options.name:
             changed = [name for name in chosen if chosen[name] != getattr(default, name)]
             return own.call("model.name", options.name, nn.Module, offered, changed)
@@ -152,27 +167,37 @@ def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tupl
     """What the recipe names (or is given), tried on a few images: what does not fit shows before a run begins."""
     found, name = dataset(recipe, data), f"model {recipe.model.name}"
     net = model(recipe, found, net)
-    logits(recipe, found, net)
+    if not net.training:  # else what is in evaluation mode within is meant to be
+        net.train()
+    with seeded("weights", recipe.seed):  # lazy layers are made in their first pass
+        logits(recipe, found, net)
+    lazy = [key for key, value in (*net.named_parameters(), *net.named_buffers()) if is_lazy(value)]
+    if lazy:
+        raise ValueError(f"{name}: {lazy[0]} is of a lazy layer that has not run, so its shape is not known")
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise ValueError(f"{name} has no parameter to train")
-    if not net(sample(recipe, found, found.train).narrow(-4, 0, 1)).requires_grad:
+    few = sample(found, found.train)
+    inputs, _, lengths = few.divide(len(few.labels))[0]
+    with evaluating(net), padded(lengths), seeded("trial", recipe.seed):
+        learns = net(inputs).requires_grad
+    if not learns:
         raise ValueError(f"{name}: its logits carry no gradient, so that nothing can be trained")
     if recipe.loss.rate_penalty and not outermost(net):
         raise ValueError(f"loss.rate_penalty must be 0 for a model without neurons, got {recipe.loss.rate_penalty}")
     odd = [key for key, value in net.state_dict().items() if not isinstance(value, Tensor)]
     if odd:
         raise ValueError(f"{name}: {odd[0]!r} of its state_dict is no tensor, so it cannot be saved")
-    sample(recipe, found, found.test)
-    return found, net.train()
+    sample(found, found.test)
+    return found, net
 
 
 def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
     """What the net, in evaluation mode, gives for a few images; a ValueError if that is not `[T, B, classes]`."""
-    images = sample(recipe, data, data.validation)
+    images, _, lengths = sample(data, data.validation)
     tried = f"model {recipe.model.name}: for images {list(images.shape)} it"
     try:
-        with torch.no_grad():
-            found: Tensor = net.eval()(images)
+        with torch.no_grad(), evaluating(net), padded(lengths):
+            found: Tensor = net(images)
     except Exception as error:
         raise ValueError(f"{tried} failed: {own.told(error)}") from error
     wanted, is_tensor = [images.shape[-4], data.classes], isinstance(found, Tensor)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.data import Batches
+from rheobase.data.dataset import Samples
 from rheobase.training.losses import scores
+from rheobase.training.passes import padded
 from rheobase.training.recipe import LossOptions
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def accuracies(
     model: nn.Module,
     batches: Batches,
@@ -26,10 +28,10 @@ def accuracies(
     """Accuracy of the model in evaluation at each number of time steps, in one pass over the batches.
 
     A network from rest cannot see the future: its first t logits of T are those of a run of t steps. None stands for
-    the model's own number (in an ANN twin, its one pass).
+    the model's own number (in an ANN twin, its one pass). Of a sequence the first t steps count, or all that it has.
 
     Raises:
-        ValueError: a number below 1, or more steps than the model has (an ANN twin has one).
+        ValueError: a number below 1, or more steps than the model, or the longest sequence, has (an ANN twin has one).
     """
     model.eval().to(device)
     wanted = [count for count in steps if count is not None]
@@ -41,16 +43,26 @@ def accuracies(
     takes_steps = None not in steps and "steps" in inspect.signature(model.forward).parameters
     for batch in batches:
         images, labels, lengths = batch.to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+        autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+        with autocast, padded(lengths):
             logits = model(images, steps=max(wanted)) if takes_steps and images.dim() == 4 else model(images)
-        if wanted and max(wanted) > len(logits):
-            raise ValueError(f"steps must be at most {len(logits)} for this model, got {max(wanted)}")
+        most = longest(batches.split, images, logits)
+        if wanted and max(wanted) > most:
+            raise ValueError(f"steps must be at most {most} for this model, got {max(wanted)}")
         for place, count in enumerate(steps):
             few = logits[:count]
             real = None if lengths is None else lengths.clamp(max=len(few))
             correct[place] += (scores(few, loss, real).argmax(1) == labels).sum()
         total += len(labels)
     return [count / total for count in correct.tolist()]
+
+
+def longest(split: Samples, inputs: Tensor, logits: Tensor) -> int:
+    """Time steps of a model's logits: those that it gave; where these are a batch's own, the longest sequence's."""
+    if inputs.dim() == 4 or len(logits) != len(inputs):
+        return len(logits)
+    lengths: Tensor | None = getattr(split, "lengths", None)
+    return split.shape[0] if lengths is None else int(lengths.max())
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from rheobase.data import Batch
 from rheobase.neurons import Neuron
 from rheobase.neurons.base import outermost
 from rheobase.recording import record
@@ -23,12 +24,12 @@ def weights(net: nn.Module) -> str | None:
     return next((f"the weights {name}" for name, p in net.named_parameters() if not p.isfinite().all()), None)
 
 
-def currents(net: nn.Module, images: Tensor) -> str | None:
+def currents(net: nn.Module, batch: Batch) -> str | None:
     """The first layer of neurons whose currents are not finite in evaluation, in words.
 
     An infinite current may hide: it makes a neuron fire or rest for ever, with every loss and gradient finite.
     """
-    bad = (path for path, trace in recorded(net, images).items() if not trace.currents.isfinite().all())
+    bad = (path for path, trace in recorded(net, batch).items() if not trace.currents.isfinite().all())
     return next((f"the currents of layer {path}" for path in bad), None)
 
 

@@ -56,7 +56,7 @@ class Journal:
         self.epoch, self.batch = self.epoch + 1, 0
         self.epoch_seconds, self.sums = 0.0, [0.0] * 3
         accuracy, loss = row["validation_accuracy"], row["validation_loss"]
-        if not (accuracy, -loss) > (self.best_accuracy, -self.best_loss):  # a loss of nan is never better
+        if self.best_epoch and not _rank(accuracy, loss) > _rank(self.best_accuracy, self.best_loss):
             return False
         self.best_epoch, self.best_accuracy, self.best_loss = self.epoch, accuracy, loss
         return True
@@ -68,6 +68,11 @@ class Journal:
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue().encode()
+
+
+def _rank(accuracy: float, loss: float) -> tuple[bool, float, float]:
+    """The larger the better: a loss of nan is worse than all others."""
+    return (False, accuracy, 0.0) if math.isnan(loss) else (True, accuracy, -loss)
 
 
 def means(sums: Sequence[float]) -> tuple[float, float]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.data import Batch, Dataset, seed_of
-from rheobase.norm import padding
 from rheobase.recording import record
 from rheobase.training import board, build, guard, losses
 from rheobase.training.activity import firing
@@ -23,6 +22,7 @@ from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.journal import COLUMNS, Journal, means
 from rheobase.training.keeper import Keeper
+from rheobase.training.passes import evaluating, padded, seeded
 from rheobase.training.recipe import Recipe
 from rheobase.training.schedule import learning_rate
 from rheobase.training.stopping import Stopper
@@ -91,7 +91,7 @@ class Training:
         mine = data.validation.at(torch.arange(rank, len(data.validation), world))
         self.validation = build.evaluation_batches(recipe, data, mine)
         self.data = build.fingerprint(data)
-        self.sample = build.sample(recipe, data, data.validation).to(fabric.device)
+        self.sample = build.sample(data, data.validation).to(fabric.device)
         self.journal = Journal()
         self.best: dict[str, Tensor] = {}
         self.threads = torch.get_num_threads()  # those that the run began with
@@ -129,7 +129,7 @@ class Training:
         self._seed()
         for number, piece in enumerate(pieces, 1):
             count = len(piece.labels)
-            with self.fabric.no_backward_sync(self.model, enabled=number < parts):
+            with padded(piece.lengths), self.fabric.no_backward_sync(self.model, enabled=number < parts):
                 loss, right = self.loss(self.model, piece)
                 self.fabric.backward(loss * (count * world / whole))  # DDP takes the mean over processes
             sums += torch.stack((loss.detach().double() * count, right.double(), right.new_tensor(count)))
@@ -138,7 +138,7 @@ class Training:
         *totals, size = self.total(*sums, norm)
         if not math.isfinite(totals[0]) or not math.isfinite(size):
             self._seed()
-            found = [guard.first(self.net, lambda piece=piece: self.loss(self.net, piece)[0]) for piece in pieces]  # type: ignore[misc]
+            found = [self._first(piece) for piece in pieces]
             found = [what for rank in range(world) for what in self.fabric.broadcast(found, rank)]
             what = next(filter(None, found), "the loss or a gradient")
             raise NotFiniteError(self._diverged(self.step + 1, what))
@@ -150,33 +150,30 @@ class Training:
         return totals
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and how many it gets right."""
+        """Mean loss of a batch, and how many it gets right; within `padded`, as its backward pass."""
         options, (inputs, labels, lengths) = self.recipe.loss, batch
-        with (
-            self.fabric.autocast(),
-            nullcontext() if lengths is None else padding(lengths),
-            record(model) if options.rate_penalty else nullcontext() as tape,
-        ):
+        with self.fabric.autocast(), record(model) if options.rate_penalty else nullcontext() as tape:
             logits = model(inputs)
         loss = losses.loss(logits, labels, options, lengths)
         if tape is not None:
-            loss = loss + losses.rate_penalty(firing(model, tape).values(), options)
+            loss = loss + losses.rate_penalty(firing(model, tape, batch).values(), options)
         return loss, losses.correct(logits.detach(), labels, options, lengths)
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
         """Mean loss and accuracy over the validation split, from its first sample."""
-        net = self.kept.eval()
+        net = self.kept
         if self.fabric.world_size > 1:
             for buffer in net.buffers():  # running statistics that processes do not share are those of the first
                 torch.distributed.broadcast(buffer, 0)
         self.validation.seek(0)
         sums = [0.0] * 3
-        for batch in self.validation:
-            loss, right = self.loss(net, batch.to(self.fabric.device))
-            count = len(batch.labels)
-            sums = [a + b for a, b in zip(sums, (loss.item() * count, right.item(), count), strict=True)]
-        self.net.train()
+        with evaluating(net), seeded("evaluation", self.recipe.seed, self.fabric.global_rank):
+            for batch in self.validation:
+                with padded(batch.lengths):
+                    loss, right = self.loss(net, batch.to(self.fabric.device))
+                count = len(batch.labels)
+                sums = [a + b for a, b in zip(sums, (loss.item() * count, right.item(), count), strict=True)]
         return means(self.total(*sums))
 
     def check(self) -> None:
@@ -184,6 +181,10 @@ class Training:
         found = guard.weights(self.net) or guard.currents(self.kept, self.sample)
         if found:
             raise NotFiniteError(self._diverged(self.step, found))
+
+    def _first(self, piece: Batch) -> str | None:
+        with padded(piece.lengths):
+            return guard.first(self.net, lambda: self.loss(self.net, piece)[0])
 
     def _diverged(self, step: int, what: str) -> str:
         return (

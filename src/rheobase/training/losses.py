@@ -20,7 +20,7 @@ def scores(logits: Tensor, options: LossOptions, lengths: Tensor | None = None) 
     if options.name != "membrane":
         return readout(logits, lengths)
     potentials = Integrator(options.membrane_decay).to(logits.device)(logits)
-    if lengths is None:
+    if lengths is None or len(logits) == 1:  # (an ANN twin's)
         return potentials[-1] if options.membrane_at == "last" else potentials.amax(0)
     if options.membrane_at == "last":
         return potentials[lengths - 1, torch.arange(len(lengths), device=logits.device)]

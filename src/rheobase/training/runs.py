@@ -17,13 +17,14 @@ from rheobase.data import Dataset
 from rheobase.training import board, build, processes, sources
 from rheobase.training.activity import activity
 from rheobase.training.console import Lines, say
-from rheobase.training.evaluation import accuracies, weights_sha256
+from rheobase.training.evaluation import accuracies, longest, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.keeper import Keeper, load_best
 from rheobase.training.keys import flatten
 from rheobase.training.loop import Training, fit
 from rheobase.training.machine import commit, machine, versions
+from rheobase.training.passes import hosted, seeded
 from rheobase.training.recipe import Recipe
 from rheobase.training.stopping import Stopper
 
@@ -69,11 +70,13 @@ def train(
     return start(recipe, name or f"{recipe.model.name}-{recipe.data.name}".replace(":", "-"), data, model)
 
 
+@hosted()
 def start(recipe: Recipe, name: str, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
     return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", *_prepare(recipe, data, model))
 
 
+@hosted()
 def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Continue a run exactly where its last checkpoint is; a finished run comes back as it is.
 
@@ -96,6 +99,7 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
     return _fit(recipe, lambda: place, greeting, *_prepare(recipe, data, model))
 
 
+@hosted()
 def evaluate(
     folder: str | Path,
     steps: Sequence[int] | None = None,
@@ -131,11 +135,12 @@ def evaluate(
         raise ValueError("steps must name at least one number of time steps")
     dataset, net = _prepare(recipe, data, model)
     best = load_best(recipe, lambda: net, place.best)
-    if steps is None:
-        steps = range(1, len(build.logits(recipe, dataset, best)) + 1)
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
+    if steps is None:
+        few = build.sample(dataset, dataset.validation).inputs
+        steps = range(1, longest(batches.split, few, build.logits(recipe, dataset, best)) + 1)
     device = "cuda" if recipe.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    with processes.threads(recipe.trainer.threads):
+    with processes.threads(recipe.trainer.threads), seeded("evaluation", recipe.seed, 0):
         found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss)
     result = dict(zip(steps, found, strict=True))
     if split == "test":
@@ -225,8 +230,10 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
     """Test the best model, which the net is by now; write the summary."""
     recipe, journal, device = training.recipe, training.journal, training.fabric.device
     batches = build.evaluation_batches(recipe, data, data.test)
-    [test_accuracy] = accuracies(training.net, batches, [None], device, recipe.trainer.precision, recipe.loss)
-    images, *_ = build.evaluation_batches(recipe, data, data.validation).batch(0, 0)
+    with seeded("evaluation", recipe.seed, 0):
+        [test_accuracy] = accuracies(training.net, batches, [None], device, recipe.trainer.precision, recipe.loss)
+        few = build.sample(data, data.validation, 2 * recipe.data.batch_size)
+        layers = activity(training.net, few.to(device))
     head, changed = commit()
     summary = {
         "test_accuracy": test_accuracy,
@@ -236,13 +243,14 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
         "images_per_second": statistics.median(row["images_per_second"] for row in journal.rows),
         "seed": recipe.seed,
         "weights_sha256": sha256,
+        "best_sha256": weights_sha256(training.best),
         "recipe_sha256": recipe.sha256,
         "commit": head,
         "uncommitted_changes": changed,
         "versions": versions(),
         "machine": machine(device),
         "date": _now(),
-        "layers": activity(training.net, images.to(device)),
+        "layers": layers,
     }
     write_json(folder.summary, summary)
     return summary

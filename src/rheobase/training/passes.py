@@ -1,0 +1,50 @@
+"""What is set around a pass of a net, and is as it was afterwards."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.data import seed_of
+from rheobase.norm import padding
+
+
+def padded(lengths: Tensor | None) -> AbstractContextManager[None]:
+    """`rheobase.padding`, where there are lengths; for a backward pass too, in which layers may run again."""
+    return nullcontext() if lengths is None else padding(lengths)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode; then each module is in its own mode again."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def seeded(purpose: str, *numbers: int) -> Iterator[None]:
+    """Random numbers of torch that are a function of the arguments; then those of before go on, on every device."""
+    initialized = torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if initialized else []):
+        torch.manual_seed(seed_of(purpose, *numbers))
+        yield
+    if not initialized:  # a GPU that begins only now, or later, begins as the host has seeded it
+        torch.cuda.manual_seed_all(torch.initial_seed())
+
+
+@contextmanager
+def hosted() -> Iterator[None]:
+    """All that a call of the library does, so that its host goes on as if it had drawn no random number."""
+    with seeded("hosted"), warnings.catch_warnings():
+        # a batch of as many sequences as a net has steps: we know which axis is time
+        warnings.filterwarnings("ignore", r"images \[.*\] are taken for \d+ time steps", RuntimeWarning)
+        yield
