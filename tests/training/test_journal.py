@@ -27,6 +27,15 @@ def test_a_loss_that_is_not_a_number_is_a_best_only_without_a_rival():
     assert journal.record(row(1, 0.1, math.nan))
     assert journal.record(row(2, 0.2, 1.0))
     assert not journal.record(row(3, 0.2, math.nan))
+    assert not journal.record(row(4, 0.9, math.nan)), "nor with a higher accuracy"
+    assert (journal.best_epoch, journal.best_accuracy, journal.best_loss) == (2, 0.2, 1.0)
+
+
+def test_any_number_is_better_than_a_loss_that_is_none():
+    journal = Journal()
+    assert journal.record(row(1, 0.9, math.nan))
+    assert not journal.record(row(2, 0.8, math.nan))
+    assert journal.record(row(3, 0.1, 5.0))
 
 
 def test_csv_has_one_row_an_epoch():

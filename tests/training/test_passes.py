@@ -68,7 +68,7 @@ def test_a_net_that_draws_is_evaluated_alike_each_time(options, tmp_path, firing
     assert not torch.equal(net(inputs), net(inputs)), "it does draw"
 
 
-def test_a_host_goes_on_with_its_own_random_numbers(options, tiny):
+def test_a_host_goes_on_with_its_own_random_numbers(options, tiny, stopping):
     def undisturbed(call):
         torch.manual_seed(5)
         wanted = torch.rand(3)
@@ -80,9 +80,14 @@ def test_a_host_goes_on_with_its_own_random_numbers(options, tiny):
         with pytest.raises(ValueError, match="diverged"):
             rb.train("digits", **{**tiny, "run": tiny["run"] + "-bad", "optimizer.lr": 1e30, "loss.name": "tet"})
 
-    undisturbed(lambda: rb.train("digits", model=Noisy(), **options))
-    undisturbed(lambda: evaluate(options["run"], model=Noisy()))
+    def stopped():
+        with stopping(9):
+            rb.train("digits", model=Noisy(), **options)
+
+    undisturbed(stopped)
     undisturbed(lambda: resume(options["run"], model=Noisy()))
+    undisturbed(lambda: evaluate(options["run"], model=Noisy()))
+    undisturbed(lambda: rb.train("digits", model=Noisy(), **{**options, "run": options["run"] + "-whole"}))
     undisturbed(failing)
 
 
@@ -184,6 +189,10 @@ def test_lazy_layers_begin_as_a_function_of_the_seed_and_are_resumed(options, tm
     run = resume(options["run"], model=Lazy())
     assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
     assert evaluate(run.folder, [2], model=Lazy())[2] == run.summary["validation_accuracy"]
+    recipe = sources.load("digits", {"model.name": "given"})
+    weights = [build.prepare(recipe.replace({"seed": seed}), None, Lazy())[1].hidden.weight for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_lazy_layers_that_do_not_run_are_named(options):

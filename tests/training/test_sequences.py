@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 import rheobase as rb
 from rheobase.training import evaluate, losses, resume
+from rheobase.training.evaluation import accuracies
 from rheobase.training.loop import Training
 from rheobase.training.passes import seeded
 
@@ -99,6 +100,19 @@ def test_any_steps_of_any_batch_are_evaluated(sorted_data, options, firing):
     assert len(set(found.values())) > 1
     with pytest.raises(ValueError, match="steps must be at most 6 for this model, got 7"):
         evaluate(run.folder, [7], data=sorted_data)
+
+
+def test_steps_past_the_end_of_a_sequence_do_not_decide(data):
+    """By a model that is right within a sequence, and sure of the other class after its end."""
+
+    def model(images, labels=data.test.labels):
+        right = torch.nn.functional.one_hot(labels, 2).float()
+        return torch.where(images[:, :, :1, 0, 0] == 0, 100 * (1 - right), right)
+
+    batches = rb.data.Batches(data.test, batch_size=len(data.test), mean=torch.zeros(8), std=torch.ones(8))
+    net = torch.nn.Module()
+    net.forward = model
+    assert accuracies(net, batches, [1, 5, 6]) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "tet", "membrane", "count"])
