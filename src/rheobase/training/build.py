@@ -24,7 +24,7 @@ from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptio
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
-_FEW = 64
+_FEW = 64  # samples of a split whose inputs tell it from another
 _OF_BATCHES = {"batch_size", "train_limit", "workers", *_AUGMENTATION}
 """Keys of `data` that any data set goes with; the others choose and make one."""
 

@@ -169,9 +169,9 @@ class Training:
         self.validation.seek(0)
         sums = [0.0] * 3
         with evaluating(net), seeded("evaluation", self.recipe.seed, self.fabric.global_rank):
-            for batch in self.validation:
+            for batch in (each.to(self.fabric.device) for each in self.validation):
                 with padded(batch.lengths):
-                    loss, right = self.loss(net, batch.to(self.fabric.device))
+                    loss, right = self.loss(net, batch)
                 count = len(batch.labels)
                 sums = [a + b for a, b in zip(sums, (loss.item() * count, right.item(), count), strict=True)]
         return means(self.total(*sums))
