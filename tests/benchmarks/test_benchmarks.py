@@ -68,7 +68,7 @@ def test_peak_counts_what_the_case_adds_to_the_small_one() -> None:
 def test_the_peak_of_a_layer_is_what_it_keeps_and_makes() -> None:
     x = torch.randn(10, 8, 1 << 16)  # 20 MiB
     setup = partial(backward, rb.LIF, x=x.requires_grad_(), grad=torch.randn(x.shape))
-    cases = [Case("rheobase", setup), Case("copy", partial(layer_workloads._copies, x))]
+    cases = [Case("rheobase", setup), Case("copy", partial(layer_workloads.copies, x))]
     table = Table("t", [Row(case.name) for case in cases])
     memory.add_peaks(table, cases, layer_workloads._tiny)
     if table.rows[0].peak_mib is None:

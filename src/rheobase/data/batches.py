@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from rheobase.data.augmentation import Augmentation
 from rheobase.data.dataset import Samples, Split, Streamed, real_steps
-from rheobase.data.seeds import seed_of
+from rheobase.data.seeds import HOST, on_host, seed_of
 
 
 class Batch(NamedTuple):
@@ -116,6 +116,7 @@ class Batches:
                 generator=torch.Generator(),  # else it would draw from the global one
             )
 
+    @on_host
     def order(self, epoch: int) -> Tensor:
         """Indices of all samples in the order of this epoch, `[N]`."""
         if self.seed is None:
@@ -123,6 +124,7 @@ class Batches:
         generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch))
         return torch.randperm(len(self.split), generator=generator)
 
+    @on_host
     def batch(self, epoch: int, index: int) -> Batch:
         """Batch `index` of an epoch, whatever came before."""
         return self._batch(self.split.read(self._chosen(self.order(epoch), index)), epoch, index)
@@ -130,6 +132,7 @@ class Batches:
     def _chosen(self, order: Tensor, index: int) -> Tensor:
         return order[index * self.batch_size : (index + 1) * self.batch_size][self.rank :: self.world_size]
 
+    @on_host
     def _batch(self, part: Split, epoch: int, index: int) -> Batch:
         inputs, labels, lengths = part.inputs, part.labels, part.lengths
         if lengths is not None:
@@ -154,7 +157,9 @@ class Batches:
             yield from map(self.split.read, chosen)
             return
         self._ahead[:] = [self.split.indices[indices].tolist() for indices in chosen]
-        for images, indices in zip(self._loader, chosen, strict=True):
+        with HOST:
+            ahead = iter(self._loader)
+        for images, indices in zip(ahead, chosen, strict=True):
             yield Split(images, self.split.labels[indices])
 
     def __iter__(self) -> Iterator[Batch]:
