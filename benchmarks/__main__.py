@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> None:
     tables: list[dict[str, object]] = []
     record = {**heading(arguments), "tables": tables}
     for name in options.workload:
-        for table in WORKLOADS[name](options.repeats, options.quick, options.compile):
+        more = {"need": options.need, "root": options.root} if name == "loader" else {}
+        for table in WORKLOADS[name](options.repeats, options.quick, options.compile, **more):
             show(table, console)
             tables.append({"workload": name, **table.to_dict()})
             if options.json:  # after each table: a run of an hour may be stopped
@@ -47,6 +48,8 @@ def _options(arguments: Sequence[str], workloads: list[str]) -> argparse.Namespa
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--compile", action="store_true", help="also time torch.compile of the plain loop")
+    parser.add_argument("--need", type=positive, metavar="N", help="loader: images/s that a training step would take")
+    parser.add_argument("--root", metavar="DIR", help="loader: folder with cifar100 (default: made images)")
     return parser.parse_args(arguments)
 
 

@@ -59,6 +59,8 @@ class Table:
 
     title: str
     rows: list[Row]
+    items: float = 0  # that a call works off, where that is worth telling: images, MB
+    unit: str = ""
 
     @property
     def reference(self) -> Row:
@@ -82,7 +84,8 @@ class Table:
                     "reference_over_this": self.ratio(row),
                 }
             rows.append(about | {"peak_mib": row.peak_mib, "why_not": row.why_not, "samples": row.samples})
-        return {"title": self.title, "reference": self.reference.name, "rows": rows}
+        counted = {"items": self.items, "unit": self.unit} if self.items else {}
+        return {"title": self.title, "reference": self.reference.name, **counted, "rows": rows}
 
 
 def measure(

@@ -188,6 +188,7 @@ def padded(device: torch.device) -> None:
 def batches(device: torch.device) -> None:
     """Order and augmentation; those that interpolate may round to the next byte."""
     data = rb.data.load("digits")
+    assert isinstance(data.train, rb.data.Split)
     plain = rb.data.Augmentation(shift=2, flip=True, cutout=3)
     some: list[tuple[rb.data.Augmentation, float]] = [(plain, 1e-6)]
     some += [(rb.data.Augmentation(mixup=0.4, cutmix=0.4), 1e-5), (rb.data.Augmentation(crop=0.5), 2e-2)]

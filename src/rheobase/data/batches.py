@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -111,6 +114,7 @@ class Batches:
                 batch_sampler=self._ahead,
                 num_workers=workers,
                 collate_fn=_as_it_is,
+                worker_init_fn=_end_with_parent,
                 multiprocessing_context="forkserver",
                 persistent_workers=True,
                 generator=torch.Generator(),  # else it would draw from the global one
@@ -189,3 +193,18 @@ class Batches:
 
 def _as_it_is(images: Any) -> Any:
     return images
+
+
+def _end_with_parent(_: int) -> None:
+    """Let a worker end when the process that it works for is killed.
+
+    torch's workers look whether their own parent lives: that is the fork server, which lives as long as they do.
+    """
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
