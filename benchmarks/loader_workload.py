@@ -143,7 +143,7 @@ def _streamed(repeats: int, quick: bool, folder: Path) -> Table:
     for kind, split in splits.items():
         cases += [Case(f"{kind}, decoded in this process", partial(_epoch, split, size, 0))]
         if not quick or kind == "Parquet":
-            cases += [Case(f"{kind}, {several} worker processes", partial(_epoch, split, size, several))]
+            cases += [Case(f"{kind}, decoded by processes: {several}", partial(_epoch, split, size, several))]
         cases += [Case(f"{kind}, reading and decoding alone", partial(_read, split, size))]
     left = len(splits["Parquet"])
     title = f"{left} JPEGs of {width} x {height}, {mean} bytes each, to {edge} x {edge}, batches of {size}"
