@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from benchmarks.gpu.checks import Check
 
-PARTS = ("parity", "behaviour", "layers", "networks")
+PARTS = ("parity", "behaviour", "layers", "networks", "batches")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
             continue
         if part == "layers":
             tables = timings.layers(device, options.repeats, options.quick)
+        elif part == "batches":
+            tables = timings.batches(device, options.repeats, options.quick)
         else:
             shapes = [timings.Shape("sew_resnet18", options.steps, options.batch, 64, 32)]
             if options.resnet50:

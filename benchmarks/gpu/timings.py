@@ -1,4 +1,4 @@
-"""How fast a device is: a LIF layer, and training steps of networks against their ANN twins."""
+"""How fast a device is: a LIF layer, batches, and training steps of networks against their ANN twins."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmarks.device import clock, engines, peak
 from benchmarks.gpu.checks import in_words
 from benchmarks.harness import Call, Case, Table, measure
 from benchmarks.layer_workloads import SAMPLE, backward, copies
+from benchmarks.loader_workload import in_memory
 from benchmarks.network_workloads import TWIN, rate, training_step
 from benchmarks.rivals import Layer
 from rheobase.kernels.reference import INLINED
@@ -71,6 +72,27 @@ def layers(device: torch.device, repeats: int, quick: bool) -> Iterator[Table]:
                 fired = float(_lif(device)(x).float().mean())
             title = f"LIF, soft reset, forward and backward, T x B x N = {size}, {name}, firing rate {fired:.1%}"
             yield table(title, cases, device, repeats, least=SAMPLE)
+
+
+def batches(device: torch.device, repeats: int, quick: bool) -> Iterator[Table]:
+    """Images that live on the device, and ways of others to it."""
+    yield in_memory(repeats, quick, None, device)
+    shape = (4, 3, 8, 8) if quick else (64, 3, 224, 224)
+    images = torch.randint(0, 256, shape).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    cases = [
+        Case("float32, as batches go", partial(_sent, images.float(), device)),
+        Case("float32, from pinned memory", partial(_sent, images.float(), device, pinned=True)),
+        Case("bytes, which become float32 there", partial(_sent, images, device)),
+        Case("bytes, from pinned memory", partial(_sent, images, device, pinned=True)),
+    ]
+    found = table(f"a batch of {' x '.join(map(str, shape))} to {device}", cases, device, repeats, least=SAMPLE)
+    found.items, found.unit = len(images), "images"
+    yield found
+
+
+def _sent(images: Tensor, device: torch.device, pinned: bool = False) -> Call:
+    there = images.pin_memory() if pinned else images
+    return lambda: there.to(device, non_blocking=pinned).to(torch.float32)
 
 
 class Shape(NamedTuple):
