@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise SystemExit("python -m benchmarks.gpu: torch sees no GPU; --device cpu looks whether the command runs")
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     torch.manual_seed(0)
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
