@@ -8,6 +8,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from rheobase.data.seeds import on_host
 from rheobase.padded import real_steps
 
 STATISTICS = 2000  # samples from which the mean and deviation of a split that streams are taken
@@ -34,6 +35,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @on_host
     def divide(self, part: int | float) -> tuple[Self, Self]:
         """(what is left, `part` of the samples), both in the original order; the choice is `systematic`.
 
@@ -142,6 +144,7 @@ class Streamed(Samples):
         return Split(self.images.__getitems__(self.indices[indices].tolist()), self.labels[indices])
 
 
+@on_host
 def systematic(labels: Tensor, count: int) -> Tensor:
     """Indices of a stratified sample of `count`: every (N / count)-th of the samples sorted by class.
 
