@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import rheobase as rb
 from benchmarks.harness import Call, Case, Table, measure
 from benchmarks.memory import add_peaks
 from rheobase.training import build
-from rheobase.training.folder import KEYS, RunFolder
+from rheobase.training.folder import RunFolder
+from rheobase.training.journal import Journal
 from rheobase.training.recipe import OptimizerOptions
 
 
@@ -50,8 +52,11 @@ def _state(width: int) -> dict[str, Any]:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     best = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    state = {"net": dict(net.state_dict()), "optimizer": optimizer.state_dict(), "best": best}
-    return dict.fromkeys(KEYS) | state
+    weights = {"net": dict(net.state_dict()), "optimizer": optimizer.state_dict(), "best": best}
+    return weights | {
+        **{"ema": None, "journal": dataclasses.asdict(Journal()), "data": {}},
+        **{"recipe_sha256": "", "threads": 1, "processes": 1},
+    }
 
 
 def _run(folder: Path, width: int) -> Call:
