@@ -327,6 +327,7 @@ def test_an_empty_batch_is_fine(name: str) -> None:
 def test_on_meta_it_is_shown_and_runs(name: str) -> None:
     moved = make(name).to("meta")
     assert type(moved).__name__ in repr(moved)
+    assert moved(currents().to("meta")).shape == currents().shape
     with torch.device("meta"):
         built = make(name)
     for neuron in (moved, built):

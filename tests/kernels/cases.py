@@ -112,7 +112,7 @@ def states(neuron: rb.LIF, shape: tuple[int, ...]) -> Tensor | tuple[Tensor, Ten
 
 def weighted(x: Tensor) -> Tensor:
     """An arbitrary, fixed loss; its weights are not even about zero, where long sums of float32 would not be exact."""
-    return (x.reshape(-1) * torch.linspace(-0.5, 1, x.numel()).sin().to(x.dtype)).sum()
+    return (x.reshape(-1) * torch.linspace(-0.5, 1, x.numel()).sin().to(x)).sum()
 
 
 def leaf(x: Tensor) -> Tensor:

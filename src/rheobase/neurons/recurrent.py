@@ -60,7 +60,7 @@ class Recurrent(Neuron):
 
     def _usual(self, currents: Tensor) -> bool:
         """Whether a neuron that engines know hears itself through a linear layer, and nobody looks on."""
-        if torch.is_autocast_enabled(currents.device.type):
+        if _autocast(currents):
             return False
         neuron, module = self.neuron, self.module
         if not isinstance(neuron, LIF) or not neuron.native or neuron.rule is not None or type(module) is not nn.Linear:
@@ -86,9 +86,15 @@ class Recurrent(Neuron):
         """What goes into the neuron, `[1, B, ...]`, and its state."""
         inner, spikes = state
         weight = next(self.module.parameters(), spikes)
-        if weight.is_floating_point() and not torch.is_autocast_enabled(current.device.type):
+        if weight.is_floating_point() and not _autocast(current):
             spikes = spikes.to(weight.dtype)
         back = self.module(spikes)
         if back.shape != current.shape:
             raise ValueError(f"Recurrent: module must give currents {list(current.shape)}, got {list(back.shape)}")
         return (current + back).unsqueeze(0), inner
+
+
+def _autocast(x: Tensor) -> bool:
+    """Whether products of such a tensor are taken in another dtype (the meta device knows of no such thing)."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
