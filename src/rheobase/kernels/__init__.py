@@ -111,6 +111,7 @@ def fire(
         return _by_definition(spec, currents, state)
     inputs = _inputs(spec, currents, state, residual, skip, norm[:4] if norm else (None, None, None, None))
     how = spec.how if norm is None else spec.how._replace(eps=norm.eps, samples=norm.samples)
+    keep_drive = keep_drive and (norm is not None or residual is not None)  # else it is the currents
     if norm is not None and norm.share is not None:
         by = processes.together(by, norm.share)
     if torch.compiler.is_compiling() and by.operators:
@@ -118,8 +119,7 @@ def fire(
     else:
         found = ops.Fire.apply(by, how, keep_state, keep_drive, *inputs)
     spikes, drive, v, other = found
-    drove = drive if keep_drive and drive is not None else currents
-    return Ran(spikes, drove, joined(how.kind, v, other) if keep_state else None)
+    return Ran(spikes, currents if drive is None else drive, joined(how.kind, v, other) if keep_state else None)
 
 
 def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tensor, bias: Tensor | None) -> Ran | None:

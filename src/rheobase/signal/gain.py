@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from rheobase.neurons import LIF
 
 
-def through_neuron(neuron: LIF, potentials: Tensor, r: float) -> float:
-    """Gain of the gradient through a neuron, rms(dLoss/dcurrents) / rms(dLoss/dspikes), from its potentials `[T, ...]`.
+class Profile(NamedTuple):
+    """Sizes of a gradient at the steps of time, and how alike neighbours are.
+
+    Attributes:
+        sizes: rms at each step, float64 `[T]`.
+        r: correlation of each step with the next, float64 `[T - 1]`.
+    """
+
+    sizes: Tensor
+    r: Tensor
+
+    @classmethod
+    def of(cls, gradient: Tensor) -> Profile:
+        """That of a gradient `[T, ...]`."""
+        g = gradient.double().flatten(1)
+        sizes = g.square().mean(1).sqrt()
+        r = (g[:-1] * g[1:]).mean(1) / (sizes[:-1] * sizes[1:]).clamp(min=torch.finfo(torch.float64).tiny)
+        return cls(sizes, r)
+
+    @property
+    def size(self) -> float:
+        """Rms over all steps."""
+        return float(self.sizes.square().mean().sqrt())
+
+
+def through_neuron(neuron: LIF, potentials: Tensor, above: Profile) -> Profile:
+    """The gradient of the currents of a neuron, from its potentials `[T, ...]` and the gradient of its spikes.
 
     The way down is d[t] = h[t] g[t] + J[t] d[t+1], where dLoss/dcurrents = input_scale d, h[t] is the surrogate's derivative at
     u[t] - threshold, and J[t] = decay dv[t]/du[t], by the reset
         soft: decay (1 - threshold h[t]);  hard: decay (1 - s[t] - u[t] h[t]);  none: decay;
-    with `detach_reset` without the terms in h. Where the gradient g of the spikes does not depend on them, has one size
-    at all steps and a correlation r from step to step (r^m over m steps), variance and covariance with g go down as
-        C[t] = h[t] + J[t] r C[t+1],   V[t] = h[t]^2 + 2 h[t] J[t] r C[t+1] + J[t]^2 V[t+1],
-    for each neuron exactly; the gain is input_scale times the root of the mean of V over steps and neurons.
+    with `detach_reset` without the terms in h. Where the gradient g of the spikes does not depend on them, and over m
+    steps is correlated as the product of the r between them, covariance with g and variance go down, with
+    f[t] = J[t] r[t] |g[t]| / |g[t+1]|, for each neuron exactly as
+        C[t] = h[t] |g[t]|^2 + f[t] C[t+1],   V[t] = h[t] C[t] + h[t] f[t] C[t+1] + J[t]^2 V[t+1].
 
     Args:
         neuron: a `LIF` or `IF` whose numbers are one for all.
         potentials: u, before the reset.
-        r: correlation in time of the gradient that comes in.
+        above: the gradient that comes in.
 
     Raises:
         ValueError: another neuron, a delayed reset, or numbers that vary.
@@ -38,12 +65,17 @@ def through_neuron(neuron: LIF, potentials: Tensor, r: float) -> float:
     passed = 1 - fired if neuron.reset == "hard" else torch.ones_like(u)
     if not neuron.detach_reset and neuron.reset != "none":
         passed = passed - h * (u if neuron.reset == "hard" else threshold)
-    down = decay * passed
+    down, g, steps = decay * passed, above.sizes, len(u)
     variance, covariance = torch.zeros_like(u[0]), torch.zeros_like(u[0])
-    total = 0.0
-    for t in range(len(u) - 1, -1, -1):
-        shared = r * down[t] * covariance
-        variance = h[t].square() + 2 * h[t] * shared + down[t].square() * variance
-        covariance = h[t] + shared
-        total += float(variance.mean())
-    return scale * (total / len(u)) ** 0.5
+    found, shared = torch.zeros(steps, dtype=torch.float64), torch.zeros(steps - 1, dtype=torch.float64)
+    for t in range(steps - 1, -1, -1):
+        later = torch.zeros_like(covariance)
+        if t < steps - 1 and g[t + 1] > 0:
+            later = covariance * (above.r[t] * g[t] / g[t + 1])  # of d[t+1] with g[t]
+            shared[t] = (h[t] * later + down[t] * variance).mean()
+        variance = h[t].square() * g[t].square() + 2 * h[t] * down[t] * later + down[t].square() * variance
+        covariance = h[t] * g[t].square() + down[t] * later
+        found[t] = variance.mean()
+    sizes = found.sqrt()
+    r = shared / (sizes[:-1] * sizes[1:]).clamp(min=torch.finfo(torch.float64).tiny)
+    return Profile(scale * sizes, r)
