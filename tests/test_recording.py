@@ -117,6 +117,23 @@ def test_a_loss_on_any_of_it_is_differentiable(name: str) -> None:
         assert found[0][0].any(), "it reaches the first weights"
 
 
+@pytest.mark.parametrize("engine", ["numba", "reference"])
+@pytest.mark.parametrize("name", FAMILIES[:3])  # (in an MS net what drives a neuron also goes on past it)
+def test_unfused_a_loss_has_a_gradient_with_respect_to_currents(name: str, engine: str) -> None:
+    model, x, want = net(name), frames(), {}
+    with rb.engine(engine, fused=False), rb.record(model) as tape:
+        loss = model(x).square().sum()
+    found = torch.autograd.grad(loss, [trace.currents for trace in tape.values()])
+    for path in tape:
+        hook = lambda _, into, out, path=path: want.update({path: into[0]})  # noqa: E731
+        model.get_submodule(path).register_full_backward_hook(hook)
+    with rb.engine(engine, fused=False):
+        model(x).square().sum().backward()
+    for path, gradient in zip(tape, found, strict=True):
+        assert gradient.any()
+        torch.testing.assert_close(gradient, want[path])
+
+
 @torch.no_grad()
 def test_around_a_stream_it_has_all_steps() -> None:
     model, x = net("sew_resnet18", neuron=rb.LIF(0.9)), frames()

@@ -1,4 +1,4 @@
-"""The command `rheobase`: each subcommand is a function of its arguments that imports what it needs."""
+"""The command `rheobase`: each subcommand is a function of its options that imports what it needs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import rheobase
 
@@ -22,54 +22,36 @@ SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",  # fresh pages cost more than the arithmetic of a neuron
 }
 """What the command sets in its own environment on Linux, where it is not set. A library leaves its host alone."""
+Options = argparse.Namespace
 
 
-def recipes(arguments: Sequence[str]) -> None:
+def recipes(options: Options) -> None:
     """list recipes: what each trains, on what, how long, the result to expect"""
-    _parser("recipes", recipes).parse_args(arguments)
     from rheobase.training import sources
 
-    for recipe in sources.listing():
-        print(recipe.name, *(f"    {line}" for line in recipe.heading), "", sep="\n")
+    for name, heading in sources.listing():
+        print(name, *(f"    {line}" for line in heading), "", sep="\n")
 
 
-def train(arguments: Sequence[str]) -> None:
+def train(options: Options) -> None:
     """train a recipe (default: digits) in a new run folder"""
     from rheobase.training import sources
 
-    name, recipe = sources.from_arguments(arguments)
-    _importable()
+    name, recipe = sources.from_arguments(options.words)
     from rheobase.training.runs import start
 
     _report(start(recipe, name))
 
 
-def resume(arguments: Sequence[str]) -> None:
+def resume(options: Options) -> None:
     """continue a run exactly where it stopped"""
-    parser = _parser("resume", resume)
-    parser.add_argument("run", metavar="RUN", help="run folder")
-    options = parser.parse_args(arguments)
-    _importable()
     from rheobase.training import resume as continue_run
 
     _report(continue_run(options.run))
 
 
-def evaluate(arguments: Sequence[str]) -> None:
+def evaluate(options: Options) -> None:
     """accuracy of a run's best model against time steps, without retraining"""
-    parser = _parser("evaluate", evaluate)
-    parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument(
-        "--steps", type=int, nargs="+", metavar="T", help="numbers of time steps (default: 1 to the trained)"
-    )
-    parser.add_argument(
-        "--split",
-        choices=("validation", "test", "train"),
-        default="validation",
-        help="(default: %(default)s; a look at the test set is noted in the run folder)",
-    )
-    options = parser.parse_args(arguments)
-    _importable()
     from rheobase.training import evaluate as measure
 
     found = measure(options.run, options.steps, options.split)
@@ -78,12 +60,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(f"{steps:>5}  {accuracy:.2%}")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "recipes": recipes,
-    "train": train,
-    "resume": resume,
-    "evaluate": evaluate,
-}
+COMMANDS = {"recipes": recipes, "train": train, "resume": resume, "evaluate": evaluate}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,29 +69,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments = sys.argv[1:]
         if arguments[:1] and arguments[0] in ("train", "resume", "evaluate"):
             settle()
-    parser = argparse.ArgumentParser(
-        prog="rheobase",
-        description="Train deep spiking neural networks.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n"
-        + "".join(f"  {name:<10} {function.__doc__}\n" for name, function in COMMANDS.items())
-        + "\nrheobase COMMAND --help tells more.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"rheobase {rheobase.__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
-    chosen = parser.parse_args(arguments[:1])
+    options = _parsed(arguments)
+    if options.command != "recipes" and str(Path.cwd()) not in sys.path:  # for data and models of the user's own
+        sys.path.insert(0, str(Path.cwd()))
     try:
-        COMMANDS[chosen.command](arguments[1:])
+        COMMANDS[options.command](options)
     except BrokenPipeError:  # who read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (ValueError, OSError, TypeError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:
         if not isinstance(error, OSError) and not _ours(error):
             raise
-        _fail(str(error))
+        print("rheobase: " + "; ".join([str(error), *getattr(error, "__notes__", ())]), file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _parsed(arguments: Sequence[str]) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="rheobase",
+        description="Train deep spiking neural networks.",
+        epilog="rheobase COMMAND --help tells more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rheobase {rheobase.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parsers = {}
+    for name, run in COMMANDS.items():  # (the options of train are all keys of a recipe: `sources` knows them)
+        parsers[name] = commands.add_parser(
+            name, help=run.__doc__, description=run.__doc__, allow_abbrev=False, add_help=name != "train"
+        )
+    for name in ("resume", "evaluate"):
+        parsers[name].add_argument("run", metavar="RUN", help="run folder")
+    help = "numbers of time steps (default: 1 to the trained)"
+    parsers["evaluate"].add_argument("--steps", type=int, nargs="+", metavar="T", help=help)
+    help = "(default: %(default)s; a look at the test set is noted in the run folder)"
+    splits = ("validation", "test", "train")
+    parsers["evaluate"].add_argument("--split", choices=splits, default="validation", help=help)
+    options, words = parser.parse_known_args(arguments)
+    if words and options.command != "train":
+        parsers[options.command].error(f"unrecognized arguments: {' '.join(words)}")
+    options.words = words
+    return options
 
 
 def _report(run: Run) -> None:
@@ -150,17 +147,6 @@ def settle() -> None:
         os.execve(sys.executable, sys.orig_argv, {**SETTINGS, **os.environ})
 
 
-def _importable() -> None:
-    """Let data and models of the user's own be imported from the current directory."""
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-
-
-def _parser(name: str, function: Callable[..., Any]) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(f"rheobase {name}", description=function.__doc__, allow_abbrev=False)
-
-
 def _ours(error: BaseException) -> bool:
     """Whether the error was raised by a line of rheobase, so that its text is meant for the user."""
     trace = error.__traceback__
@@ -168,8 +154,3 @@ def _ours(error: BaseException) -> bool:
         trace = trace.tb_next
     name: str = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
     return name.split(".")[0] == "rheobase"
-
-
-def _fail(text: str) -> NoReturn:
-    print(f"rheobase: {text}", file=sys.stderr)
-    sys.exit(2)

@@ -25,8 +25,13 @@ class _Local(threading.local):
 _local = _Local()
 
 
+def lengths() -> Tensor | None:
+    """Those of `padding`, where it is in force."""
+    return _local.lengths
+
+
 @contextmanager
-def padding(lengths: Tensor) -> Iterator[None]:
+def padding(lengths: Tensor | None) -> Iterator[None]:
     """Within it, what lies past a sample's length enters no `CurrentNorm`'s statistics.
 
     Padding must be finite: a NaN in it shows in the readout, and in gradients.
@@ -34,7 +39,7 @@ def padding(lengths: Tensor) -> Iterator[None]:
     Compiled models run as if they were not.
 
     Args:
-        lengths: `[B]` whole numbers, each sample's real steps of a batch `[T, B, ...]`.
+        lengths: `[B]` whole numbers, each sample's real steps of a batch `[T, B, ...]`; None: all are.
     """
     with eagerly():
         before, _local.lengths = _local.lengths, lengths

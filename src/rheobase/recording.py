@@ -107,7 +107,9 @@ def record(model: nn.Module, potentials: bool = False) -> Iterator[Tape]:
             model(x)
         tape["features.3.neuron"].potentials
 
-    All of it is differentiable, and lives as long as the tape. A compiled model runs as if it were not.
+    All of it is differentiable, and lives as long as the tape. A compiled model runs as if it were not. Where norm and
+    neuron are one operator, currents are a by-product of it: for the gradient *with respect to* them, record under
+    `rheobase.engine(fused=False)`.
 
     Args:
         model: any module with neurons.

@@ -79,7 +79,7 @@ def test_train_limit():
     recipe = tiny(**{"data.train_limit": 50})
     assert len(build.dataset(recipe).train) == 50
     too_many = recipe.replace({"data.train_limit": 5000})
-    with pytest.raises(ValueError, match=r"data\.train_limit must be at most 1197 for digits, got 5000"):
+    with pytest.raises(ValueError, match=r"data\.train_limit must be at most 1197, the training .*, got 5000"):
         build.dataset(too_many)
 
 

@@ -136,6 +136,14 @@ def test_a_run_that_was_ended_is_resumed_bit_for_bit(whole, tmp_path, number, wh
     assert numbers(folder) == numbers(reference)
 
 
+def test_layers_that_are_computed_again_change_nothing(whole, tmp_path):
+    """Norms, too, exchange their statistics again."""
+    options, reference = whole
+    finish(start("train", *words({**options, "run": tmp_path / "run", "trainer.checkpoint_segments": 3})))
+    found, wanted = (json.loads((f / "summary.json").read_text()) for f in (tmp_path / "run", reference))
+    assert {key: found[key] for key in KEYS} == {key: wanted[key] for key in KEYS}
+
+
 def test_a_folder_in_use_is_told_once_to_all(options):
     Path(options["run"]).mkdir()
     (Path(options["run"]) / "mine").write_text("x")

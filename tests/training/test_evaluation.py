@@ -6,6 +6,7 @@ from rheobase.data import load
 from rheobase.training import Recipe, build
 from rheobase.training.activity import activity
 from rheobase.training.evaluation import accuracies, weights_sha256
+from rheobase.training.recipe import LossOptions
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,16 @@ def test_one_pass_gives_the_accuracy_of_each_number_of_steps(digits):
     everything = build.evaluation_batches(Recipe(), digits, digits.validation)
     right = sum((rb.readout(model(x, steps=3)).argmax(1) == y).sum().item() for x, y, _ in everything)
     assert found[2] == right / len(digits.validation)
+
+
+def test_accuracy_is_by_what_the_loss_takes_for_a_score(digits):
+    model, loss = net(), LossOptions(name="membrane", membrane_decay=0.3, membrane_at="max")
+    batches = build.evaluation_batches(Recipe(), digits, digits.validation)
+    [found] = accuracies(model, batches, [3], loss=loss)
+    batches.seek(0)
+    potentials = torch.cat([rb.Integrator(0.3)(model(x, steps=3)) for x, *_ in batches], 1)
+    assert found == (potentials.amax(0).argmax(1) == digits.validation.labels).sum().item() / len(digits.validation)
+    assert found != accuracies(model, batches, [3])[0]
 
 
 def test_steps_are_checked(digits):

@@ -1,6 +1,7 @@
 import csv
 import io
 import math
+from dataclasses import asdict
 
 from rheobase.training.journal import COLUMNS, Journal, means
 
@@ -39,7 +40,7 @@ def test_csv_has_one_row_an_epoch():
 def test_dict_round_trip():
     journal = Journal(epoch=2, batch=3, seconds=1.5)
     journal.rows.append(row(1, 0.5, 0.5))
-    assert Journal(**journal.to_dict()) == journal
+    assert Journal(**asdict(journal)) == journal
 
 
 def test_means_weigh_batches_by_their_size():
@@ -49,4 +50,4 @@ def test_means_weigh_batches_by_their_size():
     journal.count([2.0, 0, 1], 0.0)
     assert means(journal.sums) == (1.25, 0.75)
     assert journal.batch == 2
-    assert Journal(**journal.to_dict()) == journal
+    assert Journal(**asdict(journal)) == journal

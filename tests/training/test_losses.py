@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rheobase.training.losses import correct, loss, rate_penalty
+from rheobase.training.losses import correct, loss, rate_penalty, scores
 from rheobase.training.recipe import LossOptions
 
 LOGITS = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]])  # T=2, B=1, two classes; mean [1, 0]
@@ -39,6 +39,25 @@ def test_count_is_the_squared_error_of_the_mean_over_time():
     assert smooth == pytest.approx(((0.75 - 0.9) ** 2 + (0.25 - 0.1) ** 2) / 2)
 
 
+@pytest.mark.parametrize(
+    ("decay", "at", "a", "b"),
+    [(1.0, "last", 3, -1), (0.5, "last", 1.5, -1.25), (0.0, "last", 1, -1), (1.0, "max", 3, 1), (0.5, "max", 2, 1)],
+)
+def test_membrane_is_the_cross_entropy_of_an_integrators_potential(decay, at, a, b):
+    logits = torch.tensor([[[2.0, 1.0]], [[0.0, -1.0]], [[1.0, -1.0]]])
+    # v, decay 1: 2 2 3 and 1 0 -1; decay 1/2: 2 1 1.5 and 1 -0.5 -1.25
+    options = LossOptions(name="membrane", membrane_decay=decay, membrane_at=at)
+    assert loss(logits, LABELS, options).item() == pytest.approx(entropy(a, b), rel=1e-5)
+    torch.testing.assert_close(scores(logits, options), torch.tensor([[float(a), float(b)]]))
+
+
+def test_what_decides_is_what_is_trained():
+    logits = torch.tensor([[[5.0, 0.0]], [[0.0, 1.0]], [[0.0, 2.0]]])  # the mean is for 0, a leaky potential for 1
+    leaky = LossOptions(name="membrane", membrane_decay=0.25)
+    assert correct(logits, torch.tensor([0]), LossOptions()).item() == 1
+    assert correct(logits, torch.tensor([1]), leaky).item() == 1
+
+
 def test_rate_penalty_is_the_mean_over_layers():
     layers = [torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), torch.ones(2, 1, 3)]  # rates 1/4 and 1
     found = rate_penalty(layers, LossOptions(rate_penalty=3.0, rate_target=0.5)).item()
@@ -53,7 +72,7 @@ def test_tet_pairs_steps_and_labels():
 
 def test_correct_goes_by_the_mean_over_time():
     logits = torch.tensor([[[3.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 2.0]]])
-    assert correct(logits, torch.tensor([0, 0])).item() == 1
+    assert correct(logits, torch.tensor([0, 0]), LossOptions()).item() == 1
 
 
 def test_low_precision_logits_are_averaged_in_float32():
@@ -61,19 +80,21 @@ def test_low_precision_logits_are_averaged_in_float32():
     assert loss(logits, LABELS, LossOptions()).dtype == torch.float32
 
 
-NAMES = ["cross_entropy", "tet", "count"]
+NAMES = ["cross_entropy", "tet", "count", "membrane"]
 
 
+@pytest.mark.parametrize("at", ["last", "max"])
 @pytest.mark.parametrize("name", NAMES)
-def test_steps_past_a_samples_length_do_not_count(name):
+def test_steps_past_a_samples_length_do_not_count(name, at):
     torch.manual_seed(0)
-    logits, labels, options = torch.randn(5, 3, 4), torch.tensor([0, 3, 1]), LossOptions(name=name)
+    logits, labels = torch.randn(5, 3, 4), torch.tensor([0, 3, 1])
+    options = LossOptions(name=name, membrane_at=at, membrane_decay=0.5)
     lengths = torch.tensor([2, 5, 3])
     want = [loss(logits[:n, i : i + 1], labels[i : i + 1], options) for i, n in enumerate(lengths.tolist())]
     assert loss(logits, labels, options, lengths).item() == pytest.approx(sum(want).item() / 3)
     assert loss(logits, labels, options).item() != pytest.approx(sum(want).item() / 3)
-    right = sum(correct(logits[:n, i : i + 1], labels[i : i + 1]) for i, n in enumerate(lengths.tolist()))
-    assert correct(logits, labels, lengths) == right
+    right = sum(correct(logits[:n, i : i + 1], labels[i : i + 1], options) for i, n in enumerate(lengths.tolist()))
+    assert correct(logits, labels, options, lengths) == right
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,7 +103,7 @@ def test_mixed_labels(name):
     logits, labels = torch.randn(4, 3, 5), torch.tensor([4, 0, 2])
     options, pure = LossOptions(name=name, label_smoothing=0.1), torch.nn.functional.one_hot(labels, 5).float()
     assert loss(logits, pure, options).item() == pytest.approx(loss(logits, labels, options).item())
-    assert correct(logits, pure) == correct(logits, labels)
+    assert correct(logits, pure, options) == correct(logits, labels, options)
     if name != "count":  # which is not linear in the label
         other = pure.roll(1, 0)
         want = 0.7 * loss(logits, pure, options) + 0.3 * loss(logits, other, options)

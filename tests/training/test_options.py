@@ -43,6 +43,27 @@ def checkpoint_of_start(options):
     return build.model(recipe, build.dataset(recipe)).state_dict()
 
 
+def test_layers_that_are_computed_again_change_nothing(tiny, tmp_path, firing):
+    options = {**tiny, "trainer.accumulate": 2, "loss.rate_penalty": 1.0}
+    runs = [
+        rb.train("digits", **{**options, "run": str(tmp_path / str(parts)), "trainer.checkpoint_segments": parts})
+        for parts in (1, 3, 5)
+    ]
+    firing(runs[0])
+    assert [run.model.features.segments for run in runs] == [1, 3, 5]
+    assert len({run.summary["weights_sha256"] for run in runs}) == 1
+    assert len({run.summary["recipe_sha256"] for run in runs}) == 3
+
+
+def test_layers_that_cannot_be_computed_again_are_told(tiny):
+    with pytest.raises(ValueError, match=r"_segments: model plain_convnet: .* from 1 to 5, one a layer, got 6"):
+        rb.train("digits", **{**tiny, "trainer.checkpoint_segments": 6})
+    flat = torch.nn.Sequential(torch.nn.Flatten(1), torch.nn.Linear(64, 10), torch.nn.Unflatten(0, (1, -1)))
+    options = {key: value for key, value in tiny.items() if "model" not in key}
+    with pytest.raises(ValueError, match=r"_segments must be 1 for model given, .*Segmented to divide, got 2"):
+        rb.train("digits", model=flat, **{**options, "trainer.checkpoint_segments": 2})
+
+
 def test_parts_are_resumed_exactly(tiny, tmp_path, stopping, rows):
     options = {**tiny, "trainer.accumulate": 3, "trainer.ema": 0.8, "loss.rate_penalty": 1.0}
     whole = rb.train("digits", **{**options, "run": str(tmp_path / "whole")})
@@ -127,7 +148,11 @@ def sick_gradient(training):
         (sick_gradient, "current", r"the gradient of the outputs of layer features\.3\.norm"),
     ],
 )
-def test_what_is_not_finite_is_named_and_nothing_is_saved_after_it(tiny, monkeypatch, checkpoint, how, norm, name):
+@pytest.mark.parametrize("segments", [1, 3])
+def test_what_is_not_finite_is_named_and_nothing_is_saved_after_it(
+    tiny, monkeypatch, checkpoint, how, norm, name, segments
+):
+    tiny["trainer.checkpoint_segments"] = segments
     with monkeypatch.context() as patch:
         poison(patch, 9, how)
         with pytest.raises(ValueError, match=rf"diverged in step 10; .*not finite: {name}.*saved after step 8; go on"):

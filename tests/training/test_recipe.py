@@ -106,6 +106,7 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     recipe = Recipe().replace(options)
     assert recipe.sha256 == before
     later = {"trainer.accumulate": 2, "trainer.ema": 0.9, "trainer.devices": 2, "trainer.nodes": 2}
+    later |= {"trainer.checkpoint_segments": 2, "loss.membrane_decay": 0.9, "loss.membrane_at": "max"}
     later |= {"loss.rate_penalty": 0.5, "loss.rate_target": 0.2}
     later |= {"model.start": "identity", "model.layers": "400", "model.padding": "valid", "data.workers": 2}
     later |= {"data.validation": 0.2, "data.size": 64, "data.channels": 1, "data.stream": True, "data.image": "a"}

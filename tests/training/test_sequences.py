@@ -28,7 +28,7 @@ def options(tiny):
             "model.layers": "12-R12", "model.image_size": 1, "model.depth": None, "model.width": None}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "tet"])
+@pytest.mark.parametrize("name", ["cross_entropy", "tet", "membrane"])
 def test_sequences_are_learned(data, options, name):
     run = rb.train("digits", data=data, **{**options, "loss.name": name, "trainer.accumulate": 2, "trainer.epochs": 12})
     assert run.summary["test_accuracy"] > 0.9

@@ -7,11 +7,11 @@ from rheobase.training.keys import leaves
 
 
 def test_every_recipe_loads_and_has_a_heading():
-    listed = list(sources.listing())
-    assert {"digits", "mnist-convnet", "fashion-mnist-sew"} <= {recipe.name for recipe in listed}
-    for recipe in listed:
-        sources.load(recipe.name)
-        begins = [line.split(":")[0] for line in recipe.heading[1:]]
+    listed = dict(sources.listing())
+    assert {"digits", "mnist-convnet", "fashion-mnist-sew"} <= set(listed)
+    for name, heading in listed.items():
+        sources.load(name)
+        begins = [line.split(":")[0] for line in heading[1:]]
         assert begins == ["Command", "Hardware", "Time", "Result"]
 
 

@@ -1,144 +1,366 @@
-"""Things that go wrong around a run: each is told in a line that names it, and nothing that was there is lost."""
+"""Bad input, end to end through the command: one line that names the thing, what was got and what is wanted; nothing is
+lost, and nothing half written is left."""
 
 import errno
+import json
 import os
 import pickle
+import re
 import shutil
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import rheobase as rb
+from rheobase import cli
 from rheobase.data import load
-from rheobase.training import evaluate, resume
+from rheobase.training import resume
+from rheobase.training.folder import RunFolder
+from rheobase.training.loop import Training
+
+from .spoilt import (
+    DOG,
+    LAST,
+    TINY,
+    Poison,
+    busy,
+    checkpoint,
+    cut,
+    edited,
+    events,
+    folder,
+    given,
+    images,
+    own,
+    own_data,
+    own_model,
+    recipe,
+    sounds,
+    table,
+    tables,
+    train,
+)  # fmt: skip
+
+BEST = LAST.with_name("best.safetensors")
+DAMAGED = "run/checkpoints/last.ckpt is damaged .*: put back a copy, or remove it"
+# what it is called, what makes it, what the command says
+# fmt: off
+CASES = [
+    ("unknown recipe", given(source="digitz"), "no recipe 'digitz': did you mean 'digits'"),
+    ("a folder for a recipe", given(source="."), "no recipe '.': Give a file, or one of"),
+    ("not YAML", recipe("model:\n  steps: [1"), "mine.yaml: not YAML: .*line 2"),
+    ("not a text", recipe("ÿþ"), "mine.yaml: not YAML: .*can't decode byte"),
+    ("no mapping", recipe("- seed\n"), "mine.yaml: a recipe must be a mapping of keys, got list"),
+    ("key twice", recipe("seed: 1\nrun: a\nseed: 2\n"),
+     "mine.yaml: key 'seed' is given twice, in line 1 and in line 3"),
+    ("key twice, dotted", recipe("model.steps: 1\nmodel: {steps: 2}\n"), "'model.steps' is given twice, with dots and"),
+    ("unknown key", recipe("model: {step: 2}"), "mine.yaml: unknown key 'model.step': did you mean 'model.steps'"),
+    ("a key that is no text", recipe("3: 4"), "mine.yaml: unknown key '3'"),
+    ("a value for a group", recipe("data: digits"), "mine.yaml: 'data' is a group of keys, got 'digits'"),
+    ("wrong type", recipe("trainer: {epochs: ten}"), "mine.yaml: trainer.epochs must be an integer >= 1, got 'ten'"),
+    ("a list for a number", recipe("seed: [1]"), r"mine.yaml: seed must be an integer >= 0, got \[1\]"),
+    ("out of range", recipe("loss: {label_smoothing: 2}"), "mine.yaml: loss.label_smoothing must be .* <= 1, got 2"),
+    ("not a number", recipe("optimizer: {lr: .nan}"), "optimizer.lr must be a number > 0, got nan"),
+    ("unknown key in words", given("--trainer.epoch=1"), "unknown key 'trainer.epoch': did you mean 'trainer.epochs'"),
+    ("wrong type in words", given(model__steps="two"), "model.steps must be an integer >= 1, got 'two'"),
+    ("out of range in words", given(optimizer__momentum="1.0"), "optimizer.momentum must be a number .*, got 1.0"),
+    ("key twice in words", given("--seed=1", "--seed=2"), "--seed is given 2 times"),
+    ("no value", given("--seed"), "--seed: expected one argument"),
+    ("two recipes", given("mnist"), "unrecognized arguments: mnist"),
+    ("keys at odds", given(schedule__warmup_epochs=3), r"warmup_epochs must be at most trainer.epochs \(2\), got 3"),
+    ("more processes than samples", given(trainer__devices=32), "batch_size must be at least 32 for"),
+    ("a GPU that is not there", given(trainer__accelerator="gpu", trainer__devices=99, data__batch_size=99),
+     "'gpu', trainer.devices 99; torch sees"),
+    ("unknown model", given(model__name="plain_convnett"), "no model 'plain_convnett'; nearest: plain_convnet"),
+    ("an option that the model lacks", given(model__connect="and"), "no option 'connect'; it takes neuron"),
+    ("a value that the model refuses", given(model__norm="batch"), "norm must be one of current, .*, got 'batch'"),
+    ("unknown data", given(data__name="digit"), "data.name must be one of .*, got 'digit'; did you mean 'digits'"),
+    ("an option that the data lacks", given(data__size=8), "'digits' has the options .*, got 'size'"),
+    ("no data folder", given(data__name="mnist"), "'mnist' needs a folder: set data.root .*or RHEOBASE_DATA"),
+    ("a data folder that is not there", given(data__name="mnist", data__root="gone"),
+     "wanted gone/mnist/train-images.*there is no folder gone"),
+    ("a wrong data folder", given(data__name="mnist", data__root="."),
+     "wanted mnist/train-images.*; . holds nothing; get the four"),
+    ("a limit above the set", given(data__train_limit=2000),
+     "train_limit must be at most 1197, the .* digits, got 2000"),
+    ("a corrupt image", images(cut(DOG, 30)),
+     "set/train/dog/2.png: the image is damaged"),
+    ("a text for an image", images(partial(DOG.write_text, "woof")),
+     "set/train/dog/2.png: not an image that Pillow can read"),
+    ("an image of another size", images(lambda: Image.new("L", (9, 8)).save(DOG)),
+     "dog/2.png: wanted 8 x 8 pixels as the first image has, got 9 x 8; set size="),
+    ("an empty class folder", images(lambda: [path.unlink() for path in Path("set/test/dog").iterdir()]),
+     "set/test/dog: wanted images of class 'dog', got an empty folder"),
+    ("a missing class", images(lambda: shutil.rmtree("set/test/dog")),
+     "set/test: wanted a folder for each class as in train, but dog is in one of them only"),
+    ("a missing split", images(lambda: shutil.rmtree("set/test")), "set: wanted a split 'test', got train"),
+    ("a corrupt Parquet file", tables(lambda: Path("set/train-0.parquet").write_bytes(b"PAR1" * 9)),
+     "set/train-0.parquet: not a Parquet file"),
+    ("a corrupt image in Parquet", tables(lambda: None), "set/train-0.parquet, row 0: not an image"),
+    ("a row without a label", tables(lambda: table(label=[None, *[0, 1] * 3, 0])),
+     "train-0.parquet: wanted a label in every row, got 1 rows without"),
+    ("a column that is not there", tables(lambda: None, data__label="y"),
+     r"train-0.parquet: wanted one column of integers \(label=\), got y; there are"),
+    ("a cut wav file", sounds("0_bob_1.wav", content=lambda whole: whole[:500]),
+     "0_bob_1.wav: the wav file is damaged: wanted 1000 samples, got 228"),
+    ("a text for a wav file", sounds("0_bob_1.wav", content=lambda _: b"no sound"),
+     "0_bob_1.wav: not a whole wav file"),
+    ("a wav file of another rate", sounds("0_bob_1.wav", 44100),
+     "0_bob_1.wav: wanted 1 channel of 16 bits at 8000 Hz, got 1 of 16 at 44100 Hz"),
+    ("a wav file without a digit", sounds("a_b_c.wav"),
+     "wanted a name DIGIT_SPEAKER_INDEX.wav, got a_b_c.wav"),
+    ("a cut event file", events(bytes(7)), "set/Train/7/2.bin: wanted events of 5 bytes, got 7 bytes"),
+    ("an event outside", events(bytes([99, 0, 0, 0, 0])),
+     "set/Train/7/2.bin: wanted events within 34 x 34 pixels, got one at x = 99, y = 0"),
+    ("labels of another type", own_data("dataset(train=split(labels=torch.zeros(32)))"),
+     r"labels must be int64 \[32\], one a sample, got torch.float32 \[32\]"),
+    ("labels of another type, read as they are needed", own_data("dataset(train=Odd(split, torch.zeros(32)))"),
+     r"labels of train must be int64, got torch.float32"),
+    ("labels too few", own_data("dataset(train=split(labels=torch.arange(31) % 4))"),
+     r"labels must be int64 \[32\], one a sample, got torch.int64 \[31\]"),
+    ("labels out of range", own_data("dataset(train=split(classes=7))"),
+     r"'mine': labels of train must be in 0 ... 3, got 0 ... 6"),
+    ("labels out of range in the test split", own_data("dataset(test=split(labels=torch.full((32,), -1)))"),
+     r"labels of test must be in 0 ... 3, got -1 ... -1"),
+    ("inputs of another type", own_data("dataset(train=split(inputs=torch.rand(32, 1, 8, 8).double()))"),
+     r"inputs must be images uint8 .*, got torch.float64 \[32, 1, 8, 8\]"),
+    ("inputs of another shape", own_data("dataset(train=split(shape=(64,)))"),
+     r"inputs must be images uint8 \[N, C, H, W\], .*, got torch.uint8 \[32, 64\]"),
+    ("splits that differ", own_data("dataset(test=split(shape=(1, 9, 9)))"),
+     r"'mine': samples of test must be \[1, 8, 8\] as in train, got \[1, 9, 9\]"),
+    ("an empty training split", own_data("dataset(train=split(0))"), "'mine': train must have a sample, got none"),
+    ("an empty validation split", own_data("dataset(validation=split(0))"),
+     "'mine': validation must have a sample, got none"),
+    ("inputs that are not finite", own_data("holed()"), "'mine': inputs of train must be finite, sample 3 is not"),
+    ("statistics that are not finite", own_data("dataset(std=torch.tensor([torch.nan]))"),
+     r"'mine': std must be 1 finite numbers > 0, got \[nan\]"),
+    ("statistics of other channels", own_data("dataset(mean=torch.zeros(2))"),
+     r"'mine': mean must be 1 finite numbers, got \[0.0, 0.0\]"),
+    ("a batch of another shape", own_data("dataset(validation=Odd(lambda n: split(n, shape=(1, 9, 9))))"),
+     r"Odd.read must give a Split of inputs \[16, 1, 8, 8\], got \[16, 1, 9, 9\]"),
+    ("a batch of another size", own_data("dataset(test=Odd(lambda n: split(n - 1)))"),
+     r"Odd.read must give a Split of inputs \[16, 1, 8, 8\], got \[15, 1, 8, 8\]"),
+    ("a batch of another type", own_data("dataset(train=Odd(lambda n: torch.rand(n, 1, 8, 8)))"),
+     r"Odd.read must give a Split of inputs \[16, 1, 8, 8\], got Tensor"),
+    ("no data set", own_data("{}"), "data.name: mine:made must return a rheobase Dataset, got dict"),
+    ("a data set of nothing", own_data("dataset(train=[])"),
+     "'mine': train must be a Split or other Samples, got list"),
+    ("a function that fails", own_data("{}['x']"),
+     r"data.name: mine:made failed: KeyError: 'x' \(.*mine.py, line \d+\)"),
+    ("a module that is not there", own("", "gone:made", "data"),
+     "data.name: there is no module 'gone' for 'gone:made'; .*importable from /"),
+    ("a module that is broken", own("\ndef made(:", key="data"),
+     r"data.name: mine:made failed: SyntaxError: .*mine.py, line \d+"),
+    ("a module that lacks another", own("\nimport gone", key="data"),
+     r"data.name: mine:made failed: ModuleNotFoundError: No module named 'gone' \(.*mine.py, line \d+\)"),
+    ("a function that is not there", own("\nmade = net()", "mine:mad"), "mine.py has no 'mad'; did you mean 'made'"),
+    ("no function", own("\nmade = 3"), "model.name: mine:made must be a function, got int"),
+    ("no name of a function", own("", "mine:"), "model.name must be package.module:function, got 'mine:'"),
+    ("a function with another argument", own("\ndef made(wings): pass"),
+     "mine:made: missing a required argument: 'wings'; it may take .*classes"),
+    ("a key that a function does not take", own("\ndef made(): pass", model__width=3),
+     "model.width is set, but mine:made takes no argument 'width'"),
+    ("no model", own("\ndef made(): pass"), "model.name: mine:made must return a torch Module, got NoneType"),
+    ("a model of another number of classes", own_model("x[..., :9]"),
+     r"must give floating point logits \[T, 16, 10\], got \[2, 16, 9\]"),
+    ("a model of another rank", own_model("x.mean(0)"),
+     r"must give floating point logits \[T, 16, 10\], got \[16, 10\]"),
+    ("a model of another type", own_model("(x, x)"), r"must give floating point logits \[T, 16, 10\], got tuple"),
+    ("a model of whole numbers", own_model("x.long()"), r"must give floating point logits .*, got torch.int64"),
+    ("a model without weights", own("\ndef made(): return net(lambda x: x)().requires_grad_(False)"),
+     "model mine:made has no parameter to train"),
+    ("a model that fails", own_model("x.view(3)"),
+     r"model mine:made: .*RuntimeError: shape '\[3\]' is invalid .*mine.py, line \d+"),
+    ("a model without a gradient", own_model("x.detach()"), "model mine:made: its logits carry no gradient"),
+    ("no run folder", lambda: ["resume", "gone"], "no run in gone: there is no gone/recipe.json"),
+    ("no run in the folder", lambda: ["resume", "."], "no run in .: there is no recipe.json"),
+    ("no run to evaluate", lambda: ["evaluate", "gone"], "no run in gone: there is no gone/recipe.json"),
+    ("a cut checkpoint", folder("resume", cut(LAST, 1000)), DAMAGED),
+    ("an empty checkpoint", folder("resume", partial(LAST.write_bytes, b"")), DAMAGED),
+    ("a poisoned checkpoint", folder("resume", checkpoint(journal=Poison())), DAMAGED),
+    ("a pickle for a checkpoint", folder("resume", partial(LAST.write_bytes, pickle.dumps(Poison()))), DAMAGED),
+    ("a checkpoint without a part", folder("resume", checkpoint(optimizer=None)), DAMAGED),
+    ("a checkpoint of another type", folder("resume", checkpoint(journal=[1])), DAMAGED),
+    ("a checkpoint with other numbers", folder("resume", checkpoint("journal", batch=99)),
+     "last.ckpt: epoch 1, batch 99 is no place in 2 epochs of 4 batches"),
+    ("a checkpoint of weights that are not finite",
+     folder("resume", checkpoint("net", **{"head.module.bias": torch.full((10,), torch.nan)})),
+     "last.ckpt: the weights head.module.bias are not finite"),
+    ("a checkpoint of another run", folder("resume", checkpoint(recipe_sha256="0")),
+     "recipe.json is not the recipe that this run began with"),
+    ("a checkpoint of other data", folder("resume", checkpoint("data", mean=[0.0])),
+     "this run began with other data: mean was .*, and is"),
+    ("a checkpoint of another model",
+     folder("resume", checkpoint("net", **{"head.module.weight": torch.zeros(3)})),
+     "the checkpoint is of another model than this one: .*head.module.weight"),
+    ("a checkpoint of another best model",
+     folder("resume", checkpoint("best", **{"head.module.weight": torch.zeros(3)})),
+     "the checkpoint is of another model than this one: .*head.module.weight"),
+    ("a checkpoint of another optimizer", folder("resume", checkpoint(optimizer={"state": []})),
+     "the checkpoint is of another model than this one: .*param_groups"),
+    ("an edited recipe", folder("resume", edited("recipe.json", '"seed": 0', '"seed": 1')),
+     "recipe.json is not the recipe that this run began with"),
+    ("a damaged recipe", folder("resume", edited("recipe.json", "}", "")),
+     "run/recipe.json: not JSON: .*; put back the recipe that the run began with"),
+    ("an edited recipe with an unknown key", folder("resume", edited("recipe.json", '"seed"', '"sead"')),
+     "run/recipe.json: unknown key 'sead'.*did you mean 'seed'"),
+    ("a damaged summary", folder("resume", edited("summary.json", "}", ""), "finished"),
+     "run/summary.json is damaged .*: remove it, and `rheobase resume` writes it again"),
+    ("a summary without its numbers", folder("resume", edited("summary.json", "test_accuracy", "accuracy"), "finished"),
+     "summary.json is damaged .there is no 'test_accuracy' in it"),
+    ("a damaged best model", folder("evaluate", cut(BEST, 1000)),
+     "run/checkpoints/best.safetensors"),
+    ("no best model", folder("evaluate", BEST.unlink),
+     "run has no best model yet: no epoch has ended"),
+    ("the test set too early", folder("evaluate", words=["--split=test"]),
+     "run is not finished: the test set is for the end of a run, choose on validation"),
+    ("no steps", folder("evaluate", words=["--steps", "2", "0"]), "steps must be at least 1, got 0"),
+    ("damaged notes",
+     folder("evaluate", partial(Path("run/evaluations.json").write_text, "{}"), "finished", ["--split=test"]),
+     "run/evaluations.json is damaged .*: mend it or move it away"),
+    ("a run folder that is not empty", busy(folder("resume")),
+     "run folder run must be empty or absent; continue a run with `rheobase resume"),
+    ("a file for a run folder", busy(Path("run").touch), "run folder run must be empty or absent"),
+    ("a run folder below a file", busy(Path("run").touch, run="run/deep"),
+     "Not a directory: 'run/deep"),
+]
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run, and the same as it was in its second epoch."""
+    place = tmp_path_factory.mktemp("runs")
+    options = {key: value for key, value in TINY.items() if key != "run"}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(folder, state):
+            write(folder, state)
+            if (state["journal"]["epoch"], state["journal"]["batch"]) == (1, 2):
+                raise KeyError("stop")
+
+        write = RunFolder.write_checkpoint
+        patch.setattr(RunFolder, "write_checkpoint", stop)
+        with pytest.raises(KeyError, match="stop"):
+            rb.train("digits", **options, run=str(place / "stopped"))
+    shutil.copytree(place / "stopped", place / "finished")
+    resume(place / "finished")
+    return place
 
 
 @pytest.fixture
-def stopped(tiny, stopping):
-    """Options of a run that ended after step 9."""
-    with stopping(9):
-        rb.train("digits", **tiny)
-    return tiny
+def place(runs, monkeypatch):
+    """An empty folder beside those runs to be in, with nothing imported from it."""
+    folder = runs / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("RHEOBASE_DATA", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield folder
+    sys.modules.pop("mine", None)
+    shutil.rmtree(folder)
+
+
+def contents():
+    paths = [path for path in Path().rglob("*") if "__pycache__" not in path.parts]
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def refused(fails, words, match):
+    before = contents()
+    error = fails(*words)
+    assert error.startswith("rheobase: ")
+    assert error.count("\n") == 1
+    assert re.search(match, error), error
+    assert contents() == before
+
+
+@pytest.mark.parametrize(("make", "match"), [pytest.param(*case, id=name) for name, *case in CASES])
+def test_bad_input_is_one_line_and_nothing_is_lost(make, match, place, fails):
+    refused(fails, make(), match)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(place, fails):
+    words = folder("resume")()
+    with RunFolder.open("run").locked():
+        refused(fails, words, "run is in use: another process trains there; wait until it has ended")
+
+
+def test_a_folder_that_cannot_be_written_is_named(place, fails, monkeypatch):
+    def mkdir(path, *_, **__):  # (root may write anywhere)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", mkdir)
+        refused(fails, train(), "Permission denied: 'run/checkpoints'")
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A context in which the disk is full for a file of that name."""
+    fsync = os.fsync
+
+    @contextmanager
+    def context(name):
+        def sync(handle):
+            if f".{name}." in str(Path(f"/proc/self/fd/{handle}").readlink()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", sync)
+            yield
+
+    return context
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "metrics.csv", "best.safetensors", "summary.json"])
-def test_a_full_disk_names_the_file_and_the_run_goes_on_later(
-    stopped, tmp_path, monkeypatch, fails, rows, checkpoint, name
-):
-    whole = rb.train("digits", **{**stopped, "run": str(tmp_path / "whole")})
-    before = checkpoint(stopped["run"])["journal"]
-    fsync = os.fsync
-
-    def full(handle):
-        if f".{name}." in str(Path(f"/proc/self/fd/{handle}").readlink()):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(handle)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        error = fails("resume", stopped["run"])
+def test_a_full_disk_names_the_file_and_the_run_goes_on_later(runs, place, full, fails, rows, name):
+    words = folder("resume")()
+    with full(name):
+        error = fails(*words)
     assert "No space left on device" in error
     assert f"/{name}'" in error
-    assert checkpoint(stopped["run"])["journal"]["epoch"] >= before["epoch"]
-    assert not [path for path in (tmp_path / "run").rglob(".*") if path.is_file()]
-    run = resume(stopped["run"])
-    assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
-    assert rows(run.folder) == rows(whole.folder)
+    assert "saved after step " in error
+    assert error.count("\n") == 1
+    torch.load(LAST, weights_only=True)
+    assert not [path for path in Path("run").rglob(".*") if path.is_file()]
+    run, whole = resume("run"), json.loads((runs / "finished" / "summary.json").read_text())
+    assert run.summary["weights_sha256"] == whole["weights_sha256"]
+    assert rows(run.folder) == rows(runs / "finished")
 
 
-class Poison:
-    """Its pickle runs a command when it is read."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
+def test_a_disk_that_is_full_at_the_start_leaves_no_run_behind(place, full, fails):
+    with full("recipe.json"):
+        assert "No space left on device: 'run/recipe.json'" in fails(*train())
+    assert contents() == {"run": None}
+    cli.main(train(trainer__epochs=1))
 
 
-def truncated(path, tmp_path):
-    path.write_bytes(path.read_bytes()[:-1000])
+def test_memory_that_runs_out_says_what_helps(place, fails, monkeypatch):
+    def step(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Training, "train_on", step)
+    error = fails(*folder("resume")())
+    assert re.search("ran out of memory .*Tried to allocate.*: lower data.batch_size, or raise trainer.acc", error)
+    assert "saved after step 6; go on with: rheobase resume run" in error
 
 
-def poisoned(path, tmp_path):
-    state = torch.load(path, weights_only=True)
-    torch.save({**state, "journal": Poison(str(tmp_path / "harm"))}, path)
+def test_an_error_of_the_users_model_in_the_middle_of_a_run_keeps_its_traceback(place, capsys):
+    words = own("\nmade = net(lambda x: x if len(x[0]) == 16 or len(x[0]) == 1 else x.view(3))", data__batch_size=15)()
+    with pytest.raises(RuntimeError, match="is invalid for input of size") as caught:
+        cli.main(words)
+    assert caught.value.__notes__ == ["saved after step 0; go on with: rheobase resume run"]
 
 
-def pickled(path, tmp_path):
-    path.write_bytes(pickle.dumps(Poison(str(tmp_path / "harm"))))
-
-
-def incomplete(path, tmp_path):
-    state = torch.load(path, weights_only=True)
-    del state["optimizer"]
-    torch.save(state, path)
-
-
-@pytest.mark.parametrize("damage", [truncated, poisoned, pickled, incomplete])
-def test_a_damaged_checkpoint_is_named_and_runs_nothing(stopped, tmp_path, fails, damage):
-    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    damage(path, tmp_path)
-    error = fails("resume", stopped["run"])
-    assert error.startswith(f"rheobase: {path} is damaged")
-    assert "put back a copy, or remove it" in error
-    assert not (tmp_path / "harm").exists()
-
-
-def test_a_checkpoint_of_another_run_is_refused(stopped, tmp_path, fails):
-    other = rb.train("digits", **{**stopped, "run": str(tmp_path / "other"), "seed": 1, "trainer.epochs": 1})
-    shutil.copy(other.folder / "checkpoints" / "last.ckpt", tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert "recipe.json is not the recipe that this run began with" in fails("resume", stopped["run"])
-
-
-def test_a_damaged_best_model_is_named(tiny, fails):
-    run = rb.train("digits", **{**tiny, "trainer.epochs": 1})
-    best = run.folder / "checkpoints" / "best.safetensors"
-    best.write_bytes(best.read_bytes()[:100])
-    assert str(best) in fails("evaluate", str(run.folder))
-
-
-def test_other_data_than_the_run_began_with_is_refused(stopped, monkeypatch, fails):
-    data = load("digits")
-    monkeypatch.setattr("rheobase.training.build.load", lambda *_: replace(data, mean=data.mean + 1))
-    assert "this run began with other data: mean was" in fails("resume", stopped["run"])
-
-
-@pytest.mark.parametrize(
-    ("words", "match"),
-    [
-        (["--data.name", "mnist", "--data.root", "."], "wanted mnist/train-images"),
-        (["--data.name", "digit"], "did you mean 'digits'?"),
-        (["--model.norm", "batch"], "norm must be one of current, tdbn, tebn, none, got 'batch'"),
-        (["--model.width", "1.5"], "model.width must be an integer >= 1 or null, got 1.5"),
-        (["--trainer.devices", "4", "--data.batch_size", "2"], "data.batch_size must be at least 4"),
-        (["--trainer.accelerator", "gpu", "--trainer.devices", "32"], "trainer.devices 32; torch sees"),
-    ],
-)
-def test_what_the_machine_or_the_model_cannot_do_is_one_line(tmp_path, monkeypatch, fails, words, match):
-    monkeypatch.chdir(tmp_path)
-    assert match in fails("train", *words)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda split: {"labels": split.labels.int()}, r"labels must be int64"),
-        (lambda split: {"labels": split.labels[:-1]}, r"labels must be int64 \[\d+\]"),
-        (lambda split: {"inputs": split.inputs.double()}, r"must be .*uint8 .*got torch\.float64"),
-        (lambda split: {"inputs": split.inputs[0]}, r"must be .*uint8 \[N, C, H, W\].* got torch\.uint8 \[1, 8, 8\]"),
-    ],
-)
-def test_samples_of_another_shape_or_type_are_refused(change, match):
-    split = load("digits").train
-    with pytest.raises(ValueError, match=match):
-        replace(split, **change(split))
-
-
-def test_images_that_the_model_does_not_take_are_refused(tiny):
+def test_images_that_the_model_does_not_take_are_refused(place):
     data = load("digits")
     coloured = replace(
         data,
@@ -150,11 +372,6 @@ def test_images_that_the_model_does_not_take_are_refused(tiny):
         std=data.std.expand(3),
     )
     model = rb.models.create("plain_convnet", classes=10, in_channels=1, depth=2, width=4)
-    options = {key: value for key, value in tiny.items() if "model" not in key}
     with pytest.raises(ValueError, match=r"images must be \[B, 1, H, W\].* got shape \[16, 3, 8, 8\]"):
-        rb.train("digits", data=coloured, model=model, **options)
-
-
-def test_evaluating_a_run_that_was_moved_away_names_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no run in .*gone: there is no .*recipe\.json"):
-        evaluate(tmp_path / "gone")
+        rb.train("digits", data=coloured, model=model, run="run")
+    assert contents() == {}

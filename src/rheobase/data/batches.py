@@ -125,7 +125,7 @@ class Batches:
 
     def batch(self, epoch: int, index: int) -> Batch:
         """Batch `index` of an epoch, whatever came before."""
-        return self._batch(self.split.read(self._chosen(self.order(epoch), index)), epoch, index)
+        return self._batch(self._read(self._chosen(self.order(epoch), index)), epoch, index)
 
     def _chosen(self, order: Tensor, index: int) -> Tensor:
         return order[index * self.batch_size : (index + 1) * self.batch_size][self.rank :: self.world_size]
@@ -149,9 +149,19 @@ class Batches:
             values.mul_(real_steps(lengths, steps).T[:, :, None, None, None])
         return Batch(values, labels, lengths)
 
+    def _read(self, indices: Tensor) -> Split:
+        part = self.split.read(indices)
+        wanted = (len(indices), *self.split.shape)
+        if not isinstance(part, Split) or part.inputs.shape != wanted:
+            got = list(part.inputs.shape) if isinstance(part, Split) else type(part).__name__
+            raise ValueError(
+                f"Batches: {type(self.split).__name__}.read must give a Split of inputs {list(wanted)}, got {got}"
+            )
+        return part
+
     def _parts(self, chosen: list[Tensor]) -> Iterator[Split]:
         if self._loader is None or not isinstance(self.split, Streamed):
-            yield from map(self.split.read, chosen)
+            yield from map(self._read, chosen)
             return
         self._ahead[:] = [self.split.indices[indices].tolist() for indices in chosen]
         for images, indices in zip(self._loader, chosen, strict=True):

@@ -165,6 +165,10 @@ class Dataset:
     """A data set: three disjoint splits, and the mean and standard deviation `[C]` of the raw training inputs.
 
     Real steps alone count for both; of a split that streams, a stratified sample of 2,000 is taken.
+
+    Raises:
+        ValueError: a split without samples, with others than those of train, with a label that is no class, or with
+            inputs that are not finite; statistics that are not `[C]` numbers.
     """
 
     name: str
@@ -175,6 +179,19 @@ class Dataset:
     mean: Tensor
     std: Tensor
     class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_splits(self.name, self.classes, self.train, self.validation, self.test)
+        for part in ("train", "validation", "test"):
+            split = getattr(self, part)
+            if isinstance(split, Split) and split.inputs.is_floating_point():
+                bad = (~split.inputs.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+                if bad:
+                    raise ValueError(f"data set {self.name!r}: inputs of {part} must be finite, sample {bad[0]} is not")
+        for statistic, value, least in (("mean", self.mean, -torch.inf), ("std", self.std, 0)):
+            if value.shape != (self.channels,) or not (value.isfinite() & (value > least)).all():
+                wanted = f"{self.channels} finite numbers" + (" > 0" if least == 0 else "")
+                raise ValueError(f"data set {self.name!r}: {statistic} must be {wanted}, got {value.tolist()}")
 
     @classmethod
     def of(
@@ -189,15 +206,10 @@ class Dataset:
         """A data set with the statistics of its training split.
 
         Raises:
-            ValueError: a class without a training sample, or a label that is no class.
+            ValueError: a class without a training sample, or as for any data set.
         """
+        _check_splits(name, classes, train, validation, test)
         called = [f"{index} ({class_names[index]})" if class_names else str(index) for index in range(classes)]
-        for part, split in (("train", train), ("validation", validation), ("test", test)):
-            if len(split) and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < classes:
-                raise ValueError(
-                    f"data set {name!r}: labels of {part} must be in 0 ... {classes - 1}, "
-                    f"got {int(split.labels.min())} ... {int(split.labels.max())}"
-                )
         missing = [called[index] for index in (train.labels.bincount(minlength=classes) == 0).nonzero().flatten()]
         if missing:
             raise ValueError(
@@ -214,6 +226,24 @@ class Dataset:
     def channels(self) -> int:
         """C."""
         return self.train.shape[-3]
+
+
+def _check_splits(name: str, classes: int, train: Samples, validation: Samples, test: Samples) -> None:
+    for part, split in (("train", train), ("validation", validation), ("test", test)):
+        if not isinstance(split, Samples):
+            raise ValueError(f"data set {name!r}: {part} must be a Split or other Samples, got {type(split).__name__}")
+        if not len(split):
+            raise ValueError(f"data set {name!r}: {part} must have a sample, got none")
+        if (len(split.shape), *split.shape[-3:]) != (len(train.shape), *train.shape[-3:]):  # (time may be another)
+            wanted, got = list(train.shape), list(split.shape)
+            raise ValueError(f"data set {name!r}: samples of {part} must be {wanted} as in train, got {got}")
+        if split.labels.dtype != torch.int64:
+            raise ValueError(f"data set {name!r}: labels of {part} must be int64, got {split.labels.dtype}")
+        least, most = (int(label) for label in split.labels.aminmax())
+        if not 0 <= least <= most < classes:
+            raise ValueError(
+                f"data set {name!r}: labels of {part} must be in 0 ... {classes - 1}, got {least} ... {most}"
+            )
 
 
 def _statistics(split: Samples) -> tuple[Tensor, Tensor]:

@@ -4,5 +4,6 @@ from rheobase.models import events, plain, resnet, vgg, written  # noqa: F401  (
 from rheobase.models.family import Family
 from rheobase.models.net import Net, Parts
 from rheobase.models.registry import create, names, options, register
+from rheobase.models.segments import Segmented
 
-__all__ = ["Family", "Net", "Parts", "create", "names", "options", "register"]
+__all__ = ["Family", "Net", "Parts", "Segmented", "create", "names", "options", "register"]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rheobase.models.net import Net, Norm, Parts, linear
+from rheobase.models.segments import Segmented
 from rheobase.neurons import Neuron
 
 Count = Annotated[int, "from 1 on"]
@@ -82,7 +83,7 @@ class Family(Description):
         """The layers, and a linear head."""
         layers, features = self.stack(self.parts)
         head = linear(features, self.classes)
-        return Net(nn.Sequential(*layers), head, self.in_channels, self.steps, self.spiking)
+        return Net(Segmented(*layers), head, self.in_channels, self.steps, self.spiking)
 
 
 def _wanted(kind: Any, value: Any) -> str | None:

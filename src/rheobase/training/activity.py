@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # (pydantic, which reads it in a summary, wants that one below Python 3.12)
 
 from rheobase.neurons import Integrator
 from rheobase.neurons.base import outermost

@@ -12,8 +12,9 @@ from rheobase import models, surrogate
 from rheobase.data import Augmentation, Batches, Dataset, load, seed_of
 from rheobase.data.dataset import Samples
 from rheobase.neurons import IF, LIF, Neuron
+from rheobase.neurons.base import outermost
 from rheobase.training import own
-from rheobase.training.recipe import DataOptions, ModelOptions, NeuronOptions, OptimizerOptions, Recipe
+from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptions, Recipe
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
@@ -23,32 +24,26 @@ _AUGMENTATION = [field.name for field in fields(Augmentation)]
 def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
     """The data set (or the one given), with the training split limited where the recipe says so.
 
-    Raises:
-        ValueError, FileNotFoundError: as `rheobase.data.load`, or a limit larger than the split.
+    Errors as in `own.check`, `own.call` and `rheobase.data.load`; or a limit or batch is larger than the split.
     """
-    name, root, limit = recipe.data.name, recipe.data.root, recipe.data.train_limit
-    if (given is None) == (name == own.GIVEN):
-        raise own.missing("data.name") if given is None else own.surplus("data.name", name)
+    options = recipe.data
+    name, root, limit = options.name, options.root, options.train_limit
+    own.check("data.name", name, given, Dataset)
     if given is not None:
         found = given
     elif ":" in name:
         found = own.call("data.name", name, Dataset, {"root": root}, ["root"] if root else [])
     else:
-        found = load(name, root, **_loading(recipe.data))
-    if limit is None:
-        return found
-    if limit > len(found.train):
-        raise ValueError(f"data.train_limit must be at most {len(found.train)} for {found.name}, got {limit}")
-    return found.limited(limit)
-
-
-def _loading(options: DataOptions) -> dict[str, Any]:
-    """What goes to `rheobase.data.load`, of what is not null."""
-    others = {"name", "root", "batch_size", "train_limit", "workers", *_AUGMENTATION}
-    chosen = {name: getattr(options, name) for name in type(options).model_fields if name not in others}
-    if options.validation is not None and options.validation >= 1:
-        chosen["validation"] = round(options.validation)
-    return {name: value for name, value in chosen.items() if value is not None}
+        others = {"name", "root", "batch_size", "train_limit", "workers", *_AUGMENTATION}
+        chosen = {key: value for key, value in options if key not in others and value is not None}
+        if options.validation is not None and options.validation >= 1:
+            chosen["validation"] = round(options.validation)
+        found = load(name, root, **chosen)
+    if limit is not None and limit > len(found.train):
+        raise ValueError(
+            f"data.train_limit must be at most {len(found.train)}, the training samples of {found.name}, got {limit}"
+        )
+    return found if limit is None else found.limited(limit)
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
@@ -74,75 +69,100 @@ def training_batches(recipe: Recipe, data: Dataset, rank: int = 0, world_size: i
     )
 
 
-def evaluation_batches(recipe: Recipe, data: Dataset, split: Samples, rank: int = 0, world_size: int = 1) -> Batches:
+def evaluation_batches(recipe: Recipe, data: Dataset, split: Samples) -> Batches:
     """All samples of a split in order, as they are; in larger batches, as nothing is kept for a backward pass."""
-    size = max(world_size, min(2 * recipe.data.batch_size, len(split)))
-    return Batches(split, batch_size=size, mean=data.mean, std=data.std, rank=rank, world_size=world_size)
+    return Batches(split, batch_size=min(2 * recipe.data.batch_size, len(split)), mean=data.mean, std=data.std)
+
+
+def sample(recipe: Recipe, data: Dataset, split: Samples) -> Tensor:
+    """The first images of a split, to try it or a net."""
+    few = split.at(torch.arange(min(16, len(split))))
+    images: Tensor = evaluation_batches(recipe, data, few).batch(0, 0)[0]
+    return images
 
 
 def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.Module:
     """The model, freshly initialised from the recipe's seed, or the one given. The global random state stays.
 
-    Raises:
-        ValueError: an option that the model family does not have, or a value that it refuses.
+    Errors as in `own.check`, `own.call` and `rheobase.models.create`; or it cannot be divided into segments.
     """
+    options, segments = recipe.model, recipe.trainer.checkpoint_segments
+    own.check("model.name", options.name, given, nn.Module)
+    net = _made(recipe, data) if given is None else given
+    parts = [module for module in net.modules() if isinstance(module, models.Segmented)] if segments > 1 else []
+    if segments > 1 and not parts:
+        raise ValueError(
+            f"trainer.checkpoint_segments must be 1 for model {options.name}, in which there is no "
+            f"rheobase.models.Segmented to divide, got {segments}"
+        )
+    for part in parts:
+        try:
+            part.segments = segments
+        except ValueError as error:
+            raise ValueError(f"trainer.checkpoint_segments: model {options.name}: {error}") from error
+    return net
+
+
+def _made(recipe: Recipe, data: Dataset) -> nn.Module:
     options, default = recipe.model, ModelOptions()
-    if (given is None) == (options.name == own.GIVEN):
-        raise own.missing("model.name") if given is None else own.surplus("model.name", options.name)
-    if given is not None:
-        return given
-    names = [name for name in ModelOptions.model_fields if name != "name"]
-    chosen: dict[str, Any] = {name: getattr(options, name) for name in names}
+    chosen = {name: value for name, value in options if name != "name"}
     offered = {**chosen, "neuron": neuron(options.neuron), "classes": data.classes, "in_channels": data.channels}
     if not options.spiking:
         del offered["neuron"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("weights", recipe.seed))
         if ":" in options.name:
-            changed = [name for name in names if chosen[name] != getattr(default, name)]
+            changed = [name for name in chosen if chosen[name] != getattr(default, name)]
             return own.call("model.name", options.name, nn.Module, offered, changed)
         return models.create(options.name, **{name: value for name, value in offered.items() if value is not None})
 
 
-def sample(recipe: Recipe, data: Dataset) -> Tensor:
-    """The first images of the validation split, to try a net on."""
-    few = data.validation.at(torch.arange(min(16, len(data.validation))))
-    images: Tensor = evaluation_batches(recipe, data, few).batch(0, 0)[0]
-    return images
+def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tuple[Dataset, nn.Module]:
+    """What the recipe names (or is given), tried on a few images: what does not fit shows before a run begins."""
+    found, name = dataset(recipe, data), f"model {recipe.model.name}"
+    net = model(recipe, found, net)
+    logits(recipe, found, net)
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError(f"{name} has no parameter to train")
+    if not net(sample(recipe, found, found.train).narrow(-4, 0, 1)).requires_grad:
+        raise ValueError(f"{name}: its logits carry no gradient, so that nothing can be trained")
+    if recipe.loss.rate_penalty and not outermost(net):
+        raise ValueError(f"loss.rate_penalty must be 0 for a model without neurons, got {recipe.loss.rate_penalty}")
+    odd = [key for key, value in net.state_dict().items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ValueError(f"{name}: {odd[0]!r} of its state_dict is no tensor, so it cannot be saved")
+    sample(recipe, found, found.test)
+    return found, net.train()
 
 
 def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
-    """What the net, in evaluation mode, gives for a few images: checked to be `[T, B, classes]`.
-
-    Raises:
-        ValueError: it is not.
-    """
-    images = sample(recipe, data)
-    with torch.inference_mode():
-        found = net.eval()(images)
-    wanted = (images.shape[-4], data.classes)
-    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[1:] != wanted or not len(found):
-        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(
-            f"model {recipe.model.name}: for images {list(images.shape)} it must give logits [T, {wanted[0]}, "
-            f"{wanted[1]}], got {got}"
-        )
+    """What the net, in evaluation mode, gives for a few images; a ValueError if that is not `[T, B, classes]`."""
+    images = sample(recipe, data, data.validation)
+    tried = f"model {recipe.model.name}: for images {list(images.shape)} it"
+    try:
+        with torch.no_grad():
+            found: Tensor = net.eval()(images)
+    except Exception as error:
+        raise ValueError(f"{tried} failed: {own.told(error)}") from error
+    wanted, is_tensor = [images.shape[-4], data.classes], isinstance(found, Tensor)
+    if not is_tensor or not found.is_floating_point() or list(found.shape[1:]) != wanted or not len(found):
+        got = f"{found.dtype} {list(found.shape)}".removeprefix("torch.float32 ") if is_tensor else type(found).__name__
+        raise ValueError(f"{tried} must give floating point logits [T, {wanted[0]}, {wanted[1]}], got {got}")
     return found
 
 
 def neuron(options: NeuronOptions) -> Neuron:
     """The prototype of all neurons."""
-    kind = SURROGATES[options.surrogate]
-    shape = kind() if options.surrogate_parameter is None else kind(options.surrogate_parameter)  # type: ignore[call-arg]
+    kind: Any = SURROGATES[options.surrogate]
     common: dict[str, Any] = {
         "threshold": options.threshold,
         "reset": options.reset,
         "detach_reset": options.detach_reset,
-        "surrogate": shape,
+        "surrogate": kind() if options.surrogate_parameter is None else kind(options.surrogate_parameter),
     }
-    return (
-        IF(**common) if options.kind == "if" else LIF(decay=0.5 if options.decay is None else options.decay, **common)
-    )
+    if options.kind == "if":
+        return IF(**common)
+    return LIF(decay=0.5 if options.decay is None else options.decay, **common)
 
 
 def groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

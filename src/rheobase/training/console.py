@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rheobase.training.journal import means
 
@@ -25,8 +25,10 @@ class Lines:
     """Loss, accuracy and images/s: a bar of the running epoch (terminals only), then a line."""
 
     def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
+        off = not console.is_terminal
+        self._bar = Progress(*columns, console=console, transient=True, auto_refresh=False, disable=off)
+        self._task = self._bar.add_task("")
         self._drawn = 0.0
 
     def begin(self, training: Training) -> None:
@@ -34,20 +36,16 @@ class Lines:
         journal = training.journal
         if journal.epoch or journal.batch:
             say(f"continuing after step {training.step} (epoch {journal.epoch + 1}, batch {journal.batch})")
-        if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=console, transient=True, auto_refresh=False)
-            self._task = self._bar.add_task("", total=training.batches.count)
-            self._bar.start()
+        self._bar.start()
 
     def batch(self, training: Training) -> None:
         """Redraw the bar, at most four times a second."""
-        if self._bar is None or time.perf_counter() - self._drawn < 0.25:
+        if self._bar.disable or time.perf_counter() - self._drawn < 0.25:
             return
-        journal = training.journal
+        journal, total = training.journal, training.batches.count
         loss, accuracy = means(journal.sums)
         text = f"epoch {journal.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.2%}  {journal.speed:.0f} images/s"
-        self._bar.update(self._task, completed=journal.batch, description=text)
+        self._bar.update(self._task, completed=journal.batch, total=total, description=text)
         self._bar.refresh()
         self._drawn = time.perf_counter()
 
@@ -64,5 +62,4 @@ class Lines:
 
     def end(self) -> None:
         """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.data import Batches
-from rheobase.layers import readout
+from rheobase.training.losses import scores
+from rheobase.training.recipe import LossOptions
 
 
 @torch.inference_mode()
@@ -20,6 +21,7 @@ def accuracies(
     steps: Sequence[int | None],
     device: torch.device | str = "cpu",
     precision: str = "32",
+    loss: LossOptions = LossOptions(),  # noqa: B008  (it is frozen)
 ) -> list[float]:
     """Accuracy of the model in evaluation at each number of time steps, in one pass over the batches.
 
@@ -36,26 +38,19 @@ def accuracies(
     correct = torch.zeros(len(steps), dtype=torch.int64, device=device)
     total = 0
     batches.seek(0)
-    steps_wanted = {} if None in steps or not takes_steps(model) else {"steps": max(wanted)}
+    takes_steps = None not in steps and "steps" in inspect.signature(model.forward).parameters
     for batch in batches:
         images, labels, lengths = batch.to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(images, **steps_wanted if images.dim() == 4 else {})
+            logits = model(images, steps=max(wanted)) if takes_steps and images.dim() == 4 else model(images)
         if wanted and max(wanted) > len(logits):
             raise ValueError(f"steps must be at most {len(logits)} for this model, got {max(wanted)}")
-        guesses = torch.stack([_readout(logits[:count], lengths).argmax(1) for count in steps])
-        correct += (guesses == labels).sum(1)
+        for place, count in enumerate(steps):
+            few = logits[:count]
+            real = None if lengths is None else lengths.clamp(max=len(few))
+            correct[place] += (scores(few, loss, real).argmax(1) == labels).sum()
         total += len(labels)
     return [count / total for count in correct.tolist()]
-
-
-def _readout(logits: Tensor, lengths: Tensor | None) -> Tensor:
-    return readout(logits.float(), None if lengths is None else lengths.clamp(max=len(logits)))
-
-
-def takes_steps(model: nn.Module) -> bool:
-    """Whether a model's forward takes the number of time steps; else it has its own."""
-    return "steps" in inspect.signature(model.forward).parameters
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

@@ -10,18 +10,46 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor
+from typing_extensions import TypedDict  # (pydantic wants that one below Python 3.12)
 
 from rheobase.files import write_atomic
+from rheobase.training.activity import Layer
+from rheobase.training.journal import Journal
 from rheobase.training.recipe import Recipe
 
 T = TypeVar("T")
-REPORTED = ("test_accuracy", "validation_accuracy", "best_epoch", "train_seconds", "seed", "layers")
-"""What the command tells of a summary."""
-KEYS = {"net", "optimizer", "ema", "journal", "best", "data", "recipe_sha256", "threads", "processes"}
-"""Of a checkpoint."""
+
+
+class Checkpoint(TypedDict):
+    """What last.ckpt holds, in plain dicts, numbers and tensors (the journal as a dict)."""
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)  # type: ignore[misc]
+    net: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    ema: dict[str, Any] | None
+    journal: Journal
+    best: dict[str, Tensor]
+    data: dict[str, Any]
+    recipe_sha256: str
+    threads: int
+    processes: int
+
+
+class Summary(TypedDict):
+    """What the command tells of summary.json."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    test_accuracy: float
+    validation_accuracy: float
+    best_epoch: int
+    train_seconds: float
+    seed: int
+    layers: list[Layer]
 
 
 class RunFolder:
@@ -39,11 +67,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, recipe: Recipe, name: str) -> RunFolder:
-        """A new folder with the recipe in it: `recipe.run`, or runs/<name>-<date>-<seed>.
-
-        Raises:
-            FileExistsError: `recipe.run` is not an empty folder.
-        """
+        """A new folder with the recipe in it: `recipe.run`, which must be empty, or runs/<name>-<date>-<seed>."""
         if recipe.run is not None:
             path = Path(recipe.run).expanduser()
             if not _claim(path):
@@ -58,16 +82,16 @@ class RunFolder:
         # the recipe does not say where it ran, so that it can be trained again as it is, and from any place
         root = recipe.data.root and str(Path(recipe.data.root).expanduser().absolute())
         recipe = recipe.replace({"run": None, "data.root": root})
-        write_atomic(folder.recipe, recipe.to_json().encode())
+        try:
+            write_atomic(folder.recipe, recipe.to_json().encode())
+        except BaseException:  # no run began: the folder is as empty as it was
+            folder.last.parent.rmdir()
+            raise
         return folder
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing folder.
-
-        Raises:
-            FileNotFoundError: not a run folder.
-        """
+        """An existing folder; a FileNotFoundError if it is no run's."""
         folder = cls(Path(path))
         if not folder.recipe.is_file():
             raise FileNotFoundError(f"no run in {path}: there is no {folder.recipe}")
@@ -75,14 +99,21 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from training here within. The lock is the system's: it ends with the process, however that ends.
+        """Keep others from training here within; a BlockingIOError if one does.
 
-        Raises:
-            BlockingIOError: a run goes on here.
+        The lock is the system's: it ends with the process, however that ends.
         """
         with self.recipe.open("r+b") as file:  # it is there all the time, and NFS locks only what can be written
-            if not _lock(file):
-                raise BlockingIOError(f"{self.path} is in use: another process trains there; wait until it has ended")
+            if sys.platform != "win32":  # whose locks would keep others from reading it
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    text = f"{self.path} is in use: another process trains there; wait until it has ended"
+                    raise BlockingIOError(text) from None
+                except OSError:  # a file system without locks
+                    pass
             yield
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -91,19 +122,14 @@ class RunFolder:
         torch.save(state, content)
         write_atomic(self.last, content.getvalue())
 
-    def read_checkpoint(self) -> dict[str, Any] | None:
-        """What `write_checkpoint` wrote, on the CPU; None if there is none.
-
-        Raises:
-            ValueError: damaged.
-        """
+    def read_checkpoint(self) -> Checkpoint | None:
+        """What `write_checkpoint` wrote, on the CPU; None if there is none, a ValueError if it is damaged."""
         if not self.last.is_file():
             return None
         content = self.last.read_bytes()
         try:
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            if not state.keys() >= KEYS:
-                raise KeyError(*KEYS - state.keys())
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return TypeAdapter(Checkpoint).validate_python(state)
         except MemoryError:
             raise
         except Exception as error:  # bytes that are no checkpoint raise whatever they happen to
@@ -111,7 +137,6 @@ class RunFolder:
                 f"{self.last} is damaged ({len(content)} bytes, which are no checkpoint of a run: "
                 f"{type(error).__name__}): put back a copy, or remove it, and `rheobase resume` begins anew"
             ) from error
-        return state
 
     def clean(self) -> None:
         """Remove what a killed process left half written; not while another one trains here."""
@@ -120,65 +145,31 @@ class RunFolder:
                 half.unlink(missing_ok=True)
 
     def read_recipe(self) -> Recipe:
-        """The recipe of the run.
-
-        Raises:
-            ValueError: damaged, or with keys that this version does not know.
-        """
+        """The recipe of the run; a ValueError if it is damaged, or has keys that this version does not know."""
         try:
             return Recipe.from_json(self.recipe.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.recipe}: {error}; put back the recipe that the run began with") from error
 
-    def read_summary(self) -> dict[str, Any] | None:
-        """The summary, or None in an unfinished run.
-
-        Raises:
-            ValueError: damaged.
-        """
-        if not self.summary.is_file():
-            return None
+    def read_summary(self) -> Summary | None:
+        """The summary, or None in an unfinished run."""
         advice = "remove it, and `rheobase resume` writes it again"
-        summary = read_json(self.summary, dict, advice)
-        missing = [name for name in REPORTED if name not in summary]
-        if missing:
-            raise ValueError(f"{self.summary} is damaged (there is no {missing[0]!r} in it): {advice}")
-        return summary
+        return read_json(self.summary, Summary, advice) if self.summary.is_file() else None
 
 
 def read_json(path: Path, kind: type[T], advice: str) -> T:
-    """Read JSON.
-
-    Raises:
-        ValueError: damaged, or of another kind; the error ends with the advice.
-    """
+    """Read JSON; a ValueError that ends with the advice if it is damaged, or of another kind."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, kind):
-            raise ValueError(f"a {kind.__name__} is wanted, it holds a {type(content).__name__}")
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): {advice}") from error
-    return content
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"there is no {first['loc'][-1]!r} in it" if first["type"] == "missing" else first["msg"]
+        raise ValueError(f"{path} is damaged ({what}): {advice}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """Write JSON, atomically."""
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Lock a file until it is closed. False if somebody else has; True, unlocked, where the system cannot lock."""
-    if sys.platform == "win32":  # its locks would keep others from reading the file
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _claim(path: Path) -> bool:

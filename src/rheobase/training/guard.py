@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,6 @@ def first(net: nn.Module, loss_of: Callable[[], Tensor]) -> str | None:
     if weights(net):
         return weights(net)
     seen: list[tuple[str, Tensor]] = []
-    neurons = outermost(net)
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: object, name: str) -> None:
         if isinstance(module, Neuron):
@@ -48,19 +47,16 @@ def first(net: nn.Module, loss_of: Callable[[], Tensor]) -> str | None:
         if isinstance(output, Tensor):
             seen.append((f"the outputs of layer {name or type(module).__name__}", output))
 
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: note(module, inputs, output, name))
-        for name, module in net.named_modules()
-    ]
-    try:
-        with record(net, potentials=True) if neurons else nullcontext() as tape:
-            loss = loss_of()
-    finally:
-        for hook in hooks:
-            hook.remove()
     parameters = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    up = [(what, tensor) for what, tensor in seen if tensor.requires_grad]
-    found = torch.autograd.grad(loss, [*(tensor for _, tensor in up), *parameters.values()], allow_unused=True)
+    with ExitStack() as stack:  # down to the gradients: layers that are computed again must look as they did
+        for name, module in net.named_modules():
+            hook = module.register_forward_hook(lambda module, i, o, name=name: note(module, i, o, name))
+            stack.callback(hook.remove)
+        tape = stack.enter_context(record(net, potentials=True)) if outermost(net) else None
+        loss = loss_of()
+        up = [(what, tensor) for what, tensor in seen if tensor.requires_grad]
+        wanted = [*(tensor for _, tensor in up), *parameters.values()]
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)
     names = [what for what, _ in up] + [f"the weights {name}" for name in parameters]
     gradients = [(f"the gradient of {name}", gradient) for name, gradient in zip(names, found, strict=True)]
     down = [*reversed(gradients[: len(up)]), *gradients[len(up) :]]

@@ -7,19 +7,12 @@ import io
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 COLUMNS = (
-    "epoch",
-    "step",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "lr",
-    "images_per_second",
-    "seconds",
+    *("epoch", "step", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
+    *("lr", "images_per_second", "seconds"),
 )
 """Of metrics.csv. `seconds` is the training time since the start of the run, summed over resumes."""
 
@@ -30,7 +23,7 @@ class Journal:
 
     epoch: int = 0
     batch: int = 0
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0  # counted from 1; 0: none yet
     best_accuracy: float = -1.0
     best_loss: float = float("inf")
@@ -57,13 +50,11 @@ class Journal:
         self.batch += 1
         return now
 
-    def record(self, row: dict[str, float]) -> bool:
+    def record(self, row: dict[str, Any]) -> bool:
         """End an epoch with its row. Whether it is the best so far: by accuracy, then loss, then the earliest."""
         self.rows.append(row)
-        self.epoch += 1
-        self.batch = 0
-        self.epoch_seconds = 0.0
-        self.sums = [0.0] * 3
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch_seconds, self.sums = 0.0, [0.0] * 3
         accuracy, loss = row["validation_accuracy"], row["validation_loss"]
         if not (accuracy, -loss) > (self.best_accuracy, -self.best_loss):  # a loss of nan is never better
             return False
@@ -77,10 +68,6 @@ class Journal:
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue().encode()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and dicts."""
-        return asdict(self)
 
 
 def means(sums: Sequence[float]) -> tuple[float, float]:

@@ -34,11 +34,7 @@ def save_best(recipe: Recipe, net: nn.Module, state: dict[str, Tensor], path: Pa
 
 
 def load_best(recipe: Recipe, make: Callable[[], nn.Module], path: Path) -> nn.Module:
-    """The best model, in evaluation mode, on the CPU; one of the user's own is made and gets its weights.
-
-    Raises:
-        ValueError: damaged, or not of this net.
-    """
+    """The best model, in evaluation mode, on the CPU; one of the user's own is made and gets its weights."""
     if recipe.model.name in models.names():
         return load(path).eval()
     net = make()
@@ -73,30 +69,25 @@ class Keeper:
         steps, seconds = training.step - self._saved_step, time.perf_counter() - self._saved
         if (
             training.step == 1  # early, so that a place that cannot be written to shows at once
-            or (options.checkpoint_every_steps is not None and steps >= options.checkpoint_every_steps)
-            or (options.checkpoint_every_seconds is not None and seconds >= options.checkpoint_every_seconds)
+            or steps >= (options.checkpoint_every_steps or float("inf"))
+            or seconds >= (options.checkpoint_every_seconds or float("inf"))
         ):
             self.save(training)
 
     def save(self, training: Training) -> None:
-        """Write the checkpoint, unless that of this step is there.
-
-        Raises:
-            NotFiniteError: weights are not.
-        """
+        """Write the checkpoint, unless that of this step is there, or `training.check` refuses."""
         if training.step != self._saved_step:
             training.check()
             if self._first:
                 self.folder.write_checkpoint(training.state_dict())
             self._saved, self._saved_step = time.perf_counter(), training.step
 
-    def write_files(self, training: Training, best: bool | None = None) -> None:
-        """Write metrics and, if it is new, the best model: what the checkpoint says already."""
-        if not self._first:
-            return
-        write_atomic(self.folder.metrics, training.journal.to_csv())
-        if training.journal.best_is_new if best is None else best:
-            save_best(training.recipe, training.net, training.best, self.folder.best)
+    def write_files(self, training: Training, best: bool) -> None:
+        """Write metrics and, if wanted, the best model: what the checkpoint says already."""
+        if self._first:
+            write_atomic(self.folder.metrics, training.journal.to_csv())
+            if best:
+                save_best(training.recipe, training.net, training.best, self.folder.best)
 
     def where(self) -> str:
         """Where the saved run is, and how to go on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,20 +28,11 @@ def key(default: Any, help: str, **bounds: Any) -> Any:
 
 
 class Leaf(NamedTuple):
-    """A key that holds a value."""
+    """A key that holds a value: its field, its type where it is not null, and whether it may be."""
 
-    name: str
     field: FieldInfo
-
-    @property
-    def nullable(self) -> bool:
-        """Whether it may be null."""
-        return type(None) in typing.get_args(self.field.annotation)
-
-    @property
-    def kind(self) -> Any:
-        """The type of it, if it is not null."""
-        return typing.get_args(self.field.annotation)[0] if self.nullable else self.field.annotation
+    kind: Any
+    nullable: bool
 
     @property
     def textual(self) -> bool:
@@ -52,13 +43,13 @@ class Leaf(NamedTuple):
     def wanted(self) -> str:
         """In words: "an integer >= 1 or null"."""
         words = _WORDS.get(self.kind) or f"one of {', '.join(typing.get_args(self.kind))}"
-        bounds = [
+        bounds = " and ".join(
             f"{sign} {getattr(bound, name):g}"
             for bound in self.field.metadata
             for name, sign in _SIGNS.items()
             if hasattr(bound, name)
-        ]
-        return words + (" " + " and ".join(bounds) if bounds else "") + (" or null" if self.nullable else "")
+        )
+        return " ".join(filter(None, (words, bounds, "or null" if self.nullable else "")))
 
 
 @functools.cache
@@ -66,19 +57,17 @@ def leaves(schema: type[Group], prefix: str = "") -> dict[str, Leaf]:
     """All leaves of a schema by dotted name."""
     found: dict[str, Leaf] = {}
     for name, field in schema.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Group):
-            found |= leaves(field.annotation, f"{prefix}{name}.")
+        kind, inside = field.annotation, typing.get_args(field.annotation)
+        if isinstance(kind, type) and issubclass(kind, Group):
+            found |= leaves(kind, f"{prefix}{name}.")
         else:
-            found[prefix + name] = Leaf(prefix + name, field)
+            nullable = type(None) in inside
+            found[prefix + name] = Leaf(field, inside[0] if nullable else kind, nullable)
     return found
 
 
 def known(schema: type[Group], name: str) -> None:
-    """Refuse a dotted name that is not a leaf.
-
-    Raises:
-        ValueError: the error names the nearest key.
-    """
+    """Refuse a dotted name that is not a leaf, with a ValueError that names the nearest key."""
     names = list(leaves(schema))
     if name in names:
         return
@@ -92,39 +81,37 @@ def known(schema: type[Group], name: str) -> None:
     raise ValueError(f"unknown key {name!r}: {hint}")
 
 
-def flatten(nested: Any, schema: type[Group], prefix: str = "") -> dict[str, Any]:
-    """{dotted name: value} of nested groups, whose keys may be dotted too.
+def flatten(nested: Any, schema: type[Group]) -> dict[str, Any]:
+    """{dotted name: value} of nested groups, whose keys may be dotted too; a group may be null.
 
     Raises:
         ValueError: no mapping, a key that is unknown or given twice, or a value where a group must be.
     """
     if not isinstance(nested, Mapping):
         raise ValueError(f"a recipe must be a mapping of keys, got {type(nested).__name__}")
-    groups = {leaf[:dot] for leaf in leaves(schema) for dot, c in enumerate(leaf) if c == "."}
     flat: dict[str, Any] = {}
-    for part, value in nested.items():
-        name = f"{prefix}{part}"
-        if name not in groups:
-            known(schema, name)
-            more = {name: value}
-        elif isinstance(value, Mapping):
-            more = flatten(value, schema, name + ".")
-        elif value is None:  # a group with nothing in it
+    for name, value in _pairs(nested, ""):
+        if any(leaf.startswith(f"{name}.") for leaf in leaves(schema)):
+            if value is not None:
+                raise ValueError(f"{name!r} is a group of keys, got {value!r}")
             continue
-        else:
-            raise ValueError(f"{name!r} is a group of keys, got {value!r}")
-        for given in more.keys() & flat.keys():
-            raise ValueError(f"{given!r} is given twice, with dots and within its group")
-        flat |= more
+        known(schema, name)
+        if name in flat:
+            raise ValueError(f"{name!r} is given twice, with dots and within its group")
+        flat[name] = value
     return flat
 
 
-def build(schema: type[S], nested: Any) -> S:
-    """An instance from nested groups or dotted names; absent keys take their defaults.
+def _pairs(nested: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for part, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            yield from _pairs(value, f"{prefix}{part}.")
+        else:
+            yield f"{prefix}{part}", None if isinstance(value, Mapping) else value
 
-    Raises:
-        ValueError: not a mapping, an unknown key, or a bad value.
-    """
+
+def build(schema: type[S], nested: Any) -> S:
+    """An instance from nested groups or dotted names; absent keys take their defaults. Errors as in `flatten`."""
     tree: dict[str, Any] = {}
     for name, value in flatten(nested, schema).items():
         *groups, leaf = name.split(".")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +16,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rheobase.data import Batch, Dataset, seed_of
 from rheobase.norm import padding
 from rheobase.recording import record
-from rheobase.training import build, guard, losses
+from rheobase.training import board, build, guard, losses
 from rheobase.training.activity import firing
-from rheobase.training.board import Board
 from rheobase.training.console import Lines
+from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
-from rheobase.training.journal import Journal, means
+from rheobase.training.journal import COLUMNS, Journal, means
 from rheobase.training.keeper import Keeper
 from rheobase.training.recipe import Recipe
 from rheobase.training.schedule import learning_rate
@@ -27,9 +29,10 @@ from rheobase.training.stopping import Stopper
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+    from torch.utils.tensorboard import SummaryWriter
 
 
-def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, stopper: Stopper) -> None:
+def fit(training: Training, keeper: Keeper, lines: Lines, events: SummaryWriter | None, stopper: Stopper) -> None:
     """Train from where the journal is to the end.
 
     The run is saved between two batches, or after an epoch with its validation; never between the last batch and its
@@ -39,49 +42,36 @@ def fit(training: Training, keeper: Keeper, lines: Lines, board: Board | None, s
         NotFiniteError: something is not.
         Stopped: by a signal, when all is saved.
     """
-    recipe, journal, batches = training.recipe, training.journal, training.batches
-    if training.agreed(stopper.wanted):  # it came before there was anything to save
-        stopper.stop()
+
+    def stop_if_wanted() -> None:
+        if training.agreed(stopper.wanted):
+            keeper.save(training)
+            training.fabric.barrier()
+            stopper.stop()
+
+    journal, batches = training.journal, training.batches
+    stop_if_wanted()  # by a signal that came before there was anything to save
     lines.begin(training)
     mark = time.perf_counter()
-    while journal.epoch < recipe.trainer.epochs:
+    while journal.epoch < training.recipe.trainer.epochs:
         batches.seek(journal.epoch, journal.batch)
         for batch in batches:
             mark = journal.count(training.train_on(batch), mark)
             lines.batch(training)
-            if journal.batch == batches.count:
-                break  # its validation comes first
-            keeper.save_if_due(training)
-            if training.agreed(stopper.wanted):
-                keeper.save(training)
-                training.fabric.barrier()
-                stopper.stop()
-        train_loss, train_accuracy = means(journal.sums)
-        validation_loss, validation_accuracy = training.validate()
+            if journal.batch < batches.count:  # else its validation comes first
+                keeper.save_if_due(training)
+                stop_if_wanted()
+        validation = training.validate()
         now = time.perf_counter()
         journal.seconds += now - mark
         mark = now
-        training.end_epoch(
-            {
-                "epoch": journal.epoch + 1,
-                "step": training.step,
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
-                "validation_loss": validation_loss,
-                "validation_accuracy": validation_accuracy,
-                "lr": training.rate(training.step - 1),
-                "images_per_second": round(journal.speed, 1),
-                "seconds": round(journal.seconds, 3),
-            }
-        )
+        training.end_epoch(validation)
         keeper.save(training)
-        keeper.write_files(training)
+        keeper.write_files(training, best=journal.best_is_new)
         lines.epoch(training)
-        if board is not None:
-            board.epoch(training)
-        if training.agreed(stopper.wanted):
-            training.fabric.barrier()
-            stopper.stop()
+        if events is not None:
+            board.write(events, training)
+        stop_if_wanted()
 
 
 class Training:
@@ -102,7 +92,7 @@ class Training:
         mine = data.validation.at(torch.arange(rank, len(data.validation), world))
         self.validation = build.evaluation_batches(recipe, data, mine)
         self.data = build.fingerprint(data)
-        self.sample = build.sample(recipe, data).to(fabric.device)
+        self.sample = build.sample(recipe, data, data.validation).to(fabric.device)
         self.journal = Journal()
         self.best: dict[str, Tensor] = {}
         self.threads = torch.get_num_threads()  # those that the run began with
@@ -126,8 +116,7 @@ class Training:
     def train_on(self, batch: Batch) -> list[float]:
         """One step on this process's part of a batch; of the whole batch the sums that a journal counts.
 
-        Raises:
-            NotFiniteError: the loss or a gradient is not; the weights stay as they were.
+        Where the loss or a gradient is not finite, the weights stay as they were (NotFiniteError).
         """
         recipe, world = self.recipe, self.fabric.world_size
         batch = batch.to(self.fabric.device)
@@ -141,7 +130,7 @@ class Training:
         self._seed()
         for number, piece in enumerate(pieces, 1):
             count = len(piece.labels)
-            with self._without_exchange(number < parts):
+            with self.fabric.no_backward_sync(self.model, enabled=number < parts):
                 loss, right = self.loss(self.model, piece)
                 self.fabric.backward(loss * (count * world / whole))  # DDP takes the mean over processes
             sums += torch.stack((loss.detach().double() * count, right.double(), right.new_tensor(count)))
@@ -173,7 +162,7 @@ class Training:
         loss = losses.loss(logits, labels, options, lengths)
         if tape is not None:
             loss = loss + losses.rate_penalty(firing(model, tape).values(), options)
-        return loss, losses.correct(logits.detach(), labels, lengths)
+        return loss, losses.correct(logits.detach(), labels, options, lengths)
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
@@ -192,11 +181,7 @@ class Training:
         return means(self.total(*sums))
 
     def check(self) -> None:
-        """Refuse to go on, or to save, if weights are not finite, or currents in evaluation.
-
-        Raises:
-            NotFiniteError: names the first of them.
-        """
+        """Refuse to go on, or to save, if weights are not finite, or currents in evaluation (NotFiniteError)."""
         found = guard.weights(self.net) or guard.currents(self.kept, self.sample)
         if found:
             raise NotFiniteError(self._diverged(self.step, found))
@@ -210,13 +195,12 @@ class Training:
     def _seed(self) -> None:
         torch.manual_seed(seed_of("step", self.recipe.seed, self.step, self.fabric.global_rank))
 
-    def _without_exchange(self, wish: bool) -> AbstractContextManager[None]:
-        """Within it, processes do not exchange gradients, if that is wished."""
-        return self.fabric.no_backward_sync(self.model) if wish and self.fabric.world_size > 1 else nullcontext()
-
-    def end_epoch(self, row: dict[str, float]) -> None:
+    def end_epoch(self, validation: tuple[float, float]) -> None:
         """Note the epoch's row, and the weights if they are the best so far."""
-        if self.journal.record(row):
+        journal, step = self.journal, self.step
+        measured = *means(journal.sums), *validation, self.rate(step - 1)
+        row = (journal.epoch + 1, step, *measured, round(journal.speed, 1), round(journal.seconds, 3))
+        if journal.record(dict(zip(COLUMNS, row, strict=True))):
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
 
     def total(self, *values: Tensor | float) -> list[float]:
@@ -235,7 +219,7 @@ class Training:
             "net": dict(self.net.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "ema": dict(self.ema.state_dict()) if self.ema is not None else None,
-            "journal": self.journal.to_dict(),
+            "journal": asdict(self.journal),
             "best": self.best,
             "data": self.data,
             "recipe_sha256": self.recipe.sha256,
@@ -243,26 +227,32 @@ class Training:
             "processes": self.processes,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there.
-
-        Raises:
-            ValueError: it is of another recipe, other data, or another model.
-        """
+    def load_state_dict(self, state: Checkpoint) -> None:
+        """Go on from there; a ValueError if it is of another recipe, data or model, or damaged."""
         if state["recipe_sha256"] != self.recipe.sha256:
             raise ValueError("recipe.json is not the recipe that this run began with: it was changed since")
-        for what, before in state["data"].items():
-            if before != self.data[what]:
-                raise ValueError(f"this run began with other data: {what} was {before}, and is {self.data[what]}")
+        for what, now in self.data.items():
+            before = state["data"].get(what)
+            if before != now:
+                raise ValueError(f"this run began with other data: {what} was {before}, and is {now}")
         try:
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.ema is not None:
-                self.ema.load_state_dict(state["ema"])
-        except (RuntimeError, ValueError, KeyError) as error:
+                self.ema.load_state_dict(state["ema"] or {})
+            if state["best"]:
+                copy.deepcopy(self.kept).load_state_dict(state["best"])
+        except Exception as error:  # what does not fit raises whatever it happens to
             reason = " ".join(str(error).split())
             raise ValueError(f"the checkpoint is of another model than this one: {reason}") from error
-        self.journal = Journal(**state["journal"])
+        self.journal = journal = state["journal"]
         self.best = state["best"]
         self.threads = state["threads"]
         self.processes = state["processes"]
+        epochs, batches = self.recipe.trainer.epochs, self.batches.count
+        if not (0 <= journal.epoch <= epochs and 0 <= journal.batch < batches):
+            raise ValueError(
+                f"epoch {journal.epoch}, batch {journal.batch} is no place in {epochs} epochs of {batches} batches"
+            )
+        if guard.weights(self.net):
+            raise ValueError(f"{guard.weights(self.net)} are not finite")

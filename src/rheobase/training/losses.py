@@ -9,7 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rheobase.layers import readout
+from rheobase.neurons import Integrator
+from rheobase.norm import real_steps
 from rheobase.training.recipe import LossOptions
+
+
+def scores(logits: Tensor, options: LossOptions, lengths: Tensor | None = None) -> Tensor:
+    """What decides for a class, `[B, classes]`: the mean over time, or of `membrane` the potential."""
+    logits = logits.float()
+    if options.name != "membrane":
+        return readout(logits, lengths)
+    potentials = Integrator(options.membrane_decay).to(logits.device)(logits)
+    if lengths is None:
+        return potentials[-1] if options.membrane_at == "last" else potentials.amax(0)
+    if options.membrane_at == "last":
+        return potentials[lengths - 1, torch.arange(len(lengths), device=logits.device)]
+    real = real_steps(lengths, len(logits), len(lengths), "membrane")
+    return potentials.where(real.unsqueeze(-1), -torch.inf).amax(0)
 
 
 def loss(logits: Tensor, labels: Tensor, options: LossOptions, lengths: Tensor | None = None) -> Tensor:
@@ -22,8 +38,8 @@ def loss(logits: Tensor, labels: Tensor, options: LossOptions, lengths: Tensor |
         lengths: `[B]`, each sample's real steps; those after them do not count.
     """
     logits, classes = logits.float(), logits.shape[-1]
-    if options.name == "cross_entropy":
-        return F.cross_entropy(readout(logits, lengths), labels, label_smoothing=options.label_smoothing)
+    if options.name in ("cross_entropy", "membrane"):
+        return F.cross_entropy(scores(logits, options, lengths), labels, label_smoothing=options.label_smoothing)
     if options.name == "count":
         wanted = labels if labels.dim() == 2 else F.one_hot(labels, classes).float()
         wanted = wanted.lerp(logits.new_tensor(1 / classes), options.label_smoothing)
@@ -43,7 +59,7 @@ def rate_penalty(spikes: Iterable[Tensor], options: LossOptions) -> Tensor:
     return options.rate_penalty * (rates - options.rate_target).square().mean()
 
 
-def correct(logits: Tensor, labels: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """How many of a batch the mean over time gets right, a scalar; of mixed labels the largest counts."""
+def correct(logits: Tensor, labels: Tensor, options: LossOptions, lengths: Tensor | None = None) -> Tensor:
+    """How many of a batch the largest score gets right, a scalar; of mixed labels the largest counts."""
     labels = labels.argmax(1) if labels.dim() == 2 else labels
-    return (readout(logits.float(), lengths).argmax(1) == labels).sum()
+    return (scores(logits, options, lengths).argmax(1) == labels).sum()

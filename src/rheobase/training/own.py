@@ -1,10 +1,12 @@
-"""Data and models of the user's own, named as `package.module:function`."""
+"""Data and models of the user's own: as objects, or as functions that are named as `package.module:function`."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
+import sysconfig
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,19 +16,24 @@ GIVEN = "given"
 """What a recipe calls data or a model that came from Python as an object."""
 
 
-def missing(key: str) -> ValueError:
-    """What to say where a run wants an object again that nobody gave."""
-    kind = key.partition(".")[0]
-    return ValueError(
-        f"{key} is {GIVEN!r}: this run got its {kind} from Python, and needs it again: "
-        f"rheobase.training.resume(folder, {kind}=...), and evaluate likewise"
-    )
+def check(key: str, name: str, given: object | None, kind: type) -> None:
+    """Refuse an object that a recipe does not want, or is of another type; or that there is none.
 
-
-def surplus(key: str, name: str) -> ValueError:
-    """What to say where a run that knows its data or model by name is given another."""
-    kind = key.partition(".")[0]
-    return ValueError(f"{key} is {name!r}, so this run takes no {kind}=...: it knows its {kind} by name")
+    Raises:
+        TypeError: of another type.
+        ValueError: the recipe names something else, or names what was given and is not now.
+    """
+    what = key.partition(".")[0]
+    if given is not None and not isinstance(given, kind):
+        got = type(given).__name__
+        raise TypeError(f"{what} must be a {kind.__name__}, got {got}; keys go in as **{{'key': value}}")
+    if given is None and name == GIVEN:
+        raise ValueError(
+            f"{key} is {GIVEN!r}: this run got its {what} from Python, and needs it again: "
+            f"rheobase.training.resume(folder, {what}=...), and evaluate likewise"
+        )
+    if given is not None and name != GIVEN:
+        raise ValueError(f"{key} is {name!r}, so this run takes no {what}=...: it knows its {what} by name")
 
 
 def call(key: str, name: str, kind: type[T], offered: Mapping[str, Any], wanted: Collection[str] = ()) -> T:
@@ -40,25 +47,25 @@ def call(key: str, name: str, kind: type[T], offered: Mapping[str, Any], wanted:
         wanted: those that were chosen in the recipe, so that the function must take them.
 
     Raises:
-        ValueError: it cannot be imported or called, lacks an argument, or returns something else.
+        ValueError: it cannot be imported or called, fails, lacks an argument, or returns something else.
     """
     function = _imported(key, name)
-    signature = inspect.signature(function)
+    parameters = inspect.signature(function).parameters
     for argument in wanted:
-        if argument not in signature.parameters:
-            group = key.partition(".")[0]
-            raise ValueError(f"{group}.{argument} is set, but {name} takes no argument {argument!r}")
-    arguments = {argument: value for argument, value in offered.items() if argument in signature.parameters}
+        if argument not in parameters:
+            raise ValueError(f"{key.partition('.')[0]}.{argument} is set, but {name} takes no argument {argument!r}")
+    arguments = {argument: value for argument, value in offered.items() if argument in parameters}
     try:
-        signature.bind(**arguments)
+        inspect.signature(function).bind(**arguments)
     except TypeError as error:
         raise ValueError(f"{key}: {name}: {error}; it may take {', '.join(offered)}") from error
-    result = function(**arguments)
+    try:
+        result = function(**arguments)
+    except Exception as error:
+        raise ValueError(f"{key}: {name} failed: {told(error)}") from error
     if not isinstance(result, kind):
-        raise ValueError(
-            f"{key}: {name} must return a {kind.__module__.partition('.')[0]} {kind.__name__}, "
-            f"got {type(result).__name__}"
-        )
+        library, got = kind.__module__.partition(".")[0], type(result).__name__
+        raise ValueError(f"{key}: {name} must return a {library} {kind.__name__}, got {got}")
     return result
 
 
@@ -68,18 +75,26 @@ def _imported(key: str, name: str) -> Callable[..., Any]:
         raise ValueError(f"{key} must be package.module:function, got {name!r}")
     try:
         module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise  # something that the user's module imports
-        raise ValueError(
-            f"{key}: there is no module {error.name!r} for {name!r}; it must be importable from {Path.cwd()}"
-        ) from error
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{path}.".startswith(f"{missing}."):  # and not what the module itself imports
+            why = f"there is no module {missing!r} for {name!r}; it must be importable from {Path.cwd()}"
+        else:
+            why = f"{name} failed: {told(error)}"
+        raise ValueError(f"{key}: {why}") from error
+    function = getattr(module, attribute, None)
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), n=1)
-        raise ValueError(
-            f"{key}: {module.__file__} has no {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
-    function = getattr(module, attribute)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{key}: {module.__file__} has no {attribute!r}{hint}")
     if not callable(function):
         raise ValueError(f"{key}: {name} must be a function, got {type(function).__name__}")
     return function
+
+
+def told(error: Exception) -> str:
+    """What went wrong in the user's code, and where, on one line."""
+    libraries = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parents[1]))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(libraries)]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -15,18 +15,12 @@ from rheobase.training.keys import Group, build, flatten, in_words, key, leaves
 class DataOptions(Group):
     """What to train on."""
 
-    name: str = key(
-        "digits",
-        "data set: one of rheobase.data.names(), or your own as package.module:function, which returns a "
-        "rheobase.data.Dataset",
-    )
+    name: str = key("digits", "of rheobase.data.names(), or your own package.module:function that gives one")
     root: str | None = key(None, "folder of the data sets that are not embedded (null: RHEOBASE_DATA)")
     batch_size: int = key(64, "samples in a training step, over all processes", ge=1)
     train_limit: int | None = key(None, "train on a stratified sample of this many images (for quick trials)", ge=1)
     workers: int = key(0, "processes that decode a set that streams", ge=0)
-    validation: float | None = key(
-        None, "share (below 1) or number of the training samples that are held out (null: the set's own)", gt=0
-    )
+    validation: float | None = key(None, "share (below 1) or number of samples held out (null: the set's own)", gt=0)
     size: int | None = key(None, "image sets: scale to this height and width", ge=1)
     channels: int | None = key(None, "image sets: 1 (gray) or 3 (colours)", ge=1)
     stream: bool | None = key(None, "image sets: read images as they are needed, not all at once")
@@ -71,11 +65,7 @@ class NeuronOptions(Group):
 class ModelOptions(Group):
     """What to train. An option left at null is the model family's default."""
 
-    name: str = key(
-        "sew_resnet18",
-        "one of rheobase.models.names(), or your own as package.module:function, which returns a torch.nn.Module from "
-        "images to logits [T, B, classes]",
-    )
+    name: str = key("sew_resnet18", "of rheobase.models.names(), or your own package.module:function that gives one")
     steps: int = key(4, "time steps T", ge=1)
     spiking: bool = key(True, "false: the ANN twin")
     rule: Literal["surrogate"] = key("surrogate", "gradient rule")
@@ -83,7 +73,7 @@ class ModelOptions(Group):
     depth: int | None = key(None, "layers", ge=1)
     stem: Literal["cifar", "imagenet"] | None = key(None, "first layers: 3x3, or 7x7 with stride and pooling")
     connect: Literal["add", "and", "iand"] | None = key(None, "residual junction")
-    start: Literal["plain", "identity"] | None = key(None, "whether residual blocks begin as the identity")
+    start: Literal["identity", "plain"] | None = key(None, "whether residual blocks begin as the identity")
     layers: str | None = key(None, "of mlp and convnet, as papers write them: 15C5-P2-40C5-P2-300, 400-R400")
     padding: Literal["same", "valid"] | None = key(None, "of convnet's convolutions")
     norm: str | None = key(None, "norm of the input currents: current, tdbn, tebn, none")
@@ -96,15 +86,20 @@ class LossOptions(Group):
 
     cross_entropy: CE(m, y). tet (Deng et al. 2022): (1 - lambda) mean_t CE(logits[t], y) + lambda mean (logits -
     target)^2. count: mean (m - y)^2, the distance of spike counts over T from y, where the last layer spikes.
+    membrane: CE(v, y) of the potential of an integrator without spikes whose currents are the logits, v[t] =
+    membrane_decay v[t-1] + logits[t], after the last step, or of each class its maximum over time; v, not m, then
+    decides for a class. (decay 0: the logits are potentials, of a model that integrates itself.)
     Added to each: rate_penalty * mean over layers of (mean firing rate - rate_target)^2.
     """
 
-    name: Literal["cross_entropy", "tet", "count"] = key(
-        "cross_entropy", "of the mean of the logits over time, or at each step; count: that mean's squared error"
+    name: Literal["cross_entropy", "tet", "count", "membrane"] = key(
+        "cross_entropy", "of the mean over time, or (tet) of each step; count: squared error; membrane: of a potential"
     )
     label_smoothing: float = key(0.0, "share of the label spread over all classes", ge=0, le=1)
     tet_lambda: float = key(0.05, "weight of TET's second term", ge=0, le=1)
     tet_target: float = key(1.0, "what TET's second term pulls the logits to")
+    membrane_decay: float = key(1.0, "share of the integrator's potential kept from step to step", ge=0, le=1)
+    membrane_at: Literal["last", "max"] = key("last", "potential after the last step, or its maximum over time")
     rate_penalty: float = key(0.0, "weight of the squared distance of each layer's firing rate from rate_target", ge=0)
     rate_target: float = key(0.1, "spikes a step that rate_penalty pulls each layer to", ge=0, le=1)
 
@@ -121,9 +116,7 @@ class OptimizerOptions(Group):
 class ScheduleOptions(Group):
     """How the learning rate moves, step by step."""
 
-    name: Literal["cosine", "one_cycle", "constant"] = key(
-        "cosine", "cosine falls to 0; one_cycle is the rate of torch's OneCycleLR"
-    )
+    name: Literal["cosine", "one_cycle", "constant"] = key("cosine", "cosine falls to 0; one_cycle: torch's OneCycleLR")
     warmup_epochs: float | None = key(None, "epochs of rise (null: one_cycle 30 % of all epochs, else 0)", ge=0)
 
 
@@ -136,10 +129,9 @@ class TrainerOptions(Group):
     devices: int = key(1, "processes a machine, a GPU each; under torchrun its number counts", ge=1)
     nodes: int = key(1, "machines; each is started by hand or by torchrun", ge=1)
     accumulate: int = key(1, "parts that a batch is computed in, one after the other: less memory, the same step", ge=1)
+    checkpoint_segments: int = key(1, "parts of the layers; all but the last are computed again: less memory", ge=1)
     clip_gradient: float | None = key(None, "largest L2 norm of the whole gradient", gt=0)
-    ema: float | None = key(
-        None, "decay of a moving average of the weights, which is then validated, tested and kept", gt=0, lt=1
-    )
+    ema: float | None = key(None, "decay of an average of the weights, which is validated, tested, kept", gt=0, lt=1)
     checkpoint_every_steps: int | None = key(None, "besides the end of each epoch", ge=1)
     checkpoint_every_seconds: float | None = key(60.0, "besides the end of each epoch", gt=0)
     threads: int | None = key(None, "CPU threads of a process (null: torch's choice)", ge=1)
@@ -149,8 +141,8 @@ class TrainerOptions(Group):
 LATER = (
     *(f"data.{name}" for name in DataOptions.model_fields if name not in FIRST),
     *("model.start", "model.layers", "model.padding"),
-    *("loss.rate_penalty", "loss.rate_target"),
-    *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.ema"),
+    *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
+    *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
 )
 """Keys that recipes did not always have: they enter `sha256` where they are not at their default."""
 

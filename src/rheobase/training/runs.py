@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import logging
-import os
 import statistics
-import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rheobase.data import Dataset
-from rheobase.neurons.base import outermost
-from rheobase.training import board, build, own, sources
+from rheobase.training import board, build, own, processes, sources
 from rheobase.training.activity import activity
-from rheobase.training.console import Lines, console, say
+from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import accuracies, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
 from rheobase.training.guard import NotFiniteError
@@ -31,10 +26,6 @@ from rheobase.training.machine import commit, machine, versions
 from rheobase.training.recipe import ModelOptions, Recipe
 from rheobase.training.stopping import Stopper
 
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-
-T = TypeVar("T")
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -80,8 +71,7 @@ def train(
 
 def start(recipe: Recipe, name: str, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
-    prepared = _prepare(recipe, data, model)
-    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", *prepared)
+    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", *_prepare(recipe, data, model))
 
 
 def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
@@ -100,7 +90,8 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
     recipe, summary = place.read_recipe(), place.read_summary()
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
-        return Run(place.path, load_best(recipe, lambda: _prepare(recipe, data, model)[1], place.best), summary)
+        best = load_best(recipe, lambda: _prepare(recipe, data, model)[1], place.best)
+        return Run(place.path, best, dict(summary))
     greeting = "{} has no checkpoint yet: starting from the beginning"
     return _fit(recipe, lambda: place, greeting, *_prepare(recipe, data, model))
 
@@ -132,7 +123,7 @@ def evaluate(
     recipe = place.read_recipe()
     if not place.best.is_file():
         raise FileNotFoundError(f"{place.path} has no best model yet: no epoch has ended")
-    if split not in ("train", "validation", "test"):
+    if split not in get_args(SplitName):
         raise ValueError(f"split must be train, validation or test, got {split!r}")
     if split == "test" and place.read_summary() is None:
         raise ValueError(f"{place.path} is not finished: the test set is for the end of a run, choose on validation")
@@ -143,9 +134,9 @@ def evaluate(
     if steps is None:
         steps = range(1, len(build.logits(recipe, dataset, best)) + 1)
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
-    gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    with _threads(recipe.trainer.threads):
-        found = accuracies(best, batches, list(steps), "cuda" if gpu else "cpu", recipe.trainer.precision)
+    device = "cuda" if recipe.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    with processes.threads(recipe.trainer.threads):
+        found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss)
     result = dict(zip(steps, found, strict=True))
     if split == "test":
         looks = read_json(place.evaluations, list, "mend it or move it away") if place.evaluations.is_file() else []
@@ -156,30 +147,13 @@ def evaluate(
 
 
 def _prepare(recipe: Recipe, data: Dataset | None, model: nn.Module | None) -> tuple[Dataset, nn.Module]:
-    """What the recipe names, tried on an image or two, so that what does not fit shows before a folder is made."""
-    for what, given, kind in (("data", data, Dataset), ("model", model, nn.Module)):
-        if given is not None and not isinstance(given, kind):
-            raise TypeError(
-                f"{what} must be a {kind.__name__}, got {type(given).__name__}; keys go in as **{{'key': value}}"
-            )
+    """Data and model, when it is sure that the recipe can be trained here."""
     if recipe.trainer.tensorboard:
         board.require()
-    gpus = torch.cuda.device_count()
-    if recipe.trainer.accelerator == "gpu" and gpus < recipe.trainer.devices:
-        raise ValueError(
-            f"trainer.accelerator is 'gpu', trainer.devices {recipe.trainer.devices}; torch sees {gpus} GPUs"
-        )
-    dataset = build.dataset(recipe, data)
-    net = build.model(recipe, dataset, model)
-    build.logits(recipe, dataset, net)
-    if recipe.loss.rate_penalty and not outermost(net):
-        raise ValueError(f"loss.rate_penalty must be 0 for a model without neurons, got {recipe.loss.rate_penalty}")
-    if not any(parameter.requires_grad for parameter in net.parameters()):
-        raise ValueError(f"model {recipe.model.name} has no parameter to train")
-    odd = [name for name, value in net.state_dict().items() if not isinstance(value, Tensor)]
-    if odd:
-        raise ValueError(f"model {recipe.model.name}: {odd[0]!r} of its state_dict is no tensor, so it cannot be saved")
-    return dataset, net.train()
+    wanted, gpus = recipe.trainer.devices, torch.cuda.device_count()
+    if recipe.trainer.accelerator == "gpu" and gpus < wanted:
+        raise ValueError(f"trainer.accelerator is 'gpu', trainer.devices {wanted}; torch sees {gpus} GPUs")
+    return build.prepare(recipe, data, model)
 
 
 def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Dataset, net: nn.Module) -> Run:
@@ -187,86 +161,52 @@ def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Da
 
     Of several processes the first alone touches the folder; the others hear from it.
     """
-    with _quiet(), ExitStack() as stack:
-        fabric = _launched(recipe)
-        stack.callback(_part)
-        folder = _on_first(fabric, place)
-        _on_first(fabric, lambda: stack.enter_context(folder.locked()))
-        _on_first(fabric, folder.clean)
-        state = _on_first(fabric, folder.read_checkpoint)
-        stack.enter_context(_threads(recipe.trainer.threads))
-        keeper, stopper = Keeper(folder, fabric.is_global_zero), Stopper()
+    with ExitStack() as stack:
+        fabric = stack.enter_context(processes.launched(recipe.trainer))
+        folder = processes.on_first(fabric, place)
+        processes.on_first(fabric, lambda: stack.enter_context(folder.locked()))
+        processes.on_first(fabric, folder.clean)
+        state = processes.on_first(fabric, folder.read_checkpoint)
+        stack.enter_context(processes.threads(recipe.trainer.threads))
+        keeper, stopper, lines = Keeper(folder, fabric.is_global_zero), Stopper(), Lines()
         stack.enter_context(stopper.listening(keeper.where))
+        stack.callback(lines.end)
         training = Training(recipe, fabric, net, data)
         if state is None:
             say(greeting.format(folder.path))
         else:
-            training.load_state_dict(state)
+            try:
+                training.load_state_dict(state)
+            except ValueError as error:
+                raise ValueError(f"{folder.last}: {error}") from error
             _tell_changes(training)
+        stack.enter_context(_telling(keeper.where))
         keeper.begin(training)
-        lines, events = Lines(), None
-        stack.callback(lines.end)
+        events = None
         if recipe.trainer.tensorboard and fabric.is_global_zero:
-            events = board.Board(folder.tensorboard, training.step)
-            stack.callback(events.end)
-        try:
-            fit(training, keeper, lines, events, stopper)
-        except NotFiniteError as error:
-            raise ValueError(f"{error}; {keeper.where()}") from error
+            events = stack.enter_context(board.opened(folder.tensorboard, training.step))
+        fit(training, keeper, lines, events, stopper)
         stopper.trained()
         sha256 = weights_sha256(net.state_dict())
         net.load_state_dict(training.best)
         net.eval()
-        summary = _on_first(fabric, lambda: _finish(folder, data, training, sha256))
+        summary = processes.on_first(fabric, lambda: _finish(folder, data, training, sha256))
         return Run(folder.path, net.cpu(), summary)
 
 
-def _launched(recipe: Recipe) -> Fabric:
-    """The processes of the run, of which this is one: those that torchrun has started, or else as the recipe says."""
-    from lightning.fabric import Fabric
-
-    devices, nodes = recipe.trainer.devices, recipe.trainer.nodes
-    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
-        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        if devices * nodes not in (1, world):
-            raise ValueError(f"trainer.devices * nodes must be {world}, as torchrun started, got {devices} * {nodes}")
-        devices, nodes = local, world // local
-    fabric = Fabric(
-        accelerator=recipe.trainer.accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if recipe.trainer.precision == "bf16" else "32-true",
-    )
-    fabric.launch()
-    console.quiet = not fabric.is_global_zero
-    return fabric
-
-
-def _part() -> None:
-    """Let the processes go.
-
-    torch 2.13 joins gloo's threads while it holds Python's lock, and one that still has a tensor of Python's to free
-    would wait for that lock for ever: so it gets time to.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        time.sleep(0.2)
-        torch.distributed.destroy_process_group()
-
-
-def _on_first(fabric: Fabric, call: Callable[[], T]) -> T:
-    """What `call` returns, or raises, in the first process: in all of them."""
-    result: T | None = None
-    error: Exception | None = None
-    if fabric.is_global_zero:
-        try:
-            result = call()
-        except Exception as caught:
-            error = caught
-    result, error = fabric.broadcast((result, error))
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
+@contextmanager
+def _telling(where: Callable[[], str]) -> Iterator[None]:
+    """Let an error within say where the run was saved, and what helps where memory is short."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise ValueError(f"{error}; {where()}") from error
+    except Exception as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            error.add_note(where())
+            raise
+        advice = "lower data.batch_size, or raise trainer.accumulate or trainer.checkpoint_segments"
+        raise ValueError(f"ran out of memory ({' '.join(str(error).split())}): {advice}; {where()}") from error
 
 
 def _tell_changes(training: Training) -> None:
@@ -285,7 +225,7 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
     """Test the best model, which the net is by now; write the summary."""
     recipe, journal, device = training.recipe, training.journal, training.fabric.device
     batches = build.evaluation_batches(recipe, data, data.test)
-    [test_accuracy] = accuracies(training.net, batches, [None], device, recipe.trainer.precision)
+    [test_accuracy] = accuracies(training.net, batches, [None], device, recipe.trainer.precision, recipe.loss)
     images, *_ = build.evaluation_batches(recipe, data, data.validation).batch(0, 0)
     head, changed = commit()
     summary = {
@@ -310,33 +250,3 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many threads within."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's notes on hardware; its warnings stay."""
-    import lightning.fabric  # noqa: F401  (which sets the levels)
-
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("fabric", "pytorch")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # between versions of Lightning and torch; nothing a user could change
-            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,20 +24,12 @@ def folder() -> Path:
     return next((place for place in (package / "recipes", package.parents[1] / "recipes") if place.is_dir()), package)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """A recipe's name and the lines of its heading comment."""
-
-    name: str
-    heading: list[str]
-
-
-def listing() -> Iterator[Listing]:
-    """All recipes that come with rheobase."""
+def listing() -> Iterator[tuple[str, list[str]]]:
+    """Name and lines of the heading comment of all recipes that come with rheobase."""
     for path in sorted(folder().glob("*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
         end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-        yield Listing(path.stem, [line.lstrip("# ").rstrip() for line in lines[:end]])
+        yield path.stem, [line.lstrip("# ").rstrip() for line in lines[:end]]
 
 
 def load(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -47,7 +39,14 @@ def load(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Reci
         FileNotFoundError: neither a file nor a name.
         ValueError: not YAML, a key that is unknown or given twice, or a bad value; the error names the nearest key.
     """
-    path = _locate(source)
+    path = Path(source)
+    if not path.is_file():
+        names = [recipe.stem for recipe in sorted(folder().glob("*.yaml"))]
+        if str(source) not in names:
+            near = difflib.get_close_matches(str(source), names, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise FileNotFoundError(f"no recipe {str(source)!r}: {hint}Give a file, or one of {', '.join(names)}")
+        path = folder() / f"{source}.yaml"
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         recipe = build(Recipe, _typed({} if content is None else content))
@@ -95,18 +94,6 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _locate(source: str | Path) -> Path:
-    path = Path(source)
-    if path.is_file():
-        return path
-    names = [recipe.stem for recipe in sorted(folder().glob("*.yaml"))]
-    if str(source) in names:
-        return folder() / f"{source}.yaml"
-    near = difflib.get_close_matches(str(source), names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise FileNotFoundError(f"no recipe {str(source)!r}: {hint}Give a file, or one of {', '.join(names)}")
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -124,30 +111,25 @@ def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument(
-        "recipe", metavar="RECIPE", nargs="?", default=None, help="a file, or a name that `rheobase recipes` lists"
-    )
+    help = "a file, or a name that `rheobase recipes` lists"
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", default=None, help=help)
     values = recipe.flat()
     for name, leaf in leaves(Recipe).items():
         shown = values[name] if leaf.textual and values[name] is not None else json.dumps(values[name])
-        text = f"{leaf.field.description} ({leaf.wanted}; default: {shown})"
-        parser.add_argument(f"--{name}", action="append", metavar="VALUE", help=text.replace("%", "%%"))
+        help = f"{leaf.field.description} ({leaf.wanted}; default: {shown})".replace("%", "%%")
+        parser.add_argument(f"--{name}", action="append", metavar="VALUE", help=help)
     return parser
 
 
-def _typed(nested: Mapping[str, Any]) -> dict[str, Any]:
+def _typed(nested: Any) -> dict[str, Any]:
     """Flat, in the types of the schema: YAML reads 1e-3 as a text, and 32 as a number where a text is wanted."""
-    return {name: _value(name, value) for name, value in flatten(nested, Recipe).items()}
-
-
-def _value(name: str, value: Any) -> Any:
-    leaf = leaves(Recipe)[name]
-    if leaf.textual:
-        return None if value == "null" and leaf.nullable else str(value) if type(value) is int else value
-    if isinstance(value, str):
-        try:
-            read = yaml.safe_load(value)
-            return float(read) if isinstance(read, str) else read
-        except (yaml.YAMLError, ValueError):
-            pass
-    return value
+    flat = flatten(nested, Recipe)
+    for name, value in flat.items():
+        leaf = leaves(Recipe)[name]
+        if leaf.textual:
+            flat[name] = None if value == "null" and leaf.nullable else str(value) if type(value) is int else value
+        elif isinstance(value, str):
+            with suppress(yaml.YAMLError, ValueError):
+                read = yaml.safe_load(value)
+                flat[name] = float(read) if isinstance(read, str) else read
+    return flat

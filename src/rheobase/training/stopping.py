@@ -12,14 +12,9 @@ from typing import Any, NoReturn
 
 from rheobase.training.console import say
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class Stopped(BaseException):
-    """A signal ends the run; `number` is that of the signal."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    """A signal ends the run."""
 
 
 class Stopper:
@@ -39,7 +34,7 @@ class Stopper:
 
     def stop(self) -> NoReturn:
         """End the run by the signal that came, here or to another process of the run."""
-        raise Stopped(signal.SIGTERM if self._number is None else self._number)
+        raise Stopped
 
     def trained(self) -> None:
         """All is saved: from here on a signal ends the run at once."""
@@ -51,34 +46,30 @@ class Stopper:
     def listening(self, where: Callable[[], str]) -> Iterator[None]:
         """Mind the signals within; `where` tells how to go on.
 
-        Raises:
-            KeyboardInterrupt: stopped by Ctrl-C.
-            SystemExit: stopped by SIGTERM, with the status that a shell gives it.
+        It ends with KeyboardInterrupt after Ctrl-C, else SystemExit with the status that a shell gives to SIGTERM.
         """
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # a script's background job does not get its Ctrl-C
-                _handle(number, self._note)
+        before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # Python lets no other handle signals
+            before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        # a script's background job does not get its Ctrl-C; None is a handler that is not Python's
+        mine = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+        for number in mine:
+            signal.signal(number, self._note)
         try:
             yield
-        except Stopped as stopped:
+        except Stopped:
             say(f"stopped; {where()}")
-            if stopped.number == signal.SIGINT:
+            if self._number == signal.SIGINT:
                 raise KeyboardInterrupt from None
-            raise SystemExit(128 + stopped.number) from None
+            raise SystemExit(128 + signal.SIGTERM) from None
         finally:
-            for number, handler in before.items():
-                _handle(number, handler)
+            for number, handler in mine.items():
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # a second Ctrl-C is meant; a second SIGTERM is not, as `timeout` sends two
-        if self._trained or (self.wanted and number == signal.SIGINT):
-            raise Stopped(number)
+        now = self._trained or (self.wanted and number == signal.SIGINT)
         self._number = number
+        if now:
+            self.stop()
         os.write(2, b"\nstopping as soon as the run is saved; Ctrl-C stops at once\n")  # print is not for handlers
-
-
-def _handle(number: int, handler: Any) -> None:
-    """Python lets only the main thread handle signals; None is a handler that is not Python's."""
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(number, handler)
