@@ -2,53 +2,89 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rheobase.neurons import LIF
 
+MOST = 8192
+"""So many neurons of a layer tell enough of it."""
 
-class Profile(NamedTuple):
-    """Sizes of a gradient at the steps of time, and how alike neighbours are.
+
+@dataclass(frozen=True)
+class Profile:
+    """A gradient over time.
 
     Attributes:
-        sizes: rms at each step, float64 `[T]`.
-        r: correlation of each step with the next, float64 `[T - 1]`.
+        products: mean, over all neurons, of the products of its values at two steps, float64 `[T, T]`.
     """
 
-    sizes: Tensor
-    r: Tensor
+    products: Tensor
 
     @classmethod
     def of(cls, gradient: Tensor) -> Profile:
         """That of a gradient `[T, ...]`."""
-        g = gradient.double().flatten(1)
-        sizes = g.square().mean(1).sqrt()
-        r = (g[:-1] * g[1:]).mean(1) / (sizes[:-1] * sizes[1:]).clamp(min=torch.finfo(torch.float64).tiny)
-        return cls(sizes, r)
+        g = gradient.flatten(1).double()
+        return cls(g @ g.T / g.shape[1])
+
+    @classmethod
+    def constant(cls, steps: int) -> Profile:
+        """Of a gradient of size 1 that is the same at all steps."""
+        return cls(torch.ones(steps, steps, dtype=torch.float64))
 
     @property
     def size(self) -> float:
         """Rms over all steps."""
-        return float(self.sizes.square().mean().sqrt())
+        return float(self.products.diagonal().mean().sqrt())
+
+    @property
+    def r(self) -> float | None:
+        """Correlation of a step with the next, over all of them; None at T = 1."""
+        if len(self.products) < 2:
+            return None
+        sizes = self.products.diagonal()
+        norm = float((sizes[:-1].sum() * sizes[1:].sum()).sqrt())
+        return float(self.products.diagonal(1).sum()) / norm if norm > 0 else None
+
+    def scaled(self, factor: float) -> Profile:
+        """So many times as large."""
+        return Profile(self.products * factor**2)
+
+    def through_norm(self, currents: Tensor, samples: int) -> Profile:
+        """That before a norm of gain 1 over steps and samples, which takes from it what would move mean and variance.
+
+        With x the normed currents and K the products, g - mean(g) - x mean(g x) has the products
+            K - (k 1' + 1 k' - mean(k)) / B - (K X + X K) / (T B) + X tr(K X) / (T^2 B),
+        k the mean of K over steps, X those of x, B the samples. (What remains is divided by the currents' deviation.)
+
+        Args:
+            currents: products of the normed currents, X `[T, T]`.
+            samples: B.
+        """
+        products, steps = self.products, len(self.products)
+        mean, across = products.mean(1), products @ currents / steps
+        found = products - (mean + mean.unsqueeze(1) - mean.mean() + across + across.T) / samples
+        return Profile(found + currents * (across.trace() / (steps * samples)))
+
+    def plus(self, other: Profile) -> Profile:
+        """That of the sum with a gradient that has nothing to do with it."""
+        return Profile(self.products + other.products)
 
 
 def through_neuron(neuron: LIF, potentials: Tensor, above: Profile) -> Profile:
-    """The gradient of the currents of a neuron, from its potentials `[T, ...]` and the gradient of its spikes.
+    """The gradient of the currents of a neuron, from its potentials `[T, ...]` and the gradient g of its spikes.
 
-    The way down is d[t] = h[t] g[t] + J[t] d[t+1], where dLoss/dcurrents = input_scale d, h[t] is the surrogate's derivative at
-    u[t] - threshold, and J[t] = decay dv[t]/du[t], by the reset
+    The way down is d[t] = h[t] g[t] + J[t] d[t+1], where dLoss/dcurrents = input_scale d, h[t] is the surrogate's
+    derivative at u[t] - threshold, and J[t] = decay dv[t]/du[t], by the reset
         soft: decay (1 - threshold h[t]);  hard: decay (1 - s[t] - u[t] h[t]);  none: decay;
-    with `detach_reset` without the terms in h. Where the gradient g of the spikes does not depend on them, and over m
-    steps is correlated as the product of the r between them, covariance with g and variance go down, with
-    f[t] = J[t] r[t] |g[t]| / |g[t+1]|, for each neuron exactly as
-        C[t] = h[t] |g[t]|^2 + f[t] C[t+1],   V[t] = h[t] C[t] + h[t] f[t] C[t+1] + J[t]^2 V[t+1].
+    with `detach_reset` without the terms in h. So d = A g with a matrix for each neuron, and where g does not depend on
+    the potentials, mean(d d^T) = mean(A mean(g g^T) A^T).
 
     Args:
         neuron: a `LIF` or `IF` whose numbers are one for all.
-        potentials: u, before the reset.
+        potentials: u, before the reset; of more than `MOST` neurons and samples, so many are taken.
         above: the gradient that comes in.
 
     Raises:
@@ -60,22 +96,17 @@ def through_neuron(neuron: LIF, potentials: Tensor, above: Profile) -> Profile:
     if any(number.numel() > 1 for number in numbers):
         raise ValueError(f"the gain is known where a neuron's numbers are one for all, got {neuron!r}")
     decay, threshold, scale, *_ = (float(number) for number in numbers)
-    u = potentials.double()
-    h, fired = neuron.surrogate.derivative(u - threshold), (u >= threshold).double()
-    passed = 1 - fired if neuron.reset == "hard" else torch.ones_like(u)
+    u = potentials.flatten(1)
+    u = u[:, :: -(-u.shape[1] // MOST)].double()
+    h = neuron.surrogate.derivative(u - threshold)
+    passed = 1 - (u >= threshold).double() if neuron.reset == "hard" else torch.ones_like(u)
     if not neuron.detach_reset and neuron.reset != "none":
         passed = passed - h * (u if neuron.reset == "hard" else threshold)
-    down, g, steps = decay * passed, above.sizes, len(u)
-    variance, covariance = torch.zeros_like(u[0]), torch.zeros_like(u[0])
-    found, shared = torch.zeros(steps, dtype=torch.float64), torch.zeros(steps - 1, dtype=torch.float64)
+    steps, count = u.shape
+    way = u.new_zeros(count, steps, steps)  # A
     for t in range(steps - 1, -1, -1):
-        later = torch.zeros_like(covariance)
-        if t < steps - 1 and g[t + 1] > 0:
-            later = covariance * (above.r[t] * g[t] / g[t + 1])  # of d[t+1] with g[t]
-            shared[t] = (h[t] * later + down[t] * variance).mean()
-        variance = h[t].square() * g[t].square() + 2 * h[t] * down[t] * later + down[t].square() * variance
-        covariance = h[t] * g[t].square() + down[t] * later
-        found[t] = variance.mean()
-    sizes = found.sqrt()
-    r = shared / (sizes[:-1] * sizes[1:]).clamp(min=torch.finfo(torch.float64).tiny)
-    return Profile(scale * sizes, r)
+        if t + 1 < steps:
+            way[:, t] = (decay * passed[t]).unsqueeze(1) * way[:, t + 1]
+        way[:, t, t] = h[t]
+    products = torch.einsum("nta,nsa->ts", way @ above.products, way)
+    return Profile(scale**2 * products / count)
