@@ -79,6 +79,19 @@ WRONG = [
 ]
 
 
+def test_a_single_step_is_real_for_all() -> None:
+    """It is a mean over time, as in an ANN twin: of readout, and of norms."""
+    logits = torch.rand(1, B, 3)
+    assert torch.equal(rb.readout(logits, LENGTHS), logits[0])
+    ours, plain = rb.CurrentNorm(C), rb.CurrentNorm(C)
+    with rb.padding(LENGTHS):
+        torch.testing.assert_close(ours(padded()[:1]), plain(padded()[:1]))
+    torch.testing.assert_close(ours.running_var, plain.running_var)
+    for wrong in (LENGTHS[:2], LENGTHS - 1, LENGTHS.float()):
+        with pytest.raises(ValueError, match=r"readout: lengths must be \[4\] whole numbers from 1 on, got"):
+            rb.readout(logits, wrong)
+
+
 @pytest.mark.parametrize("lengths", WRONG, ids=str)
 def test_wrong_lengths_are_named(lengths: Any) -> None:
     said = r"lengths must be \[4\] whole numbers from 1 to 9, got"

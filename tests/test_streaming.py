@@ -238,6 +238,37 @@ def test_refusals() -> None:
         rb.run(model, x[:0])
 
 
+class Static(nn.Module):
+    """It takes a batch of images and shows them for steps of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.fire = rb.PerStep(nn.Linear(64, 9)), rb.Fire(rb.CurrentNorm(9), rb.LIF())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fire(self.hidden(images.flatten(1).expand(4, -1, -1)))
+
+
+class Mean(nn.Sequential):
+    """It gives the mean over time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean(0)
+
+
+def test_a_batch_of_images_is_not_taken_for_time() -> None:
+    images = 3 * torch.rand(4, 1, 8, 8)
+    model = Static().eval()
+    assert model(images).shape == (4, 4, 9)
+    said = r"run: inputs \[4, 1, 8, 8\] are taken for 4 steps .*must give \[1, 1, ...\], got \[4, 1, 9\]"
+    with pytest.raises(ValueError, match=said):
+        rb.run(model, images)
+    with pytest.raises(ValueError, match=r"one of them, \[1, 5, 6\], the model must give \[1, 5, ...\], got \[5, 6\]"):
+        rb.run(Mean(rb.LIF()).eval(), torch.rand(3, 5, 6))
+    with pytest.raises(ValueError, match=r"must give \[1, 5, ...\], got tuple"):
+        rb.run(nn.Sequential(rb.Fire(nn.Identity(), rb.LIF(), drive=True)).eval(), torch.rand(3, 5, 6))
+
+
 def test_one_neuron_at_two_places_cannot_be_streamed() -> None:
     lif = rb.LIF()
     twice = nn.Sequential(lif, lif).eval()

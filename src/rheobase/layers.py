@@ -15,7 +15,8 @@ from rheobase.compat import hooked, transformed
 from rheobase.kernels.time import repeat, static, unheard
 from rheobase.neurons import LIF, Neuron
 from rheobase.neurons.looking import local
-from rheobase.norm import CurrentNorm, real_steps
+from rheobase.norm import CurrentNorm
+from rheobase.padded import real_mean
 
 _PURE = frozenset(
     {
@@ -160,14 +161,12 @@ def readout(logits: Tensor, lengths: Tensor | None = None) -> Tensor:
 
     Args:
         logits: `[T, B, classes]`, T >= 1.
-        lengths: `[B]`, each sample's real steps; those after them do not count.
+        lengths: `[B]`, each sample's real steps; those after them do not count. (Logits of a single step, as an
+            ANN twin's, are the mean already.)
 
     Raises:
         ValueError: another shape, no time step, or lengths that do not go with it.
     """
     if logits.dim() != 3 or logits.shape[0] == 0:
         raise ValueError(f"readout: logits must be [T, B, classes] with T >= 1, got {list(logits.shape)}")
-    if lengths is None:
-        return logits.mean(0)
-    real = real_steps(lengths, logits.shape[0], logits.shape[1], "readout")
-    return (logits * real.unsqueeze(-1)).sum(0) / lengths.unsqueeze(-1)  # (a NaN in padding shows)
+    return logits.mean(0) if lengths is None else real_mean(logits, lengths, "readout")

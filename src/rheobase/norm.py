@@ -16,6 +16,7 @@ from rheobase import kernels
 from rheobase.compat import apart
 from rheobase.eager import eagerly
 from rheobase.kernels import processes
+from rheobase.padded import real_steps
 
 
 class _Local(threading.local):
@@ -34,7 +35,8 @@ def lengths() -> Tensor | None:
 def padding(lengths: Tensor | None) -> Iterator[None]:
     """Within it, what lies past a sample's length enters no `CurrentNorm`'s statistics.
 
-    Padding must be finite: a NaN in it shows in the readout, and in gradients.
+    Nor does it enter the mean over time that an ANN twin takes of a sequence, in evaluation too. Padding must be
+    finite: a NaN in it shows in the readout, and in gradients.
 
     Compiled models run as if they were not.
 
@@ -47,19 +49,6 @@ def padding(lengths: Tensor | None) -> Iterator[None]:
             yield
         finally:
             _local.lengths = before
-
-
-def real_steps(lengths: Tensor, steps: int, batch: int, owner: str) -> Tensor:
-    """Which steps of which samples are real, `[T, B]`.
-
-    Raises:
-        ValueError: lengths are not `[B]` whole numbers from 1 to T.
-    """
-    whole = isinstance(lengths, Tensor) and lengths.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
-    if not whole or lengths.shape != (batch,) or not bool(((lengths >= 1) & (lengths.long() <= steps)).all()):
-        got = f"{lengths.dtype} {lengths.tolist()}" if isinstance(lengths, Tensor) else repr(lengths)
-        raise ValueError(f"{owner}: lengths must be [{batch}] whole numbers from 1 to {steps}, got {got}")
-    return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths.long()
 
 
 class CurrentNorm(nn.Module):

@@ -19,14 +19,18 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
     Pieces streamed one after the other, with the state handed on, give the logits of one call on the whole. It is for
     evaluation: no gradients are kept, and a compiled model runs as if it were not.
 
+    The first axis of the inputs is time. Of a model that is no `Net` it cannot be seen whether it takes them so: one
+    that takes a batch of static images and repeats them itself has no time to stream, and is refused where it shows:
+    it gives several steps for one.
+
     Args:
-        model: a model in evaluation mode.
+        model: a model from `[T, B, ...]` to `[T, B, ...]`, any T, in evaluation mode.
         inputs: `[T, B, ...]`, or static images `[B, C, H, W]` of a `Net`, shown for its `steps` steps.
         state: {module path: state} as an earlier call returned it.
 
     Raises:
         ValueError: the model is in training mode (norms would need the whole sequence) or an ANN twin, there is no time
-            step, or `state` is of another model or batch.
+            step, the model does not give `[1, B, ...]` for one step, or `state` is of another model or batch.
         RuntimeError: a neuron was not called, or twice, in a pass.
     """
     net = next((module for module in model.modules() if isinstance(module, Net)), None)
@@ -46,7 +50,15 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
     logits = []
     for frame in inputs.split(1):
         with looking({module: states[path] for path, module in neurons.items()}) as look:
-            logits.append(model(frame))
+            out = model(frame)
+        if not isinstance(out, Tensor) or out.shape[:2] != frame.shape[:2]:
+            got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(
+                f"run: inputs {list(inputs.shape)} are taken for {len(inputs)} steps (time comes first); for one of "
+                f"them, {list(frame.shape)}, the model must give [1, {frame.shape[1]}, ...], got {got}. A model that "
+                "repeats its input, or takes a mean over time, by itself cannot be streamed: call it"
+            )
+        logits.append(out)
         missing = [path for path, module in neurons.items() if module not in look.left]
         if missing:
             raise RuntimeError(f"run: the neuron {missing[0]!r} left no state: it was not called in this pass")

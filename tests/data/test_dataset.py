@@ -1,5 +1,8 @@
 import hashlib
+import re
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import torch
 
 import rheobase.data
 from rheobase.data.dataset import Dataset, Split, systematic
+from rheobase.data.options import told
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +55,34 @@ def test_statistics_are_per_channel():
     split = Split(images, torch.zeros(4, dtype=torch.int64))
     data = Dataset.of("two", 1, split, split, split)
     torch.testing.assert_close(data.mean, torch.tensor([3.0, 49.5]))
-    assert data.std[0] > 0  # a constant channel can be divided by its deviation
+    assert data.std[0] == 1
     assert data.channels == 2
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+@pytest.mark.parametrize("kind", ["images", "sequences"])
+def test_a_channel_that_is_constant_has_deviation_one(kind, value):
+    torch.manual_seed(0)
+    varied = torch.rand(50, 4, 1, 3, 3)
+    inputs = torch.cat([torch.full_like(varied, value / 10), varied], 2)
+    if kind == "images":
+        inputs = torch.cat([torch.full_like(varied, value), 250 * varied], 2)[:, 0].to(torch.uint8)
+    split = Split(inputs, torch.zeros(50, dtype=torch.int64))
+    test = Split(inputs + 1, split.labels) if kind == "sequences" else Split(inputs.clip(1) - 1, split.labels)
+    data = Dataset.of("flat", 1, split, split, test)
+    assert data.std[0] == 1
+    torch.testing.assert_close(data.std[1], inputs.movedim(-3, 0)[1].double().std(correction=0).float())
+    entered = rheobase.data.Batches(test, batch_size=50, mean=data.mean, std=data.std).batch(0, 0).inputs
+    assert entered.select(-3, 0).abs().max() <= 1.001, "as it differs, not a million times as much"
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1, 1e9])
+def test_a_channel_that_varies_little_is_not_taken_for_constant(scale):
+    torch.manual_seed(0)
+    inputs = scale * (1 + 1e-4 * torch.randn(200, 3, 2, 1, 1, dtype=torch.float64)).float()
+    split = Split(inputs, torch.zeros(200, dtype=torch.int64))
+    want = inputs.double().std((0, 1, 3, 4), correction=0).float()
+    torch.testing.assert_close(Dataset.of("faint", 1, split, split, split).std, want, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("count", [1, 7, 50, 99, 100])
@@ -77,6 +107,21 @@ def test_limited_takes_a_stratified_part_and_keeps_the_rest(digits):
     assert small.validation is digits.validation
     assert small.test is digits.test
     assert torch.equal(small.mean, digits.mean)
+
+
+def test_limited_refuses_to_leave_a_class_out(digits):
+    with pytest.raises(
+        ValueError, match="'digits': 4 training samples would leave out 6 of 10 classes; with .* or more"
+    ):
+        digits.limited(4)
+    assert digits.limited(11).train.labels.unique().tolist() == list(range(10))
+    whole = Split(torch.zeros(100, 1, 2, 2, dtype=torch.uint8), torch.tensor([0] * 60 + [1] + [2] * 39))
+    rare = Dataset.of("rare", 3, whole, whole, whole)
+    with pytest.raises(ValueError, match="10 training samples would leave out 1 of 3 classes; with 100 or more"):
+        rare.limited(10)
+    assert rare.limited(100).train.labels.bincount().tolist() == [60, 1, 39]
+    without = replace(rare, train=whole.at((whole.labels != 1).nonzero().flatten()))
+    assert len(without.limited(10).train) == 10, "a class that was not there is not lost"
 
 
 @pytest.mark.parametrize(
@@ -135,13 +180,13 @@ def test_a_class_without_samples_and_a_label_without_class_are_named():
         Dataset.of("pets", 3, whole, whole, of([0, 3]))
 
 
-@pytest.mark.parametrize("part", [3, 0.3])
+@pytest.mark.parametrize("part", [3, 0.3, 3.0])
 def test_a_part_is_a_count_or_a_share(part, digits):
     left, taken = digits.train.at(torch.arange(10)).divide(part)
     assert (len(left), len(taken)) == (7, 3)
 
 
-@pytest.mark.parametrize("part", [0, 10, 0.0, 1.0, -1])
+@pytest.mark.parametrize("part", [0, 10, 0.0, 1.0, -1, 2.5, float("nan")])
 def test_a_part_that_leaves_nothing_is_refused(part, digits):
     with pytest.raises(ValueError, match=f"a share between 0 and 1 or a count from 1 to 9, got {part}"):
         digits.train.at(torch.arange(10)).divide(part)
@@ -155,3 +200,37 @@ def test_unknown_data_set_is_named():
 def test_unknown_option_is_named_with_the_nearest():
     with pytest.raises(ValueError, match=r"'nmnist' has the options .*, got 'frame'; did you mean 'frames'\?"):
         rheobase.data.load("nmnist", frame=3)
+
+
+def test_options_are_told_once_with_type_default_and_meaning():
+    options = rheobase.data.options("nmnist")
+    assert list(options) == ["frames", "by", "validation", "cache"]
+    assert options["frames"] == (int, 10, "time steps.")
+    assert options["by"].type == Literal["time", "count"]
+    assert rheobase.data.options("digits") == {}
+    assert rheobase.data.options("spoken-digits")["hop"].help == "length and distance of frames in seconds."
+    kinds = {}
+    for name in rheobase.data.names():
+        for option, (kind, _, meaning) in rheobase.data.options(name).items():
+            assert meaning, (name, option)
+            kinds.setdefault(option, set()).add(kind if kind in (int, float, str, bool) else kind.__args__[0])
+    assert not {"name", "root"} & kinds.keys()
+    assert all(len(kind) == 1 for option, kind in kinds.items() if option != "by"), "one name, one type"
+    augmentation = told(rheobase.data.Augmentation)
+    assert list(augmentation) == [field.name for field in fields(rheobase.data.Augmentation)]
+    assert augmentation["cutout"] == (
+        int,
+        0,
+        "side of a square of zeros, whose centre is anywhere in the image (DeVries and Taylor 2017).",
+    )
+    assert all(option.help for option in augmentation.values())
+
+
+def test_the_guide_names_the_options_that_there_are():
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    rows = [line.strip("|").split("|") for line in page.read_text().splitlines() if line.startswith("| `")]
+    found = {name: set(re.findall("`(.*?)`", row[3])) for row in rows for name in re.findall("`(.*?)`", row[0])}
+    same = found["cifar10"]
+    assert found.keys() == set(rheobase.data.names())
+    for name, options in found.items():
+        assert (options or same if name in ("images", "parquet") else options) == set(rheobase.data.options(name))

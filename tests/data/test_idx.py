@@ -50,7 +50,7 @@ def tiny(monkeypatch):
     }
     packed = {name: gzip.compress(idx_file(tensor), 1) for name, tensor in tensors.items()}
     sums = {name: hashlib.md5(content).hexdigest() for name, content in packed.items()}
-    monkeypatch.setattr(idx, "MNIST", replace(idx.MNIST, md5=sums))
+    monkeypatch.setitem(idx.SOURCES, "mnist", replace(idx.SOURCES["mnist"], md5=sums))
 
     def write(folder):
         folder.mkdir(parents=True)

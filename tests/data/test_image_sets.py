@@ -233,7 +233,7 @@ def test_missing_shards_several_configurations_and_damaged_files_are_named(tmp_p
     shard = root / "data" / "train-00001-of-00002.parquet"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-20])
-    with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet: not a whole Parquet file"):
+    with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet: not a Parquet file, or not the whole of one"):
         load("parquet", str(root))
     shard.unlink()
     with pytest.raises(ValueError, match="wanted 2 files of 'train', got 1"):
@@ -255,8 +255,92 @@ def test_rows_without_label_or_image_are_named(tmp_path):
     with pytest.raises(ValueError, match="test-00000.*, row 0: wanted an image, got none"):
         load("parquet", str(root))
     pq.write_table(table.drop_columns(["img"]), path)
-    with pytest.raises(ValueError, match="test-00000.*wanted rows with a column 'img'"):
+    with pytest.raises(ValueError, match=r"test-00000.*wanted one column of encoded images \(image=\), got img"):
         load("parquet", str(root))
+
+
+def written(path, names=NAMES, kind=None, **metadata):
+    """The file anew, with other class names or a label column of another type."""
+    table = pq.read_table(path)
+    if kind is not None:
+        table = table.set_column(1, "label", table["label"].cast(kind))
+    hub = {"info": {"features": {"label": {"names": names}}}} if names else {}
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(hub), **metadata}), path)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("file", ["test-00000-of-00001", "train-00001-of-00002", "train-00000-of-00002"])
+def test_files_that_disagree_about_the_classes_are_refused(file, stream, tmp_path):
+    root = parquet(tmp_path)
+    path = root / "data" / f"{file}.parquet"
+    for names, said in (
+        (["dog", "cat", "emu"], "wanted class 0 to be '(cat|dog)' as in .*, got '(dog|cat)'"),
+        ([*NAMES, "fox"], "wanted class 3 to be (None|'fox') as in .*, got ('fox'|None)"),
+        (NAMES[:2], "wanted class 2 to be ('emu'|None) as in .*, got (None|'emu')"),
+    ):
+        written(path, names)
+        with pytest.raises(ValueError, match=rf"-0000\d-of-0000\d\.parquet: {said}"):
+            load("parquet", str(root), stream=stream)
+    written(path, None)  # it tells nothing
+    assert load("parquet", str(root), stream=stream).class_names == tuple(NAMES)
+    written(path, class_names=json.dumps(NAMES))
+    load("parquet", str(root), stream=stream)
+
+
+@pytest.mark.parametrize("file", ["test-00000-of-00001", "train-00001-of-00002"])
+def test_labels_of_another_type_in_one_file_are_refused(file, tmp_path):
+    root = parquet(tmp_path)
+    path = root / "data" / f"{file}.parquet"
+    written(path, kind=pa.int8())
+    check(load("parquet", str(root)).train)
+    for kind in (pa.float64(), pa.string()):
+        written(path, kind=kind)
+        with pytest.raises(ValueError, match=rf"{file}\.parquet: wanted one column of integers \(label=\), got label"):
+            load("parquet", str(root))
+
+
+def test_images_may_be_written_in_several_ways(tmp_path):
+    root = parquet(tmp_path)
+    path = root / "data" / "train-00001-of-00002.parquet"
+    table = pq.read_table(path)
+    content = [value["bytes"] for value in table["img"].to_pylist()]
+    pq.write_table(table.set_column(0, "img", pa.array(content, pa.large_binary())), path)
+    check(load("parquet", str(root)).train)
+    check(load("parquet", str(root), stream=True).train)
+
+
+def test_damaged_metadata_are_named(tmp_path):
+    root = parquet(tmp_path)
+    path = root / "data" / "test-00000-of-00001.parquet"
+    for metadata in ({"huggingface": "{"}, {"huggingface": '{"info": []}'}, {"class_names": '["cat", '}):
+        pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
+        with pytest.raises(
+            ValueError, match=r"test-00000-of-00001\.parquet: its metadata of the class names are damaged"
+        ):
+            load("parquet", str(root))
+
+
+def test_a_split_under_two_names_is_refused(tmp_path):
+    root = folder(tmp_path / "images", "val")
+    (root / "validation" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="wanted one folder a split, got train, validation, val"):
+        load("images", str(root))
+    root = parquet(tmp_path / "parquet", (("train", 9), ("val", 3), ("validation", 3)))
+    with pytest.raises(ValueError, match="wanted files of 'validation' of one name, got val, validation"):
+        load("parquet", str(root))
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    root = folder(tmp_path)
+    (root / "train" / ".thumbnails").mkdir()
+    assert load("images", str(root)).classes == 3
+
+
+def test_classes_of_image_folders_must_agree(tmp_path):
+    root = folder(tmp_path)
+    (root / "test" / "emu").rename(root / "test" / "ape")
+    with pytest.raises(ValueError, match="test: wanted a folder for each class as in train, but ape, emu is in one of"):
+        load("images", str(root))
 
 
 def test_files_of_no_split_are_not_taken_for_one(tmp_path):
@@ -322,6 +406,27 @@ def test_workers_change_nothing(streamed):
     ahead.seek(5, 2)
     assert torch.equal(next(iter(ahead)).inputs, reference.batch(5, 2).inputs)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_iterators_are_independent(workers, tmp_path):
+    data = load("parquet", str(parquet(tmp_path)), stream=True, validation=3)
+    ahead, reference = batches(data, workers=workers), batches(data)
+    first = iter(ahead)
+    next(first)
+    ahead.seek(3)
+    second = iter(ahead)
+    next(second)
+    ahead.epoch = 0
+    for index in (1, 2, 3):
+        for epoch, iterator in ((0, first), (3, second)):
+            want, got = reference.batch(epoch, index), next(iterator)
+            assert torch.equal(got.inputs, want.inputs)
+            assert torch.equal(got.labels, want.labels)
+            assert ahead.state_dict() == (
+                {"epoch": epoch, "batch": index + 1} if index < 3 else {"epoch": epoch + 1, "batch": 0}
+            )
+    assert [next(iterator, None) for iterator in (first, second)] == [None, None]
 
 
 def test_a_worker_names_what_is_damaged(tmp_path):

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import MISSING, FrozenInstanceError, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -109,6 +109,44 @@ def test_a_family_of_ones_own(kind: object, tmp_path: Path) -> None:
         assert again.description == model.description
         with torch.no_grad():
             assert torch.equal(again(images()), logits)
+
+
+def barn(classes: int, in_channels: int, steps: int, spiking: bool) -> rb.models.Net:
+    return house(classes=classes, in_channels=in_channels, steps=steps, spiking=spiking, units=4)
+
+
+def test_a_function_tells_what_it_takes() -> None:
+    rb.models.register("fn", barn)
+    assert rb.models.options("fn") == {}
+    assert rb.models.create("fn", classes=2, in_channels=1)(images()).shape == (4, 5, 2)
+    with pytest.raises(ValueError, match="no option 'neuron'"):
+        rb.models.create("fn", classes=2, neuron=rb.LIF())
+    with pytest.raises(ValueError, match="rule must be 'surrogate', got 'stdp'"):
+        rb.models.create("fn", classes=2, in_channels=1, rule="stdp")
+    rb.models.register("house", house)
+    assert rb.models.options("house") == {"units": (int, MISSING), "tall": (bool, False)}
+    with pytest.raises(ValueError, match="tall must be true or false, got 2"):
+        rb.models.create("house", classes=2, units=3, tall=2)
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong"),
+    [
+        (lambda classes, steps, spiking: None, "takes no 'in_channels'"),
+        (lambda classes, in_channels, steps, spiking, **rest: None, r"takes '\*\*rest', which cannot be given by name"),
+        (lambda classes, in_channels, steps, spiking, *rest: None, r"takes '\*rest', which cannot be given by name"),
+        (lambda width, /, classes, in_channels, steps, spiking: None, "takes 'width', which cannot be given by name"),
+    ],
+)
+def test_a_function_that_cannot_be_called_so_is_refused(function: object, wrong: str) -> None:
+    with pytest.raises(TypeError, match=f"register: a function must take classes, in_channels, .* 'fn' {wrong}"):
+        rb.models.register("fn", function)
+
+
+def test_a_function_that_gives_no_net_is_told() -> None:
+    rb.models.register("fn", lambda classes, in_channels, steps, spiking: nn.Linear(2, 3))
+    with pytest.raises(TypeError, match=r"the function of 'fn' must return a rheobase\.models\.Net, got Linear"):
+        rb.models.create("fn", classes=2)
 
 
 def test_fields_of_ones_own_are_checked_by_their_types() -> None:

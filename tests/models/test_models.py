@@ -349,6 +349,51 @@ def test_images_are_checked() -> None:
         small("plain_mlp", image_size=8)(torch.rand(4, 2, 9, 9))
 
 
+def sequences() -> tuple[Tensor, Tensor]:
+    """Four sequences of 2 to 5 steps, with something for padding that would be seen."""
+    x, lengths = torch.randn(5, 4, 2, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([2, 5, 3, 4])
+    for sample, length in enumerate(lengths):
+        x[length:, sample] = 50
+    return x, lengths
+
+
+@pytest.mark.parametrize("norm", ["current", "tebn"])
+@pytest.mark.parametrize("spiking", [True, False])
+@torch.no_grad()
+def test_padding_changes_no_logits(spiking: bool, norm: str) -> None:
+    x, lengths = sequences()
+    if norm == "tebn" and spiking:
+        pytest.skip("it runs at its own number of steps alone")
+    model = awake(small("plain_convnet", spiking=spiking, norm=norm), x[:2])
+    with rb.padding(lengths):
+        together = rb.readout(model(x), lengths)
+    alone = [rb.readout(model(x[:length, [b]])) for b, length in enumerate(lengths)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert together.std(0).min() > 1e-3, "they are not all the same"
+
+
+def test_a_twin_learns_from_sequences_as_from_their_means() -> None:
+    """Logits, gradients and running statistics are those of the means over the real steps, given as images."""
+    x, lengths = sequences()
+    means = torch.stack([x[:length, b].mean(0) for b, length in enumerate(lengths)])
+    found = []
+    for images in (x, means):
+        torch.manual_seed(0)
+        twin = small("plain_convnet", spiking=False).train()
+        with rb.padding(lengths if images is x else None):
+            logits = rb.readout(twin(images), lengths)
+        torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+        assert all(p.grad.any() for p in twin.parameters())
+        found.append([logits.detach(), *(p.grad for p in twin.parameters()), *twin.buffers()])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_rule_is_refused_with_those_that_there_are() -> None:
+    for spiking in (True, False):
+        with pytest.raises(ValueError, match=r"create\('vgg11'\): rule must be 'surrogate', got 'stdp'"):
+            rb.models.create("vgg11", classes=2, rule="stdp", spiking=spiking)
+
+
 def test_registering_a_name_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="exists already"):
         rb.models.register("plain_mlp", lambda **_: None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from rheobase.data import digits, events, idx, image_sets, sounds
 from rheobase.data.augmentation import Augmentation
 from rheobase.data.batches import Batch, Batches
 from rheobase.data.dataset import Dataset, Split, Streamed
+from rheobase.data.options import Option, told
 from rheobase.data.seeds import seed_of
 from rheobase.data.sounds import log_mel
 
@@ -20,6 +20,7 @@ __all__ = [
     "Batch",
     "Batches",
     "Dataset",
+    "Option",
     "Split",
     "Streamed",
     "load",
@@ -31,9 +32,8 @@ __all__ = [
 
 _loaders: dict[str, Callable[..., Dataset]] = {
     "digits": digits.load,
-    "mnist": idx.mnist,
-    "fashion-mnist": idx.fashion_mnist,
-    **{name: partial(image_sets.load, name) for name in (*image_sets.SOURCES, "images", "parquet")},
+    **{name: partial(idx.load, name) for name in idx.SOURCES},
+    **{name: partial(image_sets.load, name) for name in image_sets.SOURCES},
     "spoken-digits": sounds.load,
     "nmnist": events.load,
 }
@@ -44,15 +44,15 @@ def names() -> list[str]:
     return sorted(_loaders)
 
 
-def options(name: str) -> list[str]:
-    """The options of a data set, beside its root.
+def options(name: str) -> dict[str, Option]:
+    """The options of a data set, beside its root: as the function that loads it tells them, here and to recipes.
 
     Raises:
         ValueError: an unknown name; the error names the nearest.
     """
     if name not in _loaders:
         raise ValueError(f"data.name must be one of {', '.join(names())}, got {name!r}{_nearest(name, names())}")
-    return [option for option in inspect.signature(_loaders[name]).parameters if option != "root"]
+    return {option: what for option, what in told(_loaders[name]).items() if option != "root"}
 
 
 def load(name: str, root: str | None = None, **chosen: Any) -> Dataset:
@@ -68,7 +68,7 @@ def load(name: str, root: str | None = None, **chosen: Any) -> Dataset:
         FileNotFoundError: a file is missing.
         ImportError: a package of the extra `data` is missing.
     """
-    known = options(name)
+    known = list(options(name))
     for option in chosen:
         if option not in known:
             raise ValueError(

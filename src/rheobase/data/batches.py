@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from rheobase.data.augmentation import Augmentation
-from rheobase.data.dataset import Samples, Split, Streamed, real_steps
+from rheobase.data.dataset import Samples, Split, Streamed
 from rheobase.data.seeds import seed_of
+from rheobase.padded import real_steps
 
 
 class Batch(NamedTuple):
@@ -44,7 +45,8 @@ class Batches:
 
     In training (`seed` given) the order is a function of (seed, epoch), augmentation of (seed, step, rank); without a
     seed, samples come in order and as they are. The last batch of an epoch may be smaller. Iterating gives what is
-    left of the current epoch, then moves to the next; `state_dict` is the position of the next batch.
+    left of the current epoch, then moves to the next; `state_dict` is the position of the next batch. Several iterators
+    may be under way, each with its own epoch; the position is that after the last batch that one of them gave.
 
     It has no `__len__` (`count` is the number of batches in a whole epoch): an epoch may start midway.
 
@@ -81,6 +83,8 @@ class Batches:
             raise ValueError(f"Batches: rank must be in 0 ... {world_size - 1} (world_size - 1), got {rank}")
         if batch_size < world_size:
             raise ValueError(f"Batches: batch_size must be at least {world_size}, one a process, got {batch_size}")
+        if workers < 0:
+            raise ValueError(f"Batches: workers must be at least 0, got {workers}")
         augmentation = augmentation or Augmentation()
         if seed is None and augmentation != Augmentation():
             raise ValueError(f"Batches: augmentation needs a seed, got seed=None and {augmentation}")
@@ -103,18 +107,8 @@ class Batches:
         self.count = -(-len(split) // batch_size) - (len(split) > batch_size and 0 < len(split) % batch_size < least)
         self.epoch = 0
         self.next = 0
-        self._ahead: list[list[int]] = []  # what the workers are to decode
-        self._loader: DataLoader[Tensor] | None = None
-        if workers and isinstance(split, Streamed):
-            self._loader = DataLoader(
-                split.images,  # type: ignore[arg-type]
-                batch_sampler=self._ahead,
-                num_workers=workers,
-                collate_fn=_as_it_is,
-                multiprocessing_context="forkserver",
-                persistent_workers=True,
-                generator=torch.Generator(),  # else it would draw from the global one
-            )
+        self.workers = workers
+        self._idle: list[DataLoader[Tensor]] = []  # whose workers wait for the next iterator
 
     def order(self, epoch: int) -> Tensor:
         """Indices of all samples in the order of this epoch, `[N]`."""
@@ -146,7 +140,7 @@ class Batches:
         if steps:
             values = values.unflatten(0, (steps, -1))
         if lengths is not None:
-            values.mul_(real_steps(lengths, steps).T[:, :, None, None, None])
+            values.mul_(real_steps(lengths, steps, len(lengths), "Batches")[:, :, None, None, None])
         return Batch(values, labels, lengths)
 
     def _read(self, indices: Tensor) -> Split:
@@ -160,12 +154,17 @@ class Batches:
         return part
 
     def _parts(self, chosen: list[Tensor]) -> Iterator[Split]:
-        if self._loader is None or not isinstance(self.split, Streamed):
+        if not self.workers or not isinstance(self.split, Streamed):
             yield from map(self._read, chosen)
             return
-        self._ahead[:] = [self.split.indices[indices].tolist() for indices in chosen]
-        for images, indices in zip(self._loader, chosen, strict=True):
-            yield Split(images, self.split.labels[indices])
+        loader = self._idle.pop() if self._idle else _loader(self.split.images, self.workers)
+        loader.batch_sampler[:] = [self.split.indices[indices].tolist() for indices in chosen]  # type: ignore[index]
+        try:
+            for images, indices in zip(loader, chosen, strict=True):
+                yield Split(images, self.split.labels[indices])
+        except GeneratorExit:  # the iterator was left midway
+            pass
+        self._idle.append(loader)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self.epoch, self.next
@@ -190,6 +189,19 @@ class Batches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a position."""
         self.seek(state["epoch"], state["batch"])
+
+
+def _loader(images: Any, workers: int) -> DataLoader[Tensor]:
+    """Processes that decode ahead, for one iterator at a time; its `batch_sampler` is what they are to decode."""
+    return DataLoader(
+        images,
+        batch_sampler=[],
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context="forkserver",
+        persistent_workers=True,
+        generator=torch.Generator(),  # else it would draw from the global one
+    )
 
 
 def _as_it_is(images: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from rheobase.padded import real_steps
+
 STATISTICS = 2000  # samples from which the mean and deviation of a split that streams are taken
 
 
@@ -36,19 +38,19 @@ class Samples:
         """(what is left, `part` of the samples), both in the original order; the choice is `systematic`.
 
         Args:
-            part: a number of samples (int), or a share between 0 and 1 (float).
+            part: a share (a float up to 1), or a number of samples.
 
         Raises:
-            ValueError: a part that leaves one of the two empty.
+            ValueError: a part that is neither, or leaves one of the two empty.
         """
-        count = part if isinstance(part, int) else round(part * len(self))
-        if not 1 <= count < len(self):
+        count = round(part * len(self)) if isinstance(part, float) and part <= 1 else part
+        if not 1 <= count < len(self) or count != int(count):
             raise ValueError(
                 f"a part must be a share between 0 and 1 or a count from 1 to {len(self) - 1}, "
                 f"got {part!r} of {len(self)} samples"
             )
         chosen = torch.zeros(len(self), dtype=torch.bool)
-        chosen[systematic(self.labels.cpu(), count)] = True
+        chosen[systematic(self.labels.cpu(), int(count))] = True
         return self.at((~chosen).nonzero().flatten()), self.at(chosen.nonzero().flatten())
 
 
@@ -155,11 +157,6 @@ def systematic(labels: Tensor, count: int) -> Tensor:
     return by_class[places].sort().values
 
 
-def real_steps(lengths: Tensor, steps: int) -> Tensor:
-    """True `[B, T]` where a step is real, False where it is padding."""
-    return torch.arange(steps, device=lengths.device) < lengths[:, None]
-
-
 @dataclass(frozen=True)
 class Dataset:
     """A data set: three disjoint splits, and the mean and standard deviation `[C]` of the raw training inputs.
@@ -203,7 +200,7 @@ class Dataset:
         test: Samples,
         class_names: tuple[str, ...] = (),
     ) -> Dataset:
-        """A data set with the statistics of its training split.
+        """A data set with the statistics of its training split; the deviation of a channel that is constant there is 1.
 
         Raises:
             ValueError: a class without a training sample, or as for any data set.
@@ -219,8 +216,22 @@ class Dataset:
         return cls(name, classes, train, validation, test, *_statistics(train), class_names)
 
     def limited(self, count: int) -> Dataset:
-        """The same with a stratified sample of `count` for training; statistics, validation and test stay."""
-        return replace(self, train=self.train.at(systematic(self.train.labels, count)))
+        """The same with a stratified sample of `count` for training; statistics, validation and test stay.
+
+        Raises:
+            ValueError: more than there are, or so few that a class is left out.
+        """
+        labels = self.train.labels
+        train = self.train.at(systematic(labels, count))
+        before, after = labels.bincount(minlength=self.classes), train.labels.bincount(minlength=self.classes)
+        lost = int(((before > 0) & (after == 0)).sum())
+        if lost:
+            enough = -(-len(labels) // int(before[before > 0].min()))
+            raise ValueError(
+                f"data set {self.name!r}: {count} training samples would leave out {lost} of {self.classes} classes; "
+                f"with {enough} or more, each has some"
+            )
+        return replace(self, train=train)
 
     @property
     def channels(self) -> int:
@@ -256,9 +267,10 @@ def _statistics(split: Samples) -> tuple[Tensor, Tensor]:
         part = split.read(indices)
         inputs = part.inputs
         if part.lengths is not None:
-            inputs = inputs[real_steps(part.lengths, inputs.shape[1])]  # [real steps of all, C, H, W]
+            inputs = inputs[real_steps(part.lengths, inputs.shape[1], len(inputs), "statistics").T]  # [real, C, H, W]
         values = inputs.movedim(-3, 0).flatten(1).double()
         sums += torch.stack([values.sum(1), values.square().sum(1)]).cpu()
         total += values.shape[1]
     mean, square = sums / total
-    return mean.float(), (square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-6).float()
+    variance = square - mean.square()
+    return mean.float(), variance.where(variance > 1e-12 * square, 1).sqrt().float()  # (beyond that it is rounding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from rheobase.data.dataset import Dataset, Split
-from rheobase.data.images import in_threads
 from rheobase.data.roots import find
+from rheobase.data.threads import in_threads
 from rheobase.files import write_atomic
 
 SIDE = 34
@@ -24,8 +25,8 @@ def load(
     root: str | None = None,
     *,
     frames: int = 10,
-    by: str = "time",
-    validation: int | float = 0.1,
+    by: Literal["time", "count"] = "time",
+    validation: float = 0.1,
     cache: str | None = None,
 ) -> Dataset:
     """N-MNIST as sequences uint8 `[N, frames, 2, 34, 34]`; channel 0 counts events of polarity 0, channel 1 those of 1.
@@ -33,8 +34,8 @@ def load(
     Args:
         root: the data root, or the folder that holds `Train/CLASS/*.bin` and `Test/CLASS/*.bin` itself.
         frames: time steps.
-        by: the frames have the same `time`, or the same `count` of events (`to_frames`).
-        validation: share or number of training samples held out.
+        by: frames of the same time, or of the same count of events (`to_frames`).
+        validation: share or number of the training samples that are held out.
         cache: folder where the frames are kept for the next time; None: beside the set. Where it cannot be written, the
             logger "rheobase" says so, and the frames are in memory only.
 

@@ -25,47 +25,50 @@ class Source:
     home: str
 
 
-MNIST = Source(
-    ("mnist", "MNIST/raw"),
-    {
-        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
-    },
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-)
-FASHION_MNIST = Source(
-    ("fashion-mnist", "FashionMNIST/raw"),
-    {
-        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-    },
-    "https://github.com/zalandoresearch/fashion-mnist#get-the-data",
-)
+SOURCES = {
+    "mnist": Source(
+        ("mnist", "MNIST/raw"),
+        {
+            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+        },
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    ),
+    "fashion-mnist": Source(
+        ("fashion-mnist", "FashionMNIST/raw"),
+        {
+            "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+            "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+            "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        },
+        "https://github.com/zalandoresearch/fashion-mnist#get-the-data",
+    ),
+}
 
 
-def mnist(root: str | None = None, *, validation: int | float = 5000) -> Dataset:
-    """MNIST, 55,000 / 5,000 / 10,000; `validation` is a share or number of the training samples."""
-    return _load("mnist", MNIST, root, validation)
+def load(name: str, root: str | None = None, *, validation: float = 5000) -> Dataset:
+    """One of `SOURCES`: 55,000 / 5,000 / 10,000 images of 1 x 28 x 28.
 
+    Args:
+        name: of the set.
+        root: the data root.
+        validation: share or number of the training samples that are held out.
 
-def fashion_mnist(root: str | None = None, *, validation: int | float = 5000) -> Dataset:
-    """Fashion-MNIST, 55,000 / 5,000 / 10,000; `validation` is a share or number of the training samples."""
-    return _load("fashion-mnist", FASHION_MNIST, root, validation)
-
-
-def _load(name: str, source: Source, root: str | None, part: int | float) -> Dataset:
+    Raises:
+        ValueError, FileNotFoundError: what is missing, damaged or not the official file, by name.
+    """
+    source = SOURCES[name]
     folder = find(name, source.folders, tuple(source.md5), f"get the four .gz files at {source.home}", root)
     read = {file: parse(verified(folder / file, md5), str(folder / file)) for file, md5 in source.md5.items()}
-    parts = [
+    whole, test = (
         Split(read[f"{part}-images-idx3-ubyte.gz"][:, None], read[f"{part}-labels-idx1-ubyte.gz"].long())
         for part in ("train", "t10k")
-    ]
-    train, validation = parts[0].divide(part)
-    return Dataset.of(name, 10, train, validation, parts[1])
+    )
+    train, held = whole.divide(validation)
+    return Dataset.of(name, 10, train, held, test)
 
 
 def verified(path: Path, md5: str) -> bytes:

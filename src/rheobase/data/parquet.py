@@ -30,10 +30,12 @@ def shards(folder: Path) -> dict[str, list[Path]]:
         ValueError: a shard is missing, or the files of one split lie in several folders.
     """
     found: dict[str, list[Path]] = defaultdict(list)
+    called: dict[str, set[str]] = defaultdict(set)
     for path in sorted(folder.rglob("*.parquet")):
-        part = PARTS.get(re.split(r"[-_.]", path.stem)[0]) or PARTS.get(path.parent.name)
-        if part:
-            found[part].append(path)
+        name = next((word for word in (re.split(r"[-_.]", path.stem)[0], path.parent.name) if word in PARTS), None)
+        if name:
+            found[PARTS[name]].append(path)
+            called[PARTS[name]].add(name)
     for part, files in found.items():
         folders = sorted({str(path.parent.relative_to(folder)) for path in files})
         if len(folders) > 1:
@@ -41,32 +43,50 @@ def shards(folder: Path) -> dict[str, list[Path]]:
                 f"{folder}: the files of {part!r} lie in {len(folders)} folders ({', '.join(folders)}), "
                 "wanted one: a Hub set can have several configurations; give the folder of one"
             )
+        if len(called[part]) > 1:
+            raise ValueError(f"{folder}: wanted files of {part!r} of one name, got {', '.join(sorted(called[part]))}")
         told = re.search(r"-of-(\d+)", files[0].stem)
         if told and len(files) != int(told[1]):
             raise ValueError(f"{files[0].parent}: wanted {int(told[1])} files of {part!r}, got {len(files)}")
     return dict(found)
 
 
-def columns(path: Path, image: str | None, label: str | None) -> tuple[str, str, tuple[str, ...]]:
-    """Image column, label column and class names (as far as the file tells them) of a set, from one of its files.
+def columns(files: list[Path], image: str | None, label: str | None) -> tuple[str, str, tuple[str, ...]]:
+    """Image column, label column and class names (as far as the files tell them) of a set.
 
     Raises:
-        ValueError: no such column, or several and none is chosen.
+        ValueError: no such column, or several and none is chosen; or classes that differ from file to file.
     """
+    source = files[0]
+    image, label, names = _columns(source, image, label)
+    for path in files[1:]:
+        _, _, told = _columns(path, image, label)
+        if not names:
+            source, names = path, told
+        for index, (wanted, got) in enumerate(itertools.zip_longest(names, told)):
+            if told and wanted != got:
+                raise ValueError(f"{path}: wanted class {index} to be {wanted!r} as in {source}, got {got!r}")
+    return image, label, names
+
+
+def _columns(path: Path, image: str | None, label: str | None) -> tuple[str, str, tuple[str, ...]]:
     arrow = need("pyarrow", "reading Parquet")
     try:
         schema = need("pyarrow.parquet", "reading Parquet").read_schema(path)
     except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file ({error})") from error
+        raise ValueError(f"{path}: not a Parquet file, or not the whole of one ({error})") from error
     binary = [field.name for field in schema if _encoded(field.type, arrow)]
     whole = [field.name for field in schema if arrow.types.is_integer(field.type)]
     image = _column(path, "image", "encoded images", binary, image)
     label = _column(path, "label", "integers", whole, label)
     metadata = schema.metadata or {}
-    hub = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {}).get(label, {})
-    names = hub.get("names") or metadata.get(b"class_names", b"").decode()
-    if isinstance(names, str):
-        names = json.loads(names) if names.startswith("[") else [name for name in names.split(",") if name]
+    try:
+        hub = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {}).get(label, {})
+        names = hub.get("names") or metadata.get(b"class_names", b"").decode()
+        if isinstance(names, str):
+            names = json.loads(names) if names.startswith("[") else [name for name in names.split(",") if name]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: its metadata of the class names are damaged ({error})") from error
     return image, label, tuple(names)
 
 
@@ -92,20 +112,17 @@ def _batches(path: Path, column: str) -> Iterator[Any]:
     """The record batches of one column.
 
     Raises:
-        ValueError: a damaged file, no such column, or no row.
+        ValueError: a damaged file, or one without rows.
     """
     arrow, parquet = need("pyarrow", "reading Parquet"), need("pyarrow.parquet", "reading Parquet")
     try:
         with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if column not in names or not file.metadata.num_rows:
-                raise ValueError(
-                    f"{path}: wanted rows with a column {column!r}, got {file.metadata.num_rows} with {names}"
-                )
+            if not file.metadata.num_rows:
+                raise ValueError(f"{path}: wanted rows, got none")
             for batch in file.iter_batches(batch_size=256, columns=[column]):
                 yield batch.replace_schema_metadata(None)
     except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a whole Parquet file ({error})") from error
+        raise ValueError(f"{path}: not a Parquet file, or not the whole of one ({error})") from error
 
 
 def labels(files: list[Path], column: str) -> Tensor:
@@ -128,9 +145,8 @@ class Rows:
 
     def __init__(self, files: list[Path], column: str) -> None:
         self.files, self.column = files, column
-        tables = [_mapped(path) if path.suffix == ".arrow" else _table(path, column) for path in files]
-        self._starts = [0, *itertools.accumulate(len(table) for table in tables)]
-        self._values = need("pyarrow", "reading Parquet").concat_tables(tables)[column]
+        self._columns = [(_mapped(path) if path.suffix == ".arrow" else _table(path, column))[column] for path in files]
+        self._starts = [0, *itertools.accumulate(map(len, self._columns))]
 
     def __reduce__(self) -> Any:
         return Rows, (self.files, self.column)  # a worker opens the files itself
@@ -140,8 +156,9 @@ class Rows:
 
     def __getitem__(self, index: int) -> tuple[bytes, str]:
         shard = bisect.bisect_right(self._starts, index) - 1
-        name = f"{self.files[shard]}, row {index - self._starts[shard]}"
-        value = self._values[index].as_py()
+        row = index - self._starts[shard]
+        name = f"{self.files[shard]}, row {row}"
+        value = self._columns[shard][row].as_py()
         content = value["bytes"] if isinstance(value, dict) else value
         if content is None:
             raise ValueError(f"{name}: wanted an image, got none")

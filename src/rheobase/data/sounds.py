@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rheobase.data.dataset import Dataset, Split
-from rheobase.data.images import in_threads
 from rheobase.data.roots import find
+from rheobase.data.threads import in_threads
 
 RATE = 8000  # samples a second
 
@@ -21,7 +21,7 @@ def load(
     root: str | None = None,
     *,
     split: str = "official",
-    validation: int | float = 0.1,
+    validation: float = 0.1,
     mels: int = 40,
     frame: float = 0.025,
     hop: float = 0.01,
@@ -32,8 +32,9 @@ def load(
         root: the data root, or the folder of the recordings `DIGIT_SPEAKER_INDEX.wav` itself.
         split: `official`: recordings 0 to 4 of each digit and speaker are for testing (all speakers are heard in
             training); `speaker:NAME,...`: those of these speakers are, who are never heard before.
-        validation: share or number of training samples held out.
-        mels, frame, hop: as in `log_mel`, in seconds.
+        validation: share or number of the training samples that are held out.
+        mels: bands.
+        frame, hop: length and distance of frames in seconds.
 
     Raises:
         ValueError, FileNotFoundError: what is missing, damaged or of another kind, by name.

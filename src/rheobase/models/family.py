@@ -27,7 +27,8 @@ class Description:
         in_channels: C of the images.
         steps: T for static images.
         spiking: False for the ANN twin.
-        rule: how gradients pass a neuron.
+        rule: how gradients pass the neurons, by name: "surrogate", through time with the surrogate derivative, is the
+            one there is. (A rule of one's own is an object: `neuron.rule`.)
 
     Raises:
         ValueError: a value that its field does not take.

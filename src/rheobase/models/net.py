@@ -13,7 +13,8 @@ from rheobase.kernels.time import static
 from rheobase.layers import Fire, PerStep, direct
 from rheobase.neurons import LIF, Neuron, Recurrent
 from rheobase.neurons.base import check_untraced, outermost
-from rheobase.norm import TEBN, CurrentNorm
+from rheobase.norm import TEBN, CurrentNorm, lengths
+from rheobase.padded import real_mean
 
 
 class Rate(nn.ReLU):
@@ -114,7 +115,8 @@ class Net(nn.Module):
         """Logits `[T, B, classes]`, in the ANN twin `[1, B, classes]`.
 
         Args:
-            images: `[B, C, H, W]`, the same at every step, or a sequence `[T, B, C, H, W]` (the twin takes its mean).
+            images: `[B, C, H, W]`, the same at every step, or a sequence `[T, B, C, H, W]`, of which the twin takes the
+                mean (of the real steps, within `rheobase.padding`).
             steps: T for static images, instead of `self.steps`.
         """
         if self.spiking:
@@ -165,7 +167,8 @@ class Net(nn.Module):
                 stacklevel=3,
             )
         if not self.spiking:
-            images = images.mean(0, keepdim=True)
+            known = lengths()
+            images = (images.mean(0) if known is None else real_mean(images, known, "padding")).unsqueeze(0)
         if static(images):
             return direct(images[0].contiguous(memory_format=torch.channels_last), images.shape[0])
         flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)

@@ -46,13 +46,14 @@ def register(name: str, family: type[Description] | Callable[..., Net], **fixed:
 
     Args:
         name: for `create`, and for the files of `rheobase.save`.
-        family: a subclass of `rheobase.models.Family`; or a function of (classes=, in_channels=, steps=, spiking=,
-            **options) that returns a `Net`.
+        family: a subclass of `rheobase.models.Family`; or a function that takes classes, in_channels, steps,
+            spiking and its options by name, and returns a `Net`. What it does not name it is never given: an option
+            (`neuron` too) that `options(name)` does not tell is refused.
         fixed: options that are the same in all models of that name.
 
     Raises:
         ValueError: the name is taken.
-        TypeError: something else than such a family, or an option that it does not have.
+        TypeError: something else than such a family or function, or an option that it does not have.
     """
     if name in _models:
         raise ValueError(f"register: model {name!r} exists already")
@@ -68,17 +69,33 @@ def register(name: str, family: type[Description] | Callable[..., Net], **fixed:
 
 def _described(name: str, function: Callable[..., Net]) -> type[Description]:
     """The family whose options are the arguments of a function that builds its networks."""
+    takes = inspect.signature(function).parameters
+    unnamed = [one for one in takes.values() if one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    absent = sorted(_COMMON - {"rule"} - takes.keys())
+    if unnamed or absent:
+        wrong = f"no {absent[0]!r}" if absent else f"{str(unnamed[0])!r}, which cannot be given by name"
+        raise TypeError(
+            f"register: a function must take classes, in_channels, steps, spiking and its options by name, and that of "
+            f"{name!r} takes {wrong}"
+        )
+    try:
+        kinds = get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # names for a type checker alone, or no plain function
+        kinds = {}
 
     def values(self: Any) -> dict[str, Any]:
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def network(self: Any) -> Net:
-        return function(**{key: value for key, value in values(self).items() if key != "rule"})
+        net = function(**{key: value for key, value in values(self).items() if key in takes})
+        if not isinstance(net, Net):
+            raise TypeError(f"the function of {name!r} must return a rheobase.models.Net, got {type(net).__name__}")
+        return net
 
     options = [
-        (one.name, Any, field() if one.default is one.empty else field(default=one.default))
-        for one in inspect.signature(function).parameters.values()
-        if one.name not in _COMMON and one.kind is not one.VAR_KEYWORD
+        (one.name, kinds.get(one.name, Any), field() if one.default is one.empty else field(default=one.default))
+        for one in takes.values()
+        if one.name not in _COMMON
     ]
     methods = {"network": network, "__reduce__": lambda self: (_again, (name, values(self)))}
     return make_dataclass(name, options, bases=(Description,), namespace=methods, frozen=True, kw_only=True)
@@ -133,7 +150,7 @@ def create(
         in_channels: C.
         steps: T for static images.
         spiking: False gives the ANN twin: the same graph with ReLU for the neuron, one pass, logits `[1, B, classes]`.
-        rule: how gradients pass a neuron; "surrogate" (backpropagation through time) is the one there is.
+        rule: how gradients pass the neurons, by name; "surrogate", as their definition says, is the one there is.
         given: what the family takes, as `options(name)` lists it, such as `width`, `depth`, `stem`, `connect`,
             `neuron` (a prototype that each layer gets a copy of), `norm`, `image_size`.
 
@@ -155,15 +172,9 @@ def create(
     for key, option in allowed.items():
         if option.default is MISSING and key not in given:
             raise TypeError(f"create({name!r}): {key} must be given")
-    common: dict[str, Any] = {
-        "classes": classes,
-        "in_channels": in_channels,
-        "steps": steps,
-        "spiking": spiking,
-        "rule": rule,
-    }
+    common = {"classes": classes, "in_channels": in_channels, "steps": steps, "spiking": spiking, "rule": rule}
     try:
-        return family(**common, **fixed, **given).build()
+        return family(**{**common, **fixed, **given}).build()
     except ValueError as error:
         raise ValueError(f"create({name!r}): {error}") from error
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheobase.layers import readout
 from rheobase.neurons import Integrator
-from rheobase.norm import real_steps
+from rheobase.padded import real_steps
 from rheobase.training.recipe import LossOptions
 
 

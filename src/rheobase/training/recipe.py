@@ -139,7 +139,7 @@ class TrainerOptions(Group):
 
 
 LATER = (
-    *(f"data.{name}" for name in DataOptions.model_fields if name not in FIRST),
+    *(f"data.{name}" for name in DataOptions.model_fields if name not in (*FIRST, "cache")),
     *("model.start", "model.layers", "model.padding"),
     *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
     *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
@@ -215,9 +215,9 @@ class Recipe(Group):
 
     @property
     def sha256(self) -> str:
-        """Of all keys but where things lie (`run`, `data.root`): equal for equal recipes on different machines."""
+        """Of all keys but where things lie (`run`, `data.root`, `data.cache`): equal for equal recipes everywhere."""
         content, flat = self.model_dump(), self.flat()
-        del content["run"], content["data"]["root"]
+        del content["run"], content["data"]["root"], content["data"]["cache"]
         for group, _, name in (later.partition(".") for later in LATER):
             if flat[f"{group}.{name}"] == leaves(type(self))[f"{group}.{name}"].field.default:
                 del content[group][name]
