@@ -1,12 +1,13 @@
 """A net of endless width, simulated: what goes up and comes down in random weights, before there is a net.
 
 With wide random weights and normed currents, the currents of a layer are Gaussian, and all that counts is their
-covariance over time and between inputs, which is that of the spikes below (as in Poole et al. 2016, here for sequences).
-So a layer is a population of neurons that get such currents, and a net is one population after the other.
+covariance over time and between inputs, which is that of the spikes below (as in Poole et al. 2016; here for
+sequences). So a layer is a population of neurons that get such currents, and a net is one population after the other.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -141,7 +142,10 @@ def _alike(spikes: Tensor) -> tuple[float, float]:
 
 
 def down(stack: Stack, climbed: Up) -> list[Profile]:
-    """The gradient of the currents of the stem's neurons and of each block's last, from the bottom, of a loss on the mean over time."""
+    """The gradient of the currents of the stem's neurons and of each block's last, from the bottom on.
+
+    It comes from a loss on the mean over time, in which each neuron counts as much as any other.
+    """
     spikes = Profile.constant(stack.steps)
     past = spikes.scaled(0.0)  # of an MS net's potentials
     found = []
@@ -155,29 +159,34 @@ def down(stack: Stack, climbed: Up) -> list[Profile]:
         for each in reversed(inner):
             branch = through_neuron(stack.neuron, each.potentials, branch)
             branch = branch.through_norm(each.normed, stack.samples).scaled(each.weights)
-        spikes = {"none": lambda: branch, "classic": lambda: branch.plus(currents), "sew": lambda: branch.plus(spikes), "ms": lambda: branch}[
-            stack.junction
-        ]()
+        if stack.junction in ("classic", "sew"):  # the way past the branch: currents to spikes, or spikes to spikes
+            branch = branch.plus(currents if stack.junction == "classic" else spikes)
+        spikes = branch
     stem = through_neuron(stack.neuron, climbed.stem.potentials, spikes)
     return [stem.plus(past), *reversed(found)]
 
 
-def critical(stack: Stack, climbed: Up | None = None) -> LIF:
-    """The stack's neuron with a surrogate of that width at which first and last gradient are of one size."""
-    climbed = climbed or up(stack)
-    low, high = 0.05, 20.0
-    neuron = stack.neuron
-    for _ in range(20):
+def critical(stack: Stack) -> LIF:
+    """The stack's neuron, its surrogate so wide that the gradient is as large at the first neurons as at the last.
+
+    Raises:
+        ValueError: no width from a 20th to 20 times the given one does it.
+    """
+    climbed, low, high = up(stack), 0.05, 20.0
+
+    def excess(factor: float) -> float:
+        sizes = [each.size for each in down(replace(stack, neuron=_stretched(stack.neuron, factor)), climbed)]
+        return sizes[0] / sizes[-1] - 1
+
+    if excess(low) > 0 or excess(high) < 0:
+        raise ValueError(f"no surrogate like {stack.neuron.surrogate} levels the gradient of {stack}")
+    for _ in range(12):
         middle = (low * high) ** 0.5
-        neuron = _stretched(stack.neuron, middle)
-        sizes = [each.size for each in down(replace(stack, neuron=neuron), climbed)]
-        low, high = (middle, high) if sizes[0] < sizes[-1] else (low, middle)
-    return neuron
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return _stretched(stack.neuron, middle)
 
 
 def _stretched(neuron: LIF, factor: float) -> LIF:
-    import copy
-
     found = copy.deepcopy(neuron)
     found.surrogate = neuron.surrogate.stretched(factor)
     return found

@@ -18,7 +18,8 @@ class Profile:
     """A gradient over time.
 
     Attributes:
-        products: mean, over all neurons, of the products of its values at two steps, float64 `[T, T]`.
+        products: mean of the products of its values at two steps, float64 `[T, T]` over all neurons, or `[N, T, T]` of
+            each over what it does not know of.
     """
 
     products: Tensor
@@ -26,7 +27,7 @@ class Profile:
     @classmethod
     def of(cls, gradient: Tensor) -> Profile:
         """That of a gradient `[T, ...]`."""
-        g = gradient.flatten(1).double()
+        g = gradient.detach().flatten(1).double()
         return cls(g @ g.T / g.shape[1])
 
     @classmethod
@@ -37,16 +38,21 @@ class Profile:
     @property
     def size(self) -> float:
         """Rms over all steps."""
-        return float(self.products.diagonal().mean().sqrt())
+        return float(self.products.diagonal(dim1=-2, dim2=-1).mean().sqrt())
 
     @property
     def r(self) -> float | None:
         """Correlation of a step with the next, over all of them; None at T = 1."""
-        if len(self.products) < 2:
+        if self.products.shape[-1] < 2:
             return None
-        sizes = self.products.diagonal()
+        products = self.mean().products
+        sizes = products.diagonal()
         norm = float((sizes[:-1].sum() * sizes[1:].sum()).sqrt())
-        return float(self.products.diagonal(1).sum()) / norm if norm > 0 else None
+        return float(products.diagonal(1).sum()) / norm if norm > 0 else None
+
+    def mean(self) -> Profile:
+        """Over all neurons."""
+        return self if self.products.dim() == 2 else Profile(self.products.mean(0))
 
     def scaled(self, factor: float) -> Profile:
         """So many times as large."""
@@ -63,7 +69,7 @@ class Profile:
             currents: products of the normed currents, X `[T, T]`.
             samples: B.
         """
-        products, steps = self.products, len(self.products)
+        products, steps = self.mean().products, self.products.shape[-1]
         mean, across = products.mean(1), products @ currents / steps
         found = products - (mean + mean.unsqueeze(1) - mean.mean() + across + across.T) / samples
         return Profile(found + currents * (across.trace() / (steps * samples)))
@@ -74,13 +80,13 @@ class Profile:
 
 
 def through_neuron(neuron: LIF, potentials: Tensor, above: Profile) -> Profile:
-    """The gradient of the currents of a neuron, from its potentials `[T, ...]` and the gradient g of its spikes.
+    """The gradient of the currents of each neuron, from its potentials `[T, ...]` and the gradient g of its spikes.
 
     The way down is d[t] = h[t] g[t] + J[t] d[t+1], where dLoss/dcurrents = input_scale d, h[t] is the surrogate's
     derivative at u[t] - threshold, and J[t] = decay dv[t]/du[t], by the reset
         soft: decay (1 - threshold h[t]);  hard: decay (1 - s[t] - u[t] h[t]);  none: decay;
     with `detach_reset` without the terms in h. So d = A g with a matrix for each neuron, and where g does not depend on
-    the potentials, mean(d d^T) = mean(A mean(g g^T) A^T).
+    the potentials, the products of d are A K A^T, with K those of g.
 
     Args:
         neuron: a `LIF` or `IF` whose numbers are one for all.
@@ -96,7 +102,7 @@ def through_neuron(neuron: LIF, potentials: Tensor, above: Profile) -> Profile:
     if any(number.numel() > 1 for number in numbers):
         raise ValueError(f"the gain is known where a neuron's numbers are one for all, got {neuron!r}")
     decay, threshold, scale, *_ = (float(number) for number in numbers)
-    u = potentials.flatten(1)
+    u = potentials.detach().flatten(1)
     u = u[:, :: -(-u.shape[1] // MOST)].double()
     h = neuron.surrogate.derivative(u - threshold)
     passed = 1 - (u >= threshold).double() if neuron.reset == "hard" else torch.ones_like(u)
@@ -108,5 +114,4 @@ def through_neuron(neuron: LIF, potentials: Tensor, above: Profile) -> Profile:
         if t + 1 < steps:
             way[:, t] = (decay * passed[t]).unsqueeze(1) * way[:, t + 1]
         way[:, t, t] = h[t]
-    products = torch.einsum("nta,nsa->ts", way @ above.products, way)
-    return Profile(scale**2 * products / count)
+    return Profile(scale**2 * (way @ above.products @ way.mT))

@@ -48,7 +48,7 @@ def likeness(products: Tensor) -> Tensor:
 
 
 def kept(above: Tensor, below: Tensor) -> float:
-    """How much of the likeness between samples is left: correlation, over pairs, of two layers' cosines; 0 to 1 or less.
+    """How much of the likeness between samples is left: correlation, over pairs, of the cosines of two layers.
 
     From inner products `[B, B]` above and below. It is 0 where all samples look the same.
     """
@@ -70,8 +70,8 @@ def alike(features: Tensor, others: Tensor) -> float:
 def told_apart(products: Tensor, labels: Tensor, ridge: float = 0.1) -> float:
     """Accuracy of a linear reader of a layer, each sample left out in turn (ridge regression in closed form).
 
-    With H = K (K + l I)^-1, K inner products `[B, B]` about the mean, Y the labels, what sample i gets from the others is
-    (H Y - H_ii Y_i) / (1 - H_ii); l is `ridge` times the mean of K's diagonal.
+    With H = K (K + l I)^-1, K inner products `[B, B]` about the mean, Y the labels, what sample i gets from the others
+    is (H Y - H_ii Y_i) / (1 - H_ii); l is `ridge` times the mean of K's diagonal.
     """
     wanted = torch.nn.functional.one_hot(labels).double()
     wanted = wanted - wanted.mean(0)

@@ -111,15 +111,11 @@ def passing(
         wanted = [t for trace in tape.values() for t in (trace.currents, trace.spikes)] + list(named.values())
         found = [_gradients(share, wanted, keep=share is not shares[-1]) for share in shares]
     gradients = list(zip(*found, strict=True))
-    layers = [
-        Layer(
-            path,
-            neurons[path],
-            *(t.detach() for t in (trace.currents, trace.potentials, trace.spikes)),  # type: ignore[union-attr]
-            *gradients[2 * index : 2 * index + 2],
-        )
-        for index, (path, trace) in enumerate(tape.items())
-    ]
+    layers = []
+    for index, (path, trace) in enumerate(tape.items()):
+        assert trace.potentials is not None
+        seen = (trace.currents.detach(), trace.potentials.detach(), trace.spikes.detach())
+        layers.append(Layer(path, neurons[path], *seen, *gradients[2 * index : 2 * index + 2]))
     weights = dict(zip(named, gradients[2 * len(layers) :], strict=True))
     return Passed(layers, outputs, weights, tuple(share.detach() for share in shares))
 
