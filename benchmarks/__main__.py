@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> None:
     tables: list[dict[str, object]] = []
     record = {**heading(arguments), "tables": tables}
     for name in options.workload:
-        for table in WORKLOADS[name](options.repeats, options.quick, options.compile):
+        more = {"need": options.need, "root": options.root} if name == "loader" else {}
+        for table in WORKLOADS[name](options.repeats, options.quick, options.compile, **more):
             show(table, console)
             tables.append({"workload": name, **table.to_dict()})
             if options.json:  # after each table: a run of an hour may be stopped
@@ -43,14 +44,17 @@ def _options(arguments: Sequence[str], workloads: list[str]) -> argparse.Namespa
     )
     parser.add_argument("--workload", nargs="+", choices=workloads, default=workloads, help="(default: all)")
     parser.add_argument("--quick", action="store_true", help="small shapes: does it run, in less than a minute")
-    parser.add_argument("--repeats", type=_positive, default=15, metavar="N", help="rounds (default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=15, metavar="N", help="rounds (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--compile", action="store_true", help="also time torch.compile of the plain loop")
+    parser.add_argument("--need", type=positive, metavar="N", help="loader: images/s that a training step would take")
+    parser.add_argument("--root", metavar="DIR", help="loader: folder with cifar100 (default: made images)")
     return parser.parse_args(arguments)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"wanted a whole number from 1 on, got {text!r}")
     return int(text)

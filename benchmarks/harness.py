@@ -9,6 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Call = Callable[[], object]
+Clock = Callable[[Call, int], float]
+"""Seconds that so many calls in a row take."""
+
+
+def elapsed(call: Call, count: int) -> float:
+    """By the clock on the wall: for calls that have done their work when they return."""
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class Table:
 
     title: str
     rows: list[Row]
+    items: float = 0  # that a call works off, where that is worth telling: images, MB
+    unit: str = ""
 
     @property
     def reference(self) -> Row:
@@ -72,10 +84,13 @@ class Table:
                     "reference_over_this": self.ratio(row),
                 }
             rows.append(about | {"peak_mib": row.peak_mib, "why_not": row.why_not, "samples": row.samples})
-        return {"title": self.title, "reference": self.reference.name, "rows": rows}
+        counted = {"items": self.items, "unit": self.unit} if self.items else {}
+        return {"title": self.title, "reference": self.reference.name, **counted, "rows": rows}
 
 
-def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2, least: float = 0) -> Table:
+def measure(
+    title: str, cases: Sequence[Case], repeats: int, warmup: int = 2, least: float = 0, clock: Clock = elapsed
+) -> Table:
     """Time the cases.
 
     Args:
@@ -84,6 +99,7 @@ def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2, le
         repeats: rounds.
         warmup: rounds before them that are not counted.
         least: seconds of a sample; where a call takes less, it is the mean of as many calls in a row as fill them.
+        clock: of the device that does the work.
 
     Raises:
         ValueError: fewer than one repeat, or a reference that cannot run while others do.
@@ -97,10 +113,7 @@ def measure(title: str, cases: Sequence[Case], repeats: int, warmup: int = 2, le
     counts = [1] * len(calls)
     for number in range(warmup + repeats):  # in turn: a case meets the memory that the others left
         for place, (row, call) in enumerate(calls):
-            start = time.perf_counter()
-            for _ in range(counts[place]):
-                call()
-            seconds = (time.perf_counter() - start) / counts[place]
+            seconds = clock(call, counts[place]) / counts[place]
             if number < warmup:
                 counts[place] = max(1, math.ceil(least / seconds))
             else:

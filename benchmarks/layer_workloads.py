@@ -81,7 +81,7 @@ def _loop(compiled: bool) -> Layer:
     return torch.compile(layer) if compiled else layer
 
 
-def _copies(x: Tensor) -> Call:
+def copies(x: Tensor) -> Call:
     """Copy the least bytes.
 
     Forward reads the currents and writes the spikes; backward reads the spikes' gradient and the currents, and writes
@@ -110,7 +110,7 @@ def lif(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
                 if compiled:
                     loop = partial(_loop, True)
                     rows.insert(2, Case("torch.compile of the loop", partial(backward, loop, x=x, grad=grad)))
-                rows.append(Case("copy of the least bytes", partial(_copies, x)))
+                rows.append(Case("copy of the least bytes", partial(copies, x)))
                 rows.append(Case(HOLLOW, partial(hollow, rb.LIF, x=x, grad=grad)))
             size = " x ".join(map(str, shape))
             title = f"{neuron.title}, forward and backward, T x B x N = {size}, firing rate {rate(neuron, x):.1%}"

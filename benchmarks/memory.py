@@ -55,6 +55,11 @@ def add_peaks(table: Table, cases: Sequence[Case], warm: Callable[[Case], Callab
             row.peak_mib = peak(case.setup, small)
 
 
+def resident() -> float | None:
+    """MiB of this process that are in memory now, where /proc tells."""
+    return _status("VmRSS") / 1024 if (_PROCESS / "status").exists() else None
+
+
 def _status(key: str) -> int:
     found = re.search(rf"^{key}:\s+(\d+) kB", (_PROCESS / "status").read_text(), flags=re.M)
     if found is None:

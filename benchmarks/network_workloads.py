@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import rheobase as rb
 from benchmarks import rival_models
+from benchmarks.device import rounding
 from benchmarks.harness import Call, Case, Table, measure
 from benchmarks.memory import add_peaks
 
@@ -28,14 +30,14 @@ def no_bfloat16() -> str:
     return "" if "avx512_bf16" in flags or "amx_bf16" in flags else "the processor has no bfloat16 instructions"
 
 
-def images(count: int) -> Tensor:
-    """CIFAR-sized, channels-last."""
-    return torch.rand(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+def images(count: int, size: int = 32, device: str | torch.device = "cpu") -> Tensor:
+    """CIFAR-sized, if nothing else is said; channels-last."""
+    return torch.rand(count, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
 
 
-def loss(model: nn.Module, frames: Tensor, labels: Tensor, precision: str) -> Tensor:
+def loss(model: Callable[[Tensor], Tensor], frames: Tensor, labels: Tensor, precision: str) -> Tensor:
     """Forward and cross entropy."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+    with torch.autocast(frames.device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
         logits = model(frames)
     return F.cross_entropy(rb.readout(logits.float()), labels)
 
@@ -48,23 +50,33 @@ def training_step(
     width: int = 64,
     precision: str = "float32",
     packed: bool = False,
+    *,
+    device: str | torch.device = "cpu",
+    size: int = 32,
+    engine: str = "auto",
+    compiled: bool = False,
 ) -> Call:
-    """Forward, cross entropy, backward and SGD; the twin gets steps x batch images."""
-    model = rb.models.create(name, classes=100, steps=steps, spiking=spiking, width=width)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    frames = images(batch if spiking else steps * batch)
-    labels = torch.randint(0, 100, (len(frames),))
+    """Forward, cross entropy, backward and SGD; the twin gets steps x batch images.
+
+    Precision is float32 in earnest, tf32 (float32 that is rounded before products, on GPUs), or bfloat16 autocast.
+    """
+    stem = "imagenet" if size >= 128 else "cifar"
+    net = rb.models.create(name, classes=100, steps=steps, spiking=spiking, width=width, stem=stem).to(device)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    frames = images(batch if spiking else steps * batch, size, device)
+    labels = torch.randint(0, 100, (len(frames),), device=device)
+    model = torch.compile(net) if compiled else net
 
     def call() -> None:
         optimizer.zero_grad()
-        with rb.engine(packed=packed):
+        with rounding(device, precision == "tf32"), rb.engine(engine, packed=packed):
             loss(model, frames, labels, precision).backward()
-        optimizer.step()
+            optimizer.step()
 
     return call
 
 
-def _rate(name: str, steps: int, width: int) -> float:
+def rate(name: str, steps: int, width: int) -> float:
     """Mean spikes per neuron and step of the network as it begins."""
     torch.manual_seed(0)
     model, found = rb.models.create(name, classes=100, steps=steps, width=width), []
@@ -111,7 +123,7 @@ def step(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
             continue
         cases = _cases(name, steps, batch, width, precision)
         title = f"{name}, width {width}, training step, T={steps}, B={batch}, {precision}"
-        table = measure(f"{title}, firing rate {_rate(name, steps, width):.1%}", cases, repeats)
+        table = measure(f"{title}, firing rate {rate(name, steps, width):.1%}", cases, repeats)
         if not quick or (name, precision) == (families[0], "float32"):  # a process each: seconds
             add_peaks(table, cases, _small)
         yield table

@@ -15,18 +15,18 @@ import torch
 from benchmarks.rivals import PACKAGES
 from rheobase.training.machine import commit, machine, versions
 
-_SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "NUMBA_")
+_SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "NUMBA_", "CUDA_", "PYTORCH_")
 
 
-def heading(arguments: Sequence[str]) -> dict[str, Any]:
+def heading(arguments: Sequence[str], module: str = "benchmarks", device: str | torch.device = "cpu") -> dict[str, Any]:
     """Command, date, commit, machine, versions, settings, and how busy the machine was at the start."""
     head, changed = commit()
     return {
-        "command": ["python", "-m", "benchmarks", *arguments],
+        "command": ["python", "-m", module, *arguments],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": head,
         "uncommitted_changes": changed,
-        "machine": machine(torch.device("cpu")) | {"memory_mib": _memory(), "caches": _caches()},
+        "machine": machine(torch.device(device)) | {"memory_mib": _memory(), "caches": _caches()},
         "versions": versions() | {name: _version(name) for name in PACKAGES},
         "settings": {key: value for key, value in sorted(os.environ.items()) if key.startswith(_SETTINGS)},
         "load_before": os.getloadavg() if hasattr(os, "getloadavg") else None,

@@ -15,6 +15,8 @@ def show(table: Table, console: Console) -> None:
     if timed:
         peaks = any(row.peak_mib is not None for row in timed)
         grid = Grid("", "median", "quartiles", "min", f"{table.reference.name} / this", box=None)
+        if table.items:
+            grid.add_column(f"{table.unit}/s")
         if peaks:
             grid.add_column("peak memory")
         for column in grid.columns[1:]:
@@ -27,6 +29,7 @@ def show(table: Table, console: Console) -> None:
                 f"{1e3 * low:.2f} to {1e3 * high:.2f}",
                 f"{1e3 * min(row.samples):.2f}",
                 f"{table.ratio(row):.2f}",
+                *([f"{table.items / row.median:.0f}"] if table.items else []),
                 *([f"{row.peak_mib:.0f} MiB" if row.peak_mib is not None else "unknown"] if peaks else []),
             )
         console.print(grid)

@@ -169,8 +169,48 @@ def first() -> str:
     return grid(["", "kernels to compile", "kernels on disk"], rows)
 
 
+def loader() -> str:
+    """Images a second."""
+    rows = []
+    for title, row in tables("loader", "loader"):
+        need, *others = row.values()
+        wanted = int(find(r"takes (\d+) images/s", need["name"])[0])
+        for place, other in enumerate(others):
+            what = "" if place else find(r"(.*), batches of", title)[0]
+            per_second = wanted * need["median"] / other["median"]
+            times = f"{other['reference_over_this']:.1f}" if "JPEG" in title else "-"  # what such a step takes
+            rows.append([what, other["name"], f"{per_second:,.0f}", times])
+    return grid(["", "", "images/s", f"times {wanted} images/s"], rows)
+
+
+def checkpoint() -> str:
+    """Writing and reading."""
+    rows = []
+    for title, row in tables("checkpoint", "checkpoint"):
+        size = float(find(r"([\d.]+) MB", title)[0])
+        for name, part in row.items():
+            peak = mib(part) if part["peak_mib"] is not None else "-"
+            rows.append([name, f"{part['median']:.2f} s", f"{size / part['median']:.0f} MB/s", peak])
+    return grid(["", "", "", "peak"], rows)
+
+
+def growth() -> str:
+    """Memory as steps go by."""
+    path = max((ROOT / "benchmarks" / "results").glob("growth-*.json"))
+    samples = {sample["step"]: sample for sample in json.loads(path.read_text())["samples"]}
+    chosen = [samples[step] for step in (1000, 2000, 5000, 10_000, 15_000, 20_000)]
+    rows = [
+        ["resident", *(f"{sample['resident_mib']:.1f} MiB" for sample in chosen)],
+        ["tensors", *(str(sample["tensors"]) for sample in chosen)],
+        ["their storage", *(f"{sample['tensors_mib']:.2f} MiB" for sample in chosen)],
+        ["all objects of Python", *(f"{sample['objects']:,}" for sample in chosen)],
+    ]
+    return grid(["before step", *(f"{sample['step']:,}" for sample in chosen)], rows)
+
+
 MAKERS: dict[str, Callable[[], str]] = {
-    make.__name__: make for make in (lif, norm, step, shares, scaling, inference, memory, library, first)
+    make.__name__: make
+    for make in (lif, norm, step, shares, scaling, inference, memory, library, first, loader, checkpoint, growth)
 }
 
 

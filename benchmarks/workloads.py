@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator
 
+from benchmarks.checkpoint_workload import checkpoint
 from benchmarks.first_call import first
 from benchmarks.harness import Table
 from benchmarks.layer_workloads import lif, norm
 from benchmarks.library_workloads import library
+from benchmarks.loader_workload import loader
 from benchmarks.network_workloads import inference, memory, scaling, step
 from benchmarks.shares import shares
 
-WORKLOADS: dict[str, Callable[[int, bool, bool], Iterator[Table]]] = {
+WORKLOADS: dict[str, Callable[..., Iterator[Table]]] = {
     "lif": lif,
     "norm": norm,
     "step": step,
@@ -19,5 +21,8 @@ WORKLOADS: dict[str, Callable[[int, bool, bool], Iterator[Table]]] = {
     "memory": memory,
     "scaling": scaling,
     "shares": shares,
+    "loader": loader,
+    "checkpoint": checkpoint,
 }
-"""Each is called with the number of repeats, whether to be quick, and whether to time torch.compile too."""
+"""Each is called with the number of repeats, whether to be quick, and whether to time torch.compile too; `loader` also
+with `need` and `root`."""

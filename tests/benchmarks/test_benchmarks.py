@@ -68,7 +68,7 @@ def test_peak_counts_what_the_case_adds_to_the_small_one() -> None:
 def test_the_peak_of_a_layer_is_what_it_keeps_and_makes() -> None:
     x = torch.randn(10, 8, 1 << 16)  # 20 MiB
     setup = partial(backward, rb.LIF, x=x.requires_grad_(), grad=torch.randn(x.shape))
-    cases = [Case("rheobase", setup), Case("copy", partial(layer_workloads._copies, x))]
+    cases = [Case("rheobase", setup), Case("copy", partial(layer_workloads.copies, x))]
     table = Table("t", [Row(case.name) for case in cases])
     memory.add_peaks(table, cases, layer_workloads._tiny)
     if table.rows[0].peak_mib is None:
@@ -102,28 +102,42 @@ def test_a_rival_must_be_the_same_neuron() -> None:
     }
 
 
+FIRST = {
+    "first": "kernels to compile",
+    "shares": "rheobase: convolutions",
+    "loader": "a step that takes 50 images/s",
+    "checkpoint": "write, as a run does",
+}
+
+
 def test_every_workload_runs_and_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "peak", lambda setup, warm: 7.0)  # processes of their own: seconds
     path = tmp_path / "bench.json"
-    main(["--quick", "--repeats", "1", "--json", str(path)])
+    monkeypatch.chdir(tmp_path)  # where the checkpoint is written
+    arguments = ["--quick", "--repeats", "1", "--need", "50", "--json", str(path)]
+    main(arguments)
     record = json.loads(path.read_text())
     assert {table["workload"] for table in record["tables"]} == set(WORKLOADS)
-    assert record["command"] == ["python", "-m", "benchmarks", "--quick", "--repeats", "1", "--json", str(path)]
+    assert record["command"] == ["python", "-m", "benchmarks", *arguments]
     assert record["machine"]["threads"] == torch.get_num_threads()
     assert {"cpu", "cores", "memory_mib", "caches"} <= record["machine"].keys()
     assert {"python", "torch", "numba", "rheobase", *rivals.PACKAGES} <= record["versions"].keys()
     assert {"date", "commit", "uncommitted_changes", "settings", "load_before"} <= record.keys()
     for table in record["tables"]:
-        first = {"first": "kernels to compile", "shares": "rheobase: convolutions"}.get(table["workload"], "rheobase")
-        assert table["reference"] == table["rows"][0]["name"] == first
+        assert table["reference"] == table["rows"][0]["name"] == FIRST.get(table["workload"], "rheobase")
         for row in table["rows"]:
             assert len(row["samples"]) == (0 if row["why_not"] else 1)
+    loaded, streamed = (table for table in record["tables"] if table["workload"] == "loader")
+    assert (loaded["items"], loaded["unit"], loaded["rows"][0]["median"]) == (32, "images", 32 / 50)
+    assert streamed["items"] == 11
+    assert any("decoded by processes: 1" in row["name"] for row in streamed["rows"])
     first_step = next(table for table in record["tables"] if table["workload"] == "step")
     assert [row["peak_mib"] for row in first_step["rows"]] == [7, 7, 7, None, None]  # the rival has no narrow one
     out = capsys.readouterr().out
     assert "torch loop" in out
+    assert "images/s" in out
     assert "SpikingJelly" in out
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rheobase.data import Augmentation, Batches, Split, seed_of
+from rheobase.data import Augmentation, Batches, Split, load, seed_of
 
 
 def split(count=20, channels=2, height=5, width=7):
@@ -186,3 +186,19 @@ def test_mixed_labels_are_shares_and_need_one_length():
     torch.testing.assert_close(batch.labels.sum(1), torch.ones(6))
     with pytest.raises(ValueError, match="sequences of one length"):
         sequence_batches(**mixed)
+
+
+def test_another_default_device_changes_nothing():
+    """Meta stands for a GPU: what were made there would have no values."""
+    augmentation = Augmentation(crop=0.5, shift=1, flip=True, rand_augment=5.0, cutout=2, mixup=0.3, cutmix=0.3)
+    options = {"mean": torch.zeros(1), "std": torch.ones(1), "batch_size": 32, "classes": 10}
+    options |= {"seed": 0, "augmentation": augmentation}
+    whole = load("digits")
+    want = Batches(whole.train, **options).batch(1, 2)
+    with torch.device("meta"):
+        data = load("digits")
+        again = Batches(data.train, **options)
+        assert equal([want], [again.batch(1, 2)])
+        assert not next(iter(again)).inputs.is_meta
+        assert len(data.limited(40).train.divide(0.25)[0]) == 30
+    assert torch.equal(data.mean, whole.mean)

@@ -12,7 +12,7 @@ from rheobase.data.augmentation import Augmentation
 from rheobase.data.batches import Batch, Batches
 from rheobase.data.dataset import Dataset, Split, Streamed
 from rheobase.data.options import Option, told
-from rheobase.data.seeds import seed_of
+from rheobase.data.seeds import on_host, seed_of
 from rheobase.data.sounds import log_mel
 
 __all__ = [
@@ -55,6 +55,7 @@ def options(name: str) -> dict[str, Option]:
     return {option: what for option, what in told(_loaders[name]).items() if option != "root"}
 
 
+@on_host
 def load(name: str, root: str | None = None, **chosen: Any) -> Dataset:
     """A data set by name.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from rheobase.data.augmentation import Augmentation
 from rheobase.data.dataset import Samples, Split, Streamed
-from rheobase.data.seeds import seed_of
+from rheobase.data.seeds import HOST, on_host, seed_of
 from rheobase.padded import real_steps
 
 
@@ -110,6 +113,7 @@ class Batches:
         self.workers = workers
         self._idle: list[DataLoader[Tensor]] = []  # whose workers wait for the next iterator
 
+    @on_host
     def order(self, epoch: int) -> Tensor:
         """Indices of all samples in the order of this epoch, `[N]`."""
         if self.seed is None:
@@ -117,6 +121,7 @@ class Batches:
         generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch))
         return torch.randperm(len(self.split), generator=generator)
 
+    @on_host
     def batch(self, epoch: int, index: int) -> Batch:
         """Batch `index` of an epoch, whatever came before."""
         return self._batch(self._read(self._chosen(self.order(epoch), index)), epoch, index)
@@ -124,6 +129,7 @@ class Batches:
     def _chosen(self, order: Tensor, index: int) -> Tensor:
         return order[index * self.batch_size : (index + 1) * self.batch_size][self.rank :: self.world_size]
 
+    @on_host
     def _batch(self, part: Split, epoch: int, index: int) -> Batch:
         inputs, labels, lengths = part.inputs, part.labels, part.lengths
         if lengths is not None:
@@ -160,7 +166,9 @@ class Batches:
         loader = self._idle.pop() if self._idle else _loader(self.split.images, self.workers)
         loader.batch_sampler[:] = [self.split.indices[indices].tolist() for indices in chosen]  # type: ignore[index]
         try:
-            for images, indices in zip(loader, chosen, strict=True):
+            with HOST:
+                ahead = iter(loader)
+            for images, indices in zip(ahead, chosen, strict=True):
                 yield Split(images, self.split.labels[indices])
         except GeneratorExit:  # the iterator was left midway
             pass
@@ -198,6 +206,7 @@ def _loader(images: Any, workers: int) -> DataLoader[Tensor]:
         batch_sampler=[],
         num_workers=workers,
         collate_fn=_as_it_is,
+        worker_init_fn=_end_with_parent,
         multiprocessing_context="forkserver",
         persistent_workers=True,
         generator=torch.Generator(),  # else it would draw from the global one
@@ -206,3 +215,18 @@ def _loader(images: Any, workers: int) -> DataLoader[Tensor]:
 
 def _as_it_is(images: Any) -> Any:
     return images
+
+
+def _end_with_parent(_: int) -> None:
+    """Let a worker end when the process that it works for is killed.
+
+    torch's workers look whether their own parent lives: that is the fork server, which lives as long as they do.
+    """
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
