@@ -13,16 +13,6 @@ def norm(x: Tensor) -> float:
     return float(x.double().square().sum().sqrt())
 
 
-def correlation_in_time(gradient: Tensor) -> float | None:
-    """r = sum_t <g[t], g[t+1]> / sqrt(sum_t |g[t]|^2 sum_t |g[t+1]|^2), of a gradient `[T, ...]`; None at T = 1."""
-    if len(gradient) < 2:
-        return None
-    g = gradient.double().flatten(1)
-    before, after = g[:-1], g[1:]
-    size = (before.square().sum() * after.square().sum()).sqrt()
-    return float((before * after).sum() / size) if size > 0 else None
-
-
 def agreement(a: Tensor, b: Tensor) -> float | None:
     """Cosine between two gradients of the same thing; None where one is zero."""
     a, b = a.double().flatten(), b.double().flatten()
