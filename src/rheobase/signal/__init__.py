@@ -1,0 +1,1 @@
+"""The health of the signal: what goes up, and what comes down."""

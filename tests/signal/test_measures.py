@@ -1,0 +1,75 @@
+"""What is read from a layer, on made signals whose answer is known."""
+
+import pytest
+import torch
+
+import rheobase as rb
+from rheobase.signal import measures as m
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def test_norms_do_not_underflow() -> None:
+    assert m.norm(torch.full((4,), 1e-30)) == pytest.approx(2e-30)
+
+
+def test_agreement() -> None:
+    a = torch.randn(20_000)
+    assert m.agreement(a, 3 * a) == pytest.approx(1)
+    assert m.agreement(a, -a) == pytest.approx(-1)
+    assert m.agreement(a, torch.randn(20_000)) == pytest.approx(0, abs=0.03)
+    assert m.agreement(a, torch.zeros(20_000)) is None
+
+
+def test_likeness_that_is_kept() -> None:
+    x = torch.randn(32, 40).double()
+    rotated = x @ torch.linalg.qr(torch.randn(40, 40).double())[0]
+    other = torch.randn(32, 40).double()
+    below = m.gram(x)
+    assert m.kept(m.gram(5 * rotated + 3), below) == pytest.approx(1)
+    assert abs(m.kept(m.gram(other), below)) < 0.2
+    assert m.kept(m.gram(torch.ones(32, 40).double()), below) == 0
+    half = [m.kept(m.gram(x + noise * other), below) for noise in (0.5, 1.0, 2.0)]
+    assert 1 > half[0] > half[1] > half[2] > 0.05
+
+
+def test_views_that_are_alike() -> None:
+    x, noise = torch.randn(32, 4000).double(), torch.randn(32, 4000).double()
+    assert m.alike(x, x) == pytest.approx(1)
+    assert m.alike(x, 0.8 * x + 0.6 * noise) == pytest.approx(0.8, abs=0.03)
+    assert m.alike(x, noise) == pytest.approx(0, abs=0.05)
+
+
+def test_what_a_linear_reader_tells_apart() -> None:
+    labels = torch.arange(60) % 3
+    means = 3 * torch.randn(3, 20)
+    x = (means[labels] + torch.randn(60, 20)).double()
+    assert m.told_apart(m.gram(x), labels) > 0.95
+    assert m.told_apart(m.gram(torch.randn(60, 20).double()), labels) < 0.6
+    assert m.told_apart(m.gram(torch.ones(60, 20).double()), labels) == pytest.approx(1 / 3)
+    hat = x - x.mean(0)  # leaving one out by the formula is leaving it out
+    wanted = torch.nn.functional.one_hot(labels).double()
+    wanted = wanted - wanted.mean(0)
+    gram = hat @ hat.T
+    ridge = 0.1 * gram.diagonal().mean()
+    right = 0
+    for i in range(60):
+        rest = torch.arange(60) != i
+        weights = torch.linalg.solve(gram[rest][:, rest] + ridge * torch.eye(59), wanted[rest])
+        right += int((gram[i, rest] @ weights).argmax() == labels[i])
+    assert m.told_apart(gram, labels) == pytest.approx(right / 60)
+
+
+def test_shares() -> None:
+    spikes = torch.zeros(4, 5, 3, 2)
+    spikes[:, :, 0] = 1
+    spikes[2, 1, 1] = 1
+    assert m.share_silent(spikes) == pytest.approx(1 / 3)
+    assert m.share_always(spikes) == pytest.approx(1 / 3)
+    assert m.rates(spikes).shape == (5, 6)
+    distance = torch.linspace(-2, 2, 4001)
+    assert m.in_window(distance, rb.surrogate.Triangle(1.0)) == pytest.approx(0.25, abs=0.001)
+    assert m.in_window(distance, rb.surrogate.Rectangle(0.5)) == pytest.approx(0.125, abs=0.001)
