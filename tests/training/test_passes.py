@@ -171,6 +171,18 @@ def test_a_net_that_keeps_a_tensor_of_its_first_pass_is_trained_and_after_evalua
     assert other.hidden.weight.grad.abs().max() > 0
 
 
+class Remembering(Net):
+    """It keeps what it gave last, with its graph, of which there is no copy."""
+
+    def forward(self, images):
+        self.last = super().forward(images)
+        return self.last
+
+
+def test_a_net_that_keeps_what_it_gave_can_be_averaged(options, firing):
+    firing(rb.train("digits", model=Remembering(), **{**options, "trainer.ema": 0.5, "trainer.epochs": 1}))
+
+
 class Lazy(Net):
     """Its first layer learns its size from its first pass."""
 

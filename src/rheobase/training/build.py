@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -178,8 +180,12 @@ def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tupl
         raise ValueError(f"{name} has no parameter to train")
     few = sample(found, found.train)
     inputs, _, lengths = few.divide(len(few.labels))[0]
-    with evaluating(net), padded(lengths), seeded("trial", recipe.seed):
-        learns = net(inputs).requires_grad
+    tried = net
+    with suppress(Exception):  # a net that keeps what a pass with gradients gave could not be copied later
+        tried = copy.deepcopy(net)
+    with evaluating(tried), padded(lengths), seeded("trial", recipe.seed):
+        learns = tried(inputs).requires_grad
+    del tried
     if not learns:
         raise ValueError(f"{name}: its logits carry no gradient, so that nothing can be trained")
     if recipe.loss.rate_penalty and not outermost(net):
