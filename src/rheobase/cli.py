@@ -127,7 +127,7 @@ def _report(run: Run) -> None:
         for layer in run.summary["layers"]:
             shape = " x ".join(map(str, layer["shape"]))
             table.add_row(layer["layer"], shape, f"{layer['rate']:.1%}", f"{layer['dead']:.1%}")
-        console.print("\nneurons (one validation batch; dead: never fired)")
+        console.print("\nneurons (a sample of validation; dead: never fired)")
         console.print(table)
     folder, recipe = (shlex.quote(str(path)) for path in (run.folder, run.folder / "recipe.json"))
     console.print(
