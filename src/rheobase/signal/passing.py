@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rheobase import kernels
 from rheobase.layers import readout
+from rheobase.modes import in_mode
 from rheobase.neurons.base import Neuron, outermost
 from rheobase.recording import record
 
@@ -64,18 +65,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 @contextmanager
 def untouched(model: nn.Module, seed: int, training: bool) -> Iterator[None]:
     """Within it the model may run in this mode; after it buffers, modes, gradients and random numbers are as before."""
-    modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), in_mode(model, training):
         torch.manual_seed(seed)
         try:
-            for module in modes:
-                module.training = training
             yield
         finally:
-            for module, mode in modes.items():
-                module.training = mode
             with torch.no_grad():
                 for buffer, before in buffers:
                     if not torch.equal(buffer, before):

@@ -58,7 +58,7 @@ def instead(recipe: Recipe, chosen: Collection[str], data: Dataset | None, model
 def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
     """The data set (or the one given), with the training split limited where the recipe says so.
 
-    Errors as in `own.check`, `own.call` and `rheobase.data.load`; or a limit or batch is larger than the split.
+    Errors as in `own.check`, `own.call` and `rheobase.data.load`; or a limit larger than the split.
     """
     options = recipe.data
     name, root, limit = options.name, options.root, options.train_limit

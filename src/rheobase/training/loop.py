@@ -254,5 +254,5 @@ class Training:
             raise ValueError(
                 f"epoch {journal.epoch}, batch {journal.batch} is no place in {epochs} epochs of {batches} batches"
             )
-        if guard.weights(self.net):
-            raise ValueError(f"{guard.weights(self.net)} are not finite")
+        if spoilt := guard.weights(self.net):
+            raise ValueError(f"{spoilt} are not finite")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.data import seed_of
+from rheobase.modes import in_mode
 from rheobase.norm import padding
 
 
@@ -18,16 +19,9 @@ def padded(lengths: Tensor | None) -> AbstractContextManager[None]:
     return nullcontext() if lengths is None else padding(lengths)
 
 
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> AbstractContextManager[None]:
     """Evaluation mode; then each module is in its own mode again."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    return in_mode(net, training=False)
 
 
 @contextmanager
