@@ -50,7 +50,7 @@ class LayerHealth(Information):
         r: correlation of the gradient of its spikes from a step to the next; None at T = 1, or without a gradient.
         agreement: cosine between the gradients of its weights from two halves of the batch; None where there is none.
         weight_ratio: L2 norm of its weights' gradient over that of the weights; None where it has none.
-        finite: whether all of it is.
+        finite: whether currents and potentials are.
         underflow: whether gradients of its currents have come down to numbers that float32 rounds to nothing.
         rates, gradient_norms: of each step, where asked for.
     """
@@ -154,9 +154,7 @@ def layers(
                 r=Profile.of(measures.some(layer.spikes_grad)).r,
                 agreement=_agreement(gradients),
                 weight_ratio=_weight_ratio([each[0] for each in gradients], [weights[name] for name in layer.weights]),
-                finite=all(
-                    map(math.isfinite, (rate, norm, float(layer.potentials.sum()), float(layer.currents.sum())))
-                ),
+                finite=all(math.isfinite(float(t.sum())) for t in (layer.currents, layer.potentials)),
                 underflow=under[i],
                 rates=tuple(layer.spikes.float().flatten(1).mean(1).tolist()) if by_step else (),
                 gradient_norms=tuple(map(measures.norm, layer.currents_grad)) if by_step else (),
