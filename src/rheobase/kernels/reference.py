@@ -67,8 +67,10 @@ def lateral_lif(spec: Spec, current: Tensor, state: tuple[Tensor, Tensor]) -> St
     s = _spike(spec, u - threshold)
     r = s.detach() if spec.how.detach_reset else s
     fired = r.sum(1, keepdim=True)
-    v = torch.maximum(u - threshold * r + numbers["inhibition"] * threshold * (fired - r), -threshold)
-    wait = torch.where(fired > 0, numbers["refractory"] - 1, wait - 1).clamp(min=0)
+    v = torch.minimum(u - threshold * r, threshold) + numbers["inhibition"] * threshold * (fired - r)
+    v = torch.maximum(v, -threshold)
+    hit = torch.where(numbers["inhibition"] < 0, fired, r) > 0
+    wait = torch.where(hit, numbers["refractory"] - 1, wait - 1).clamp(min=0)
     return s, (v, wait), u
 
 

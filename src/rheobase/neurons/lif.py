@@ -286,9 +286,10 @@ class LateralLIF(_TwoStates):
 
     With g = (1 - wait / refractory)^2, the gain of inputs while it recovers from a spike (1 without `refractory`):
     u[t] = max(decay v[t-1] + input_scale g I[t], -threshold);  s[t] = u[t] >= threshold;
-    v[t] = max(u[t] - threshold s[t] + inhibition threshold (number of others that fire), -threshold).
-    A group is the channels of a place (axis 2 of the currents): of a layer of units, all. A spike of any of its group
-    sets `wait` of all to refractory - 1; else it falls by one a step, down to 0. The state is (v, wait).
+    v[t] = max(min(u[t] - threshold s[t], threshold) + inhibition threshold (number of others that fire), -threshold).
+    A group is the channels of a place (axis 2 of the currents): of a layer of units, all. A spike sets
+    `wait`, with inhibition that of its whole group, to refractory - 1; else it falls by one a step, down to 0. The state
+    is (v, wait).
 
     Args:
         inhibition: charge in thresholds that a spike adds to each of the others, in [-1, 0]; one number.
@@ -313,6 +314,12 @@ class LateralLIF(_TwoStates):
             if name in learn or (isinstance(value, Tensor) and value.dim()):
                 raise ValueError(f"LateralLIF: {name} must be one number, and cannot be learned, got {value!r}")
         super().__init__(*rest, **options, inhibition=inhibition, refractory=refractory)
+
+    def check(self, currents: Tensor) -> None:
+        """As for any neuron; and there must be channels, which are its group."""
+        super().check(currents)
+        if currents.dim() < 3:
+            raise ValueError(f"LateralLIF: currents must be [T, B, C, ...], got shape {list(currents.shape)}")
 
 
 _AT_REST = (Neuron.initial_state, _TwoStates.initial_state)
