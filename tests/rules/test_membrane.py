@@ -25,8 +25,6 @@ def traces(x: Tensor, decay: float) -> Tensor:
     return sum(decay ** (len(x) - 1 - t) * step for t, step in enumerate(x))
 
 
-
-
 @pytest.mark.parametrize("kind", ["LIF", "LateralLIF"])
 def test_no_surrogate_derivative_is_taken(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Raises(rb.surrogate.ATan):

@@ -146,7 +146,7 @@ def test_errors_by_the_equation() -> None:
     for layer in (1, 0):
         w, th, counts = net.weights[layer + 1], net.thresholds[layer], shown.counts[layer + 1]
         active = [i for i in range(len(th)) if counts[i]]
-        assert 1 < len(active)
+        assert len(active) > 1
         g_bar = math.sqrt(sum(1 / th[i] ** 2 for i in active) / len(active))
         for i in range(len(th)):
             want = 0.0
@@ -162,7 +162,10 @@ def test_updates_by_the_equation() -> None:
     shown, net = shown_and_net()
     settings = Settings(**FEW | {"penalty": 0.01}, kappa=(-0.4, -0.3), steepness=2.0, rate=0.1, threshold_rate=0.01)
     net.settings = settings
-    deltas, before = net.errors(shown, 3), [(w.copy(), th.copy()) for w, th in zip(net.weights, net.thresholds)]
+    deltas, before = (
+        net.errors(shown, 3),
+        [(w.copy(), th.copy()) for w, th in zip(net.weights, net.thresholds, strict=True)],
+    )
     net.learn(shown, 3, share=0.5)
     for layer, (w, th) in enumerate(before):
         (m_all, n_all), x, a = w.shape, shown.traces[layer], shown.traces[layer + 1]

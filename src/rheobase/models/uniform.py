@@ -27,7 +27,7 @@ def uniform(layer: PerStep, fire: Fire | None, alpha: float) -> None:
     assert isinstance(weight, nn.Parameter)
     edge = math.sqrt(3 / weight[0].numel())
     nn.init.uniform_(weight, -edge, edge)
-    module.bias = None
+    module.register_parameter("bias", None)
     if fire is None or isinstance(fire.neuron, Rate):
         return
     if not isinstance(fire.neuron, LIF):

@@ -287,9 +287,8 @@ class LateralLIF(_TwoStates):
     With g = (1 - wait / refractory)^2, the gain of inputs while it recovers from a spike (1 without `refractory`):
     u[t] = max(decay v[t-1] + input_scale g I[t], -threshold);  s[t] = u[t] >= threshold;
     v[t] = max(min(u[t] - threshold s[t], threshold) + inhibition threshold (number of others that fire), -threshold).
-    A group is the channels of a place (axis 2 of the currents): of a layer of units, all. A spike sets
-    `wait`, with inhibition that of its whole group, to refractory - 1; else it falls by one a step, down to 0. The state
-    is (v, wait).
+    A group is the channels of a place (axis 2 of the currents): of a layer of units, all. A spike sets `wait`, with
+    inhibition that of its whole group, to refractory - 1; else it falls by one a step, down to 0. State (v, wait).
 
     Args:
         inhibition: charge in thresholds that a spike adds to each of the others, in [-1, 0]; one number.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -122,8 +122,8 @@ def _compared(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Direct
     return Direction(cosine(*every), norm, {name: cosine(got[name], wanted[name]) for name in wanted})
 
 
-def _whole(tensors: Sequence[Tensor] | object) -> Tensor:
-    return torch.cat([tensor.double().cpu() for tensor in tensors])  # type: ignore[attr-defined]
+def _whole(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.double().cpu() for tensor in tensors])
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -72,7 +72,9 @@ class Membrane:
         if spec.how.reset != "soft":
             return f"a spike must take one threshold from the potential (reset='soft'), got reset={spec.how.reset!r}"
         if spec.how.kind == "LateralLIF" and self._coupling(spec) <= -1:
-            return "efficacy * inhibition must be above -1, where two neurons that inhibit each other have no one answer"
+            return (
+                "efficacy * inhibition must be above -1, where two neurons that inhibit each other have no one answer"
+            )
         return None
 
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Saved]:
@@ -80,7 +82,7 @@ class Membrane:
         ran = kernels.fire(spec, currents, state)
         fired, known = ran.outputs != 0, lengths()
         if known is not None and len(fired) > 1:  # what fires in padding is not active
-            real = real_steps(known, *fired.shape[:2], "Membrane")
+            real = real_steps(known, fired.shape[0], fired.shape[1], "Membrane")
             fired = fired & real.view(*real.shape, *[1] * (fired.dim() - 2))
         active = fired.any(0)
         if self.silent:

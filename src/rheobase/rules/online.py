@@ -81,7 +81,7 @@ class Online:
         ValueError: fewer than two sizes.
     """
 
-    def __init__(self, sizes: Sequence[int], settings: Settings = Settings(), seed: int = 0) -> None:  # noqa: B008
+    def __init__(self, sizes: Sequence[int], settings: Settings = Settings(), seed: int = 0) -> None:
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"Online: sizes must be of the input and of a layer at least, got {list(sizes)}")
         self.settings = settings
@@ -107,7 +107,7 @@ class Online:
         """
         s, sizes = self.settings, [len(self.weights[0]), *map(len, self.thresholds)]
         if len(times) and not (
-            times[0] >= 0 and times[-1] < s.steps and (np.diff(times) >= 0).all() and 0 <= places.min()
+            times[0] >= 0 and times[-1] < s.steps and (np.diff(times) >= 0).all() and places.min() >= 0
             and places.max() < sizes[0]
         ):  # fmt: skip
             raise ValueError(f"Online: events must be sorted, within {s.steps} steps and {sizes[0]} inputs")

@@ -83,7 +83,9 @@ class ModelOptions(Group):
     start: Literal["identity", "plain"] | None = key(None, "whether residual blocks begin as the identity")
     layers: str | None = key(None, "of mlp and convnet, as papers write them: 15C5-P2-40C5-P2-300, 400-R400")
     padding: Literal["same", "valid"] | None = key(None, "of convnet's convolutions")
-    coding: Literal["direct", "poisson"] | None = key(None, "of mlp and convnet: frames, or random spikes of their rate")
+    coding: Literal["direct", "poisson"] | None = key(
+        None, "of mlp and convnet: frames, or random spikes of their rate"
+    )
     coding_rate: float | None = key(None, "of poisson: spikes a step where a frame is 1", gt=0, le=1)
     output: Literal["currents", "spikes"] | None = key(None, "of mlp and convnet: what logits are")
     alpha: float | None = key(None, "of mlp and convnet: thresholds over the bound of uniform weights", gt=0)
@@ -192,7 +194,9 @@ class Recipe(Group):
         neuron, warmup, trainer = self.model.neuron, self.schedule.warmup_epochs, self.trainer
         for name in ("inhibition", "refractory"):
             if getattr(neuron, name) and neuron.kind != "lateral":
-                raise ValueError(f"model.neuron.{name} must be 0 where kind is not 'lateral', got {getattr(neuron, name)}")
+                raise ValueError(
+                    f"model.neuron.{name} must be 0 where kind is not 'lateral', got {getattr(neuron, name)}"
+                )
         if neuron.kind == "if" and neuron.decay not in (None, 1):
             raise ValueError(f"model.neuron.decay must be 1 or null where kind is 'if', got {neuron.decay}")
         if warmup is not None and warmup > trainer.epochs:

@@ -21,7 +21,6 @@ from rheobase.kernels.registry import Engine, Running
 from rheobase.kernels.spec import How
 from rheobase.kernels.time import static
 
-
 KINDS = ("LIF", "CubaLIF", "AdaptiveLIF")
 
 
