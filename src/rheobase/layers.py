@@ -186,7 +186,8 @@ class Poisson(nn.Module):
             )
         if self.expected:
             return self.rate * x
-        return (torch.rand(x.shape, device=x.device, dtype=x.dtype) < self.rate * x).to(x.dtype)
+        chance = torch.rand(x.shape, device=x.device, dtype=torch.float32)  # (16 bits would be too coarse)
+        return (chance < self.rate * x).to(x.dtype)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -50,7 +50,7 @@ def test_a_lateral_neuron_with_learned_thresholds():
 
 @pytest.mark.parametrize(("scale", "divisor"), [("unit", 255), ("none", 1)])
 def test_inputs_as_they_are(scale, divisor):
-    recipe = tiny(**{"data.scale": scale})
+    recipe = tiny(**{"data.scale": scale, "data.shift": 0})
     data = build.dataset(recipe)
     raw = data.train.at(build.training_batches(recipe, data).order(0)[:32]).inputs
     torch.testing.assert_close(build.training_batches(recipe, data).batch(0, 0).inputs, raw / divisor)

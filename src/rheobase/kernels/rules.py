@@ -69,6 +69,11 @@ def named(name: str) -> Rule | None:
     return rule
 
 
+def placed(rule: Any, path: str) -> Any:
+    """The rule for the neuron at this path of a model: for one of its head, whose spikes are the answer, `at_output`."""
+    return getattr(rule, "at_output", rule) if path.startswith("head.") else rule
+
+
 def check(rule: Rule, spec: Spec, currents: Tensor) -> None:
     """Refuse a rule for a neuron.
 

@@ -107,7 +107,7 @@ def put_rule(net: Net, name: str) -> None:
     for path, neuron in outermost(net).items():
         if not isinstance(neuron, LIF) or not neuron.native:
             raise ValueError(f"rule must be 'surrogate' for the {type(neuron).__name__} {path}, got {name!r}")
-        mine = getattr(rule, "at_output", rule) if path.startswith("head.") else rule
+        mine = rules.placed(rule, path)
         try:
             rules.check(mine, neuron.spec(), neuron.threshold.new_empty(1, 1))
         except ValueError as error:

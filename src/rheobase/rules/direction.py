@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.kernels import Rule
+from rheobase.kernels.rules import placed
 from rheobase.modes import in_mode
 from rheobase.neurons import LIF
 from rheobase.neurons.base import outermost
@@ -47,7 +48,7 @@ def directions(
     Args:
         model: it stays as it is, rules included; its neurons must take every rule.
         inputs, labels: a batch; inputs `[T, B, ...]`, or images `[B, C, H, W]`.
-        rules: by any name; None is the surrogate, through time.
+        rules: by any name; None is the surrogate, through time. Neurons of a model's head get what a rule has for them.
         loss: (logits, labels) -> a scalar, a mean over the batch.
         noise: standard deviation of what is added to the inputs.
         draws: of noise, for each sample.
@@ -77,8 +78,8 @@ def directions(
             torch.manual_seed(seed)
             return loss(model(many), repeated)
 
-    found, neurons = {}, [n for n in outermost(model).values() if isinstance(n, LIF)]
-    before = [neuron.rule for neuron in neurons]
+    found, neurons = {}, {path: n for path, n in outermost(model).items() if isinstance(n, LIF)}
+    before = [neuron.rule for neuron in neurons.values()]
     with in_mode(model, training=False):
         wanted = {
             name: finite_differences(value, p, chosen[name], step * float(p.detach().square().mean().sqrt()) or step)
@@ -86,8 +87,8 @@ def directions(
         }
         try:
             for name, rule in rules.items():
-                for neuron in neurons:
-                    neuron.rule = rule
+                for path, neuron in neurons.items():
+                    neuron.rule = placed(rule, path)
                 gradients = torch.autograd.grad(value(), list(named.values()), allow_unused=True)
                 got = {
                     key: torch.zeros(len(chosen[key])) if g is None else g.detach().flatten()[chosen[key]]
@@ -95,7 +96,7 @@ def directions(
                 }
                 found[name] = _compared(got, wanted)
         finally:
-            for neuron, rule in zip(neurons, before, strict=True):
+            for neuron, rule in zip(neurons.values(), before, strict=True):
                 neuron.rule = rule
     return found
 

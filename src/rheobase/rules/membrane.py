@@ -71,7 +71,7 @@ class Membrane:
             return f"it knows {', '.join(KINDS)}, whose spikes are all that their potential loses, not {spec.how.kind}"
         if spec.how.reset != "soft":
             return f"a spike must take one threshold from the potential (reset='soft'), got reset={spec.how.reset!r}"
-        if spec.how.kind == "LateralLIF" and self._coupling(spec) <= -1:
+        if spec.how.kind == "LateralLIF" and not currents.is_meta and self._coupling(spec) <= -1:
             return (
                 "efficacy * inhibition must be above -1, where two neurons that inhibit each other have no one answer"
             )

@@ -158,7 +158,7 @@ class Training:
         if tape is not None:
             loss = loss + losses.rate_penalty(firing(model, tape, batch).values(), options)
         if options.weight_penalty:
-            loss = loss + losses.weight_penalty(self.net, options)
+            loss = loss + losses.weight_penalty(model, options)
         return loss, losses.correct(logits.detach(), labels, options, lengths)
 
     @torch.no_grad()
