@@ -70,7 +70,7 @@ def named(name: str) -> Rule | None:
 
 
 def placed(rule: Any, path: str) -> Any:
-    """The rule for the neuron at this path of a model: for one of its head, whose spikes are the answer, `at_output`."""
+    """The rule for the neuron at this path of a model; for those of its head, whose spikes answer, its `at_output`."""
     return getattr(rule, "at_output", rule) if path.startswith("head.") else rule
 
 

@@ -14,7 +14,17 @@ Array = np.ndarray[Any, Any]
 NEVER = -(1 << 40)  # a step long ago
 
 
-@numba.njit(cache=True, error_model="numpy")
+def _compiled(function: Any) -> Any:
+    """Compiled at the first call, and kept on disk where a folder can be written."""
+    try:
+        return numba.njit(cache=True, error_model="numpy")(function)
+    except RuntimeError as error:
+        if not str(error).startswith("cannot cache"):
+            raise
+        return numba.njit(error_model="numpy")(function)
+
+
+@_compiled
 def present(
     times: Array,
     places: Array,
