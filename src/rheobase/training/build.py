@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from rheobase import models, surrogate
 from rheobase.data import Augmentation, Batch, Batches, Dataset, load
 from rheobase.data.dataset import Samples, Split, Streamed, systematic
-from rheobase.neurons import IF, LIF, Neuron
+from rheobase.neurons import IF, LIF, LateralLIF, Neuron
 from rheobase.neurons.base import outermost
 from rheobase.training import own
 from rheobase.training.evaluation import weights_sha256 as sha256
@@ -27,7 +27,7 @@ SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if
 """The built-in shapes by the names that a recipe gives them."""
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
 _FEW = 64  # samples of a split whose inputs tell it from another
-_OF_BATCHES = {"batch_size", "train_limit", "workers", *_AUGMENTATION}
+_OF_BATCHES = {"batch_size", "train_limit", "workers", "scale", *_AUGMENTATION}
 """Keys of `data` that any data set goes with; the others choose and make one."""
 
 
@@ -78,7 +78,12 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
         raise ValueError(
             f"data.train_limit must be at most {len(found.train)}, the training samples of {found.name}, got {limit}"
         )
-    return found if limit is None else found.limited(limit)
+    found = found if limit is None else found.limited(limit)
+    scales = {"unit": 255.0, "none": 1.0}
+    if options.scale not in scales:
+        return found
+    std = torch.full_like(found.std, scales[options.scale])
+    return replace(found, mean=torch.zeros_like(found.mean), std=std)
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
@@ -222,9 +227,14 @@ def neuron(options: NeuronOptions) -> Neuron:
         "detach_reset": options.detach_reset,
         "surrogate": kind() if options.surrogate_parameter is None else kind(options.surrogate_parameter),
     }
+    if options.learn_threshold:
+        common["learn"] = ("threshold",)
     if options.kind == "if":
         return IF(**common)
-    return LIF(decay=0.5 if options.decay is None else options.decay, **common)
+    common["decay"] = 0.5 if options.decay is None else options.decay
+    if options.kind == "lateral":
+        return LateralLIF(options.inhibition, options.refractory, **common)
+    return LIF(**common)
 
 
 def groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
