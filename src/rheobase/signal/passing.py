@@ -164,7 +164,7 @@ class Run:
 
 @contextmanager
 def running(model: nn.Module, wanted: set[Place] | None = None) -> Iterator[Run]:
-    """Take down what runs."""
+    """Take down what runs; of other modules than neurons only what is wanted, where that is known."""
     neurons = {neuron: path for path, neuron in outermost(model).items()}
     # what is within a neuron is its own, and within PerStep the steps lie one after the other
     closed = [*neurons, *(module for module in model.modules() if isinstance(module, PerStep))]
@@ -172,8 +172,9 @@ def running(model: nn.Module, wanted: set[Place] | None = None) -> Iterator[Run]
     run = Run(neurons, {p: name for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad})
     run.wanted = wanted
     with ExitStack() as hooks, looking(tape=run):
+        paths = None if wanted is None else {place.path for place in wanted}
         for path, module in model.named_modules():
-            if module not in inside:
+            if module not in inside and (paths is None or path in paths):
 
                 def left(module: nn.Module, _: Any, outputs: Any, path: str = path) -> None:
                     run.left(path, module, outputs)
@@ -270,12 +271,7 @@ def _of(run: Run, place: Place) -> Tensor:
 def again(model: nn.Module, x: Any, passed: Passed, seed: int, training: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Spikes of the layers, and features of the waists, of a pass for another input that is like that before."""
     places = {waist.place for waist in passed.waists}
-    with (
-        untouched(model, seed, training),
-        kernels.engine(fused=False),
-        torch.no_grad(),
-        running(model, places) as run,
-    ):
+    with untouched(model, seed, training), torch.no_grad(), running(model, places) as run:
         model(x)
     given = dict(run.given)
     return [ran.outputs for _, ran in run.calls], [given[waist.place] for waist in passed.waists]
