@@ -185,6 +185,7 @@ def test_a_planted_fault_is_called_by_its_name(name: str) -> None:
         ("spiking_resnet50", 10, {"neuron": rb.IF()}),
         ("sew_resnet50", 4, {}),
         ("sew_resnet101", 10, {}),
+        *(("sew_resnet18", 4, {"start": "identity", "connect": connect}) for connect in ("add", "and", "iand")),
         ("plain_convnet", 4, {}),
     ],
 )

@@ -43,6 +43,9 @@ def test_a_residual_net_has_its_blocks(junction: str) -> None:
     found = passing(model, torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))
     assert [waist.place.path for waist in found.waists] == [f"features.{i}" for i in range(1, 10)]
     assert len(found.layers) > len(found.waists)
+    beside = {layer.path.partition(".branch")[0] for layer in found.layers if layer.beside}
+    assert beside >= {f"features.{i}" for i in range(2, 9)}
+    assert [layer.beside for layer in found.layers if layer.path == "features.9.fire.neuron"] == [junction == "sew"]
 
 
 def test_a_plain_net_has_every_layer() -> None:

@@ -39,6 +39,8 @@ class LayerHealth(Information):
     Attributes:
         path: in the model.
         shape: of its spikes without time and batch.
+        beside: whether the signal may go past it, as in the branch of a residual block.
+        deviation: standard deviation of its currents.
         rate: mean of its spikes, or of what else it gives out.
         dead, saturated: share of its neurons that fire at no step of any sample, and at every step of all; None of
             neurons that give no spikes.
@@ -57,6 +59,8 @@ class LayerHealth(Information):
 
     path: str
     shape: tuple[int, ...]
+    beside: bool
+    deviation: float
     rate: float
     dead: float | None
     saturated: float | None
@@ -144,6 +148,8 @@ def layers(
             LayerHealth(
                 path=layer.path,
                 shape=tuple(layer.spikes.shape[2:]),
+                beside=layer.beside,
+                deviation=float(layer.currents.float().std(correction=0)),
                 rate=rate,
                 dead=dead,
                 saturated=saturated,

@@ -74,9 +74,13 @@ def _not_finite(layers: Sequence[LayerHealth], loss: float) -> Iterator[Fault]:
 
 
 def _idle(layers: Sequence[LayerHealth]) -> Iterator[Fault]:
-    """The first layer that is silent, and the first that is saturated; what comes first may be the other's cause."""
-    silent = [(i, layer, layer.dead or 0.0) for i, layer in enumerate(layers) if (layer.dead or 0) >= MOST_IDLE]
-    always = [(i, la, la.saturated or 0.0) for i, la in enumerate(layers) if (la.saturated or 0) >= MOST_IDLE]
+    """The first layer that is silent, and the first that is saturated; what comes first may be the other's cause.
+
+    A branch that nothing comes out of yet, beside an identity path, is none of them: so blocks begin.
+    """
+    seen = [(i, layer) for i, layer in enumerate(layers) if not (layer.beside and layer.deviation == 0)]
+    silent = [(i, layer, layer.dead or 0.0) for i, layer in seen if (layer.dead or 0) >= MOST_IDLE]
+    always = [(i, layer, layer.saturated or 0.0) for i, layer in seen if (layer.saturated or 0) >= MOST_IDLE]
     norm = "Put a CurrentNorm before it"
     lower = f"{norm}, lower its threshold, or raise its input_scale or the weights before it"
     higher = f"{norm}, raise its threshold, or lower its input_scale or the weights before it"
