@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rheobase import data, models, surrogate
+    from rheobase.energetics import energy
     from rheobase.interop.weights import load, save
     from rheobase.kernels import engine
     from rheobase.layers import Fire, PerStep, readout
@@ -38,6 +39,7 @@ _WHERE = {
     "PerStep": "layers",
     "Recurrent": "neurons",
     "data": "",
+    "energy": "energetics",
     "engine": "kernels",
     "load": "interop.weights",
     "models": "",
@@ -63,6 +65,7 @@ __all__ = [
     "PerStep",
     "Recurrent",
     "data",
+    "energy",
     "engine",
     "load",
     "models",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from rheobase import kernels
 from rheobase.layers import readout
-from rheobase.modes import in_mode
+from rheobase.modes import untouched
 from rheobase.neurons.base import Neuron, outermost
 from rheobase.recording import record
 
@@ -60,22 +59,6 @@ class Passed:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Of the mean over time of logits `[T, B, classes]`, one a sample."""
     return F.cross_entropy(readout(logits.float()), labels, reduction="none")
-
-
-@contextmanager
-def untouched(model: nn.Module, seed: int, training: bool) -> Iterator[None]:
-    """Within it the model may run in this mode; after it buffers, modes, gradients and random numbers are as before."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices), in_mode(model, training):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    if not torch.equal(buffer, before):
-                        buffer.copy_(before)
 
 
 def passing(
