@@ -87,13 +87,15 @@ class Counter(TorchFunctionMode):
         """The pass; of an ANN, over a batch of that size.
 
         Raises:
-            ValueError: no neuron ran, or on no sample.
+            ValueError: no neuron was called, or on no sample.
         """
         steps, samples = self._shape or (1, batch)
         if not samples:
-            raise ValueError("energy: no neuron ran, or on no sample, so there is nothing to count")
+            raise ValueError("energy: no neuron was called, or on no sample, so there is nothing to count")
         for neuron in self._silent:
-            self._ledger.skip(self._neurons[neuron], f"{type(neuron).__name__} did not run")
+            self._ledger.skip(
+                self._neurons[neuron], f"{type(neuron).__name__} was not called (of run(...) nothing is seen)"
+            )
         return self._ledger.closed(steps, samples)
 
     def _layer(self, path: str, kind: str, frame: _Frame) -> Layer:
@@ -232,7 +234,7 @@ class Counter(TorchFunctionMode):
             self._windows |= {window(name, args, kwargs, output) * known for known in self._windows}
 
     def _joined(self, path: str, name: str, a: Tensor, b: Tensor) -> None:
-        """A sum or product of two: nothing where one is zero, where spikes are added, or where they gate what passes."""
+        """A sum or product of two: nothing where one is zero, where spikes are added, or where they let pass."""
         both = torch.broadcast_tensors(a, b)
         product = name in PRODUCTS
         if product:
@@ -256,8 +258,9 @@ class Counter(TorchFunctionMode):
 
         effective = reached(nonzero)
         layer = self._layer(path, name, frame)
-        layer.binary &= bool((~nonzero | (x.abs() == 1)).all())
-        layer.driven |= self._active
+        binary = spikes is not None and torch.equal(spikes, nonzero.to(spikes.dtype)) and torch.equal(spikes, x.abs())
+        layer.binary &= binary
+        layer.driven |= self._active or frame.back
         layer.weights = int(weight.count_nonzero())
         layer.add(
             frame.counted,
@@ -271,4 +274,5 @@ class Counter(TorchFunctionMode):
         if spikes is None:
             layer.add(frame.counted, mac=effective)
         else:
-            layer.add(frame.counted, ac=reached(spikes), events=float(spikes.sum()))
+            arrived = float(spikes.sum(dtype=torch.float64))
+            layer.add(frame.counted, ac=effective if binary else reached(spikes), events=arrived)

@@ -48,18 +48,22 @@ def operands(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> lis
 
 
 def events(x: Tensor, windows: Iterable[int]) -> Tensor | None:
-    """Of how many spikes each value is the sum, float64, or the mean over a window of so many; None: of none.
+    """Of how many spikes each value is the sum, or the mean over a window of so many places; None: of none.
 
-    Spikes are 0 and 1 (or -1), sums of them small whole numbers. A mean over k values n is one of whole numbers over k.
+    Spikes are 0 and 1 (or -1), sums of them small whole numbers. A mean over k values is such a number over k.
     """
+    x = x.detach()
     if x.dtype == torch.bool:
-        return x.double()
-    size = x.detach().abs()
-    if not size.numel() or not bool((size <= MOST).all()):
+        return x.float()
+    low, high = x.aminmax() if x.numel() else (x.new_tensor(torch.nan),) * 2
+    if not (low >= -MOST and high <= MOST):
         return None
-    slack = 4 * torch.finfo(size.dtype).eps if size.is_floating_point() else 0.0
+    whole = x.round() if x.is_floating_point() else x
+    if torch.equal(whole, x):
+        return whole.abs()
+    slack = 4 * torch.finfo(x.dtype).eps
     for window in sorted(windows):
-        scaled = size.double() * window
+        scaled = x.double().abs() * window
         whole = scaled.round()
         if bool(((scaled - whole).abs() <= slack * whole).all()):
             return whole
@@ -99,11 +103,16 @@ class Fans:
         batched = weight.dim() > 2 and x.dim() == weight.dim()
         shape = (1, *x.shape[1:]) if batched else x.shape[-1:] if weight.dim() == 2 else x.shape
         if (id(weight), shape) not in self._known:
-            fans = []
-            for there in (weight != 0, torch.ones_like(weight)):
-                probe = torch.zeros(shape, dtype=torch.float64, device=x.device, requires_grad=True)
-                with torch.enable_grad():
-                    total = run(probe, there.double()).sum()
-                fans.append(torch.autograd.grad(total, probe)[0])
-            self._known[id(weight), shape] = weight, Fan(*(fan[0] if batched else fan for fan in fans))
+            there, every = weight != 0, torch.ones_like(weight)
+            dense = self._reached(run, shape, every)
+            fan = Fan(dense if there.all() else self._reached(run, shape, there), dense)
+            self._known[id(weight), shape] = weight, Fan(*(each[0] if batched else each for each in fan))
         return self._known[id(weight), shape][1]
+
+    @staticmethod
+    def _reached(run: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int], there: Tensor) -> Tensor:
+        exact = torch.float32 if there.numel() < 2**24 else torch.float64  # (whole numbers of no more than that)
+        probe = torch.zeros(*shape, dtype=exact, device=there.device, requires_grad=True)
+        with torch.enable_grad(), torch.autocast(there.device.type, enabled=False):
+            total = run(probe, there.to(exact)).sum()
+        return torch.autograd.grad(total, probe)[0].double()

@@ -76,7 +76,7 @@ class Prices:
         numbers = self._other(layer.additions, layer.multiplications, self.weights)
         if layer.mac:
             numbers += self._mac(layer, layer.mac, layer.outputs, self.weights)
-        spikes = self._ac(layer) if layer.ac else Cost()
+        spikes = self._ac(layer) if layer.events else Cost()  # (one may reach no synapse, but it comes)
         return (numbers, spikes) if layer.driven else (numbers + spikes, Cost())
 
     def _neurons(self, layer: Layer) -> tuple[Cost, Cost]:

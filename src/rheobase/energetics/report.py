@@ -92,16 +92,18 @@ class Report:
     def verdict(self) -> str:
         """What it comes to, in words."""
         ratio = self.spiking.total / self.quantised.total if self.quantised.total else float("inf")
-        rate = self.crossover()
         twin = f"its ANN twin with activations of {self.prices.bits} bit{'s' * (self.prices.bits > 1)}"
-        if rate is None:
-            return "The net is silent: what it costs says nothing."
         if ratio > 1:
             text = f"The spiking net costs MORE: {ratio:.3g} times as much as {twin}."
         else:
             text = f"The spiking net costs less: {ratio:.3g} of what {twin} does."
-        if rate <= 0:
+        rate = self.crossover()
+        if self.fixed.total >= self.quantised.total:
             return f"{text} It would even if it were silent: the part that does not depend on spikes is more than that."
+        if not self.rate:
+            return f"{text} But it is silent, which says nothing of a net that works."
+        if rate is None:
+            return f"{text} Its spikes cost nothing here."
         where = "at any rate" if rate > 1 else f"below a mean rate of {rate:.2%}"
         return f"{text} It costs less {where}; here it fires at {self.rate:.2%}."
 
