@@ -477,6 +477,15 @@ def test_a_net_that_costs_more_says_so() -> None:
     assert f"below a mean rate of {busy.crossover():.2%}" in busy.verdict
 
 
+def test_spikes_from_outside_do_not_go_with_the_nets_rate() -> None:
+    net = nn.Sequential(rb.PerStep(nn.Linear(8, 16)), rb.LIF(threshold=0.1), rb.PerStep(nn.Linear(16, 3)))
+    x = spikes(4, 2, 8)
+    report = rb.energy(net, x)
+    assert report.rate > 0.05
+    assert report.at(0).ac == x.sum() * 16 / 2
+    assert report.at(2 * report.rate).ac == pytest.approx(report.at(0).ac + 2 * layer(report, "2.module").ac)
+
+
 def test_where_literature_has_it() -> None:
     """Yan, Bai and Wong (2409.08290, v4): below 5.7 % at T = 5; with reruns of theirs, 5 to 7.5 % at T = 5 to 10."""
     assert 0.03 < with_rate(0.1, steps=5).crossover() < 0.2
