@@ -216,6 +216,15 @@ def test_means_of_means_and_odd_windows() -> None:
     assert found.ac == pytest.approx(float(x.sum()) * 5 / 3, rel=1e-12)
 
 
+def test_windows_that_overlap() -> None:
+    net = nn.Sequential(rb.PerStep(nn.AvgPool2d(3, stride=2, padding=1)), rb.PerStep(nn.Conv2d(1, 2, 1)), rb.LIF())
+    x = spikes(2, 1, 1, 5, 5, rate=0.4)
+    windows = torch.tensor([1.0, 2, 1, 2, 1])  # 5 places in windows that begin at -1, 1, 3: each odd one is in two
+    found = layer(rb.energy(net, x), "1.module")
+    assert found.mac == 0
+    assert found.ac == 2 * (x.sum((0, 1, 2)) * torch.outer(windows, windows)).sum()
+
+
 def test_recurrent_spikes_by_hand() -> None:
     neuron = rb.Recurrent(rb.LIF(), nn.Linear(6, 6))
     net = nn.Sequential(rb.PerStep(nn.Linear(3, 6)), neuron)
