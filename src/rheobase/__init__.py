@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rheobase import data, models, rules, surrogate
+    from rheobase.energetics import energy
     from rheobase.interop.weights import load, save
     from rheobase.kernels import engine
     from rheobase.layers import Fire, PerStep, Poisson, readout
@@ -42,6 +43,7 @@ _WHERE = {
     "Poisson": "layers",
     "Recurrent": "neurons",
     "data": "",
+    "energy": "energetics",
     "engine": "kernels",
     "load": "interop.weights",
     "models": "",
@@ -72,6 +74,7 @@ __all__ = [
     "Poisson",
     "Recurrent",
     "data",
+    "energy",
     "engine",
     "load",
     "models",

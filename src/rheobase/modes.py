@@ -1,10 +1,11 @@
-"""Training or evaluation mode, for a while."""
+"""Training or evaluation mode for a while, and passes that leave nothing behind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -18,3 +19,19 @@ def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def untouched(model: nn.Module, seed: int, training: bool) -> Iterator[None]:
+    """Within it the model may run in this mode; after it buffers, modes, gradients and random numbers are as before."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices), in_mode(model, training):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)

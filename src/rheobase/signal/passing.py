@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rheobase import kernels
 from rheobase.kernels.spec import Ran
 from rheobase.layers import PerStep, readout
-from rheobase.modes import in_mode
+from rheobase.modes import untouched
 from rheobase.neurons.base import Neuron, outermost
 from rheobase.neurons.looking import looking
 from rheobase.signal.waists import waists
@@ -105,22 +105,6 @@ def loss_of(loss: Loss | None, y: Any, seed: int) -> Loss:
         return cross_entropy(logits, labels.to(logits.device))
 
     return drawn
-
-
-@contextmanager
-def untouched(model: nn.Module, seed: int, training: bool) -> Iterator[None]:
-    """Within it the model may run in this mode; after it buffers, modes, gradients and random numbers are as before."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices), in_mode(model, training):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    if not torch.equal(buffer, before):
-                        buffer.copy_(before)
 
 
 @dataclass

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from rheobase import kernels
 from rheobase.models.resnet import Block
+from rheobase.modes import untouched
 from rheobase.neurons import LIF
 from rheobase.neurons.base import outermost
-from rheobase.signal.passing import untouched
 
 Start = Literal["identity", "orthogonal", "fluctuation"]
 NOISE = 0.3

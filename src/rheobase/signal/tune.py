@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from rheobase import kernels
 from rheobase.kernels.spec import Spec
+from rheobase.modes import untouched
 from rheobase.neurons import LIF
 from rheobase.neurons.base import outermost
 from rheobase.signal import measures
-from rheobase.signal.passing import Loss, loss_of, untouched
+from rheobase.signal.passing import Loss, loss_of
 from rheobase.signal.probe import probe
 from rheobase.signal.report import Report
 from rheobase.signal.start import STARTS, Start, begin
