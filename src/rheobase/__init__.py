@@ -11,7 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rheobase import data, models, surrogate
+    from rheobase import data, graph, models, surrogate
+    from rheobase.graph import QCFS, to_spiking
     from rheobase.interop.weights import load, save
     from rheobase.kernels import engine
     from rheobase.layers import Fire, PerStep, readout
@@ -36,9 +37,11 @@ _WHERE = {
     "Integrator": "neurons",
     "Neuron": "neurons",
     "PerStep": "layers",
+    "QCFS": "graph",
     "Recurrent": "neurons",
     "data": "",
     "engine": "kernels",
+    "graph": "",
     "load": "interop.weights",
     "models": "",
     "padding": "norm",
@@ -48,12 +51,14 @@ _WHERE = {
     "save": "interop.weights",
     "spike": "surrogate",
     "surrogate": "",
+    "to_spiking": "graph",
     "train": "training",
 }
 
 __all__ = [
     "IF",
     "LIF",
+    "QCFS",
     "AdaptiveLIF",
     "CubaLIF",
     "CurrentNorm",
@@ -64,6 +69,7 @@ __all__ = [
     "Recurrent",
     "data",
     "engine",
+    "graph",
     "load",
     "models",
     "padding",
@@ -73,6 +79,7 @@ __all__ = [
     "save",
     "spike",
     "surrogate",
+    "to_spiking",
     "train",
 ]
 
