@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rheobase import data, graph, models, surrogate
-    from rheobase.graph import QCFS, to_spiking
+    from rheobase.graph import QCFS, convert, to_spiking
     from rheobase.interop.weights import load, save
     from rheobase.kernels import engine
     from rheobase.layers import Fire, PerStep, readout
@@ -39,6 +39,7 @@ _WHERE = {
     "PerStep": "layers",
     "QCFS": "graph",
     "Recurrent": "neurons",
+    "convert": "graph",
     "data": "",
     "engine": "kernels",
     "graph": "",
@@ -67,6 +68,7 @@ __all__ = [
     "Neuron",
     "PerStep",
     "Recurrent",
+    "convert",
     "data",
     "engine",
     "graph",

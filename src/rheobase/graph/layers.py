@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,13 +69,13 @@ class Graph:
         return [layer for layer in self.layers if layer.kind == kind]
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = []
+        rows = []
         for one in self.layers:
             rows.append((one.name, one.kind, str(one.module), ", ".join(name or "input" for name in one.inputs)))
         return table(("layer", "kind", "module", "inputs"), rows)
 
 
-def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Columns of text."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (heads, *rows)]
@@ -155,6 +156,8 @@ class Flow(nn.Module):
                 if name not in place._modules:
                     place.add_module(name, nn.Module())
                 place = getattr(place, name)
+            if last in place._modules:
+                raise ValueError(f"two layers are called {step.name!r}")
             place.add_module(last, step.module)
         self._plan = [(step.name.split("."), step.inputs, step.outputs) for step in steps]
         self._output = output
@@ -164,8 +167,8 @@ class Flow(nn.Module):
             if value is not None and value != output:
                 self._done[i].append(value)
 
-    def forward(self, x: Tensor, until: str | None = None) -> Tensor:
-        """The output; or what the layer of that name gives, without those after it."""
+    def forward(self, x: Tensor, watch: Callable[[str, Tensor], None] | None = None) -> Tensor:
+        """The output; `watch` is told the name and the value of everything on the way."""
         values: dict[str | None, Any] = {None: None, INPUT: x}
         del x
         for (path, inputs, outputs), done in zip(self._plan, self._done, strict=True):
@@ -174,8 +177,9 @@ class Flow(nn.Module):
                 module = getattr(module, name)
             found = module(*[values[name] for name in inputs])
             values.update(zip(outputs, found if len(outputs) > 1 else (found,), strict=True))
-            if until in outputs:
-                return values[until]
+            if watch is not None:
+                for value in outputs:
+                    watch(value, values[value])
             for name in done:
                 del values[name]
         return values[self._output]

@@ -39,7 +39,7 @@ class GraphNet(Net):
     @property
     def report(self) -> str:
         """What became of each layer, as a table."""
-        return f"{self._heading}\n{table(('layers', 'were', 'are'), list(self.became))}"
+        return f"{self._heading}\n{table(('layers', 'were', 'are'), self.became)}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.report}\n)"

@@ -14,7 +14,8 @@ from rheobase.neurons.numbers import checked, inverse, plain
 class QCFS(nn.Module):
     """Clip-floor-shift activation: a(x) = threshold clip(floor(x levels / threshold + 1/2) / levels, 0, 1).
 
-    The floor counts as the identity in the backward pass, so da/dx is 1 where nothing is clipped, else 0. A spiking
+    The floor counts as the identity in the backward pass, so da/dx is 1 where nothing is clipped, for
+    -1/2 < x levels / threshold < levels - 1/2, else 0. A spiking
     neuron of that threshold which starts at half of it does the same in `levels` steps, on average
     (`rheobase.convert(..., method="qcfs")`).
 
@@ -46,9 +47,9 @@ class QCFS(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Activations."""
         threshold = self.threshold.to(x.dtype)
-        steps = x * (self.levels / threshold) + 0.5
+        steps = (x * (self.levels / threshold) + 0.5).clamp(0, self.levels)
         steps = steps + (steps.floor() - steps).detach()
-        return (steps / self.levels).clamp(0, 1) * threshold
+        return steps * (threshold / self.levels)
 
     def extra_repr(self) -> str:
         """The arguments."""
