@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.graph.spiking import current_norm
 from tests.graph.networks import NETWORKS, BasicBlock, TorchvisionResNet, images, mlp, randomized, vgg
 
 
@@ -37,6 +36,12 @@ class Block(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         return self.fire2(self.conv2(self.fire1(self.conv1(s))), self.shortcut(s))
+
+
+def current_norm(norm: nn.BatchNorm2d) -> rb.CurrentNorm:
+    found = rb.CurrentNorm(norm.num_features)
+    found.load_state_dict({key: value for key, value in norm.state_dict().items() if key != "num_batches_tracked"})
+    return found
 
 
 def fire(norm: nn.BatchNorm2d) -> rb.Fire:
