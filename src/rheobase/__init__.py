@@ -11,8 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rheobase import data, models, rules, surrogate
+    from rheobase import data, graph, models, rules, surrogate
     from rheobase.energetics import energy
+    from rheobase.graph import QCFS, convert, to_spiking
     from rheobase.interop.weights import load, save
     from rheobase.kernels import engine
     from rheobase.layers import Fire, PerStep, Poisson, readout
@@ -41,10 +42,13 @@ _WHERE = {
     "Neuron": "neurons",
     "PerStep": "layers",
     "Poisson": "layers",
+    "QCFS": "graph",
     "Recurrent": "neurons",
+    "convert": "graph",
     "data": "",
     "energy": "energetics",
     "engine": "kernels",
+    "graph": "",
     "load": "interop.weights",
     "models": "",
     "padding": "norm",
@@ -56,6 +60,7 @@ _WHERE = {
     "save": "interop.weights",
     "spike": "surrogate",
     "surrogate": "",
+    "to_spiking": "graph",
     "train": "training",
     "tune": "signal.tune",
 }
@@ -63,6 +68,7 @@ _WHERE = {
 __all__ = [
     "IF",
     "LIF",
+    "QCFS",
     "AdaptiveLIF",
     "CubaLIF",
     "CurrentNorm",
@@ -73,9 +79,11 @@ __all__ = [
     "PerStep",
     "Poisson",
     "Recurrent",
+    "convert",
     "data",
     "energy",
     "engine",
+    "graph",
     "load",
     "models",
     "padding",
@@ -87,6 +95,7 @@ __all__ = [
     "save",
     "spike",
     "surrogate",
+    "to_spiking",
     "train",
     "tune",
 ]

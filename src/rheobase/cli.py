@@ -60,14 +60,34 @@ def evaluate(options: Options) -> None:
         print(f"{steps:>5}  {accuracy:.2%}")
 
 
-COMMANDS = {"recipes": recipes, "train": train, "resume": resume, "evaluate": evaluate}
+def convert(options: Options) -> None:
+    """convert a run's ANN (trained with --model.spiking false) to a spiking net: accuracy against time steps"""
+    from rheobase.training.conversion import convert as converted
+
+    found = converted(
+        options.run,
+        options.method,
+        options.steps,
+        options.split,
+        at=options.at,
+        samples=options.samples,
+        confidence=options.exit,
+    )
+    print(found.net.report)
+    print(f"\n{options.split} accuracy ({found.curve.samples} samples; the ANN: {found.ann_accuracy:.2%})")
+    print(found.curve)
+    print(f"\nwritten to {found.file}")
+
+
+COMMANDS = {"recipes": recipes, "train": train, "resume": resume, "evaluate": evaluate, "convert": convert}
+METHODS = ("percentile", "threshold_balancing", "calibrated", "qcfs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a mistake of the user ends with one line on stderr and status 2."""
     if arguments is None:
         arguments = sys.argv[1:]
-        if arguments[:1] and arguments[0] in ("train", "resume", "evaluate"):
+        if arguments[:1] and arguments[0] in ("train", "resume", "evaluate", "convert"):
             settle()
     options = _parsed(arguments)
     if options.command != "recipes" and str(Path.cwd()) not in sys.path:  # for data and models of the user's own
@@ -100,13 +120,22 @@ def _parsed(arguments: Sequence[str]) -> Options:
         parsers[name] = commands.add_parser(
             name, help=run.__doc__, description=run.__doc__, allow_abbrev=False, add_help=name != "train"
         )
-    for name in ("resume", "evaluate"):
+    for name in ("resume", "evaluate", "convert"):
         parsers[name].add_argument("run", metavar="RUN", help="run folder")
-    help = "numbers of time steps (default: 1 to the trained)"
-    parsers["evaluate"].add_argument("--steps", type=int, nargs="+", metavar="T", help=help)
-    help = "(default: %(default)s; a look at the test set is noted in the run folder)"
-    splits = ("validation", "test", "train")
-    parsers["evaluate"].add_argument("--split", choices=splits, default="validation", help=help)
+    for name, default in (("evaluate", "1 to the trained"), ("convert", "1 2 4 ... 1024")):
+        help = f"numbers of time steps (default: {default})"
+        parsers[name].add_argument("--steps", type=int, nargs="+", metavar="T", help=help)
+        help = "(default: %(default)s; a look at the test set is noted in the run folder)"
+        splits = ("validation", "test", "train")
+        parsers[name].add_argument("--split", choices=splits, default="validation", help=help)
+    add = parsers["convert"].add_argument
+    add("--method", choices=METHODS, default=METHODS[0], help="(default: %(default)s)")
+    help = "time steps that calibrated is for, and errors are told at (default: %(default)s)"
+    add("--at", type=int, default=32, metavar="T", help=help)
+    help = "samples of the training split to calibrate with (default: %(default)s)"
+    add("--samples", type=int, default=512, metavar="N", help=help)
+    help = "also decide early, at this softmax of the mean logits"
+    add("--exit", type=float, metavar="P", help=help)
     options, words = parser.parse_known_args(arguments)
     if words and options.command != "train":
         parsers[options.command].error(f"unrecognized arguments: {' '.join(words)}")

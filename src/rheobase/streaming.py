@@ -38,7 +38,7 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
         raise ValueError("run: the model is an ANN twin, which has no time to stream: call it")
     if any(module.training for module in model.modules()):
         raise ValueError("run: the model is in training mode, where norms need the whole sequence: model.eval() first")
-    if inputs.dim() == 4 and net is not None:
+    if net is not None and inputs.dim() == net.rank + 1:
         inputs = inputs.expand(net.steps, *inputs.shape)
     if inputs.dim() < 2 or inputs.shape[0] == 0:
         raise ValueError(f"run: inputs must be [T, B, ...] with T >= 1, got shape {list(inputs.shape)}")

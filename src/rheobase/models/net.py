@@ -98,14 +98,18 @@ class Net(nn.Module):
     Args:
         features: frames to features.
         head: features to logits `[T, B, classes]`.
-        in_channels: C.
+        in_channels: C; None: any.
         steps: T for static images.
         spiking: whether it is the spiking net or its ANN twin.
     """
 
     description: Any  # the `Description` that it was built from
+    rank = 3
+    """How many axes a sample has: `[C, H, W]`."""
 
-    def __init__(self, features: nn.Module, head: nn.Module, in_channels: int, steps: int, spiking: bool) -> None:
+    def __init__(
+        self, features: nn.Module, head: nn.Module, in_channels: int | None, steps: int, spiking: bool
+    ) -> None:
         super().__init__()
         self.features = features
         self.head = head
@@ -147,13 +151,15 @@ class Net(nn.Module):
         Raises:
             ValueError: another number of axes or channels, no time step, or `steps` that contradict the sequence.
         """
-        if images.dim() not in (4, 5) or images.shape[-3] != self.in_channels:
-            c = self.in_channels
-            raise ValueError(f"images must be [B, {c}, H, W] or [T, B, {c}, H, W], got shape {list(images.shape)}")
+        rank = self.rank
+        single = images.dim() == rank + 1
+        if not (single or images.dim() == rank + 2) or self.in_channels not in (None, images.shape[-rank]):
+            one = ", ".join([str(self.in_channels or "C"), *"DHW"[4 - rank :]])
+            raise ValueError(f"images must be [B, {one}] or [T, B, {one}], got shape {list(images.shape)}")
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        if images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        if single:
+            images = _laid(images)
             return direct(images, (steps or self.steps) if self.spiking else 1)
         found, batch = images.shape[:2]
         if found == 0:
@@ -172,9 +178,13 @@ class Net(nn.Module):
             known = lengths()
             images = (images.mean(0) if known is None else real_mean(images, known, "padding")).unsqueeze(0)
         if static(images):
-            return direct(images[0].contiguous(memory_format=torch.channels_last), images.shape[0])
-        flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return flat.unflatten(0, images.shape[:2])
+            return direct(_laid(images[0]), images.shape[0])
+        return _laid(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+
+def _laid(images: Tensor) -> Tensor:
+    """Images in channels-last memory."""
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
 class Pool(nn.Module):

@@ -96,7 +96,7 @@ def write(neuron: nn.Module, name: str, value: Any) -> None:
             f"{type(neuron).__name__}: {name} is learned, with shape {list(raw.shape)}, got {list(found.shape)}"
         )
     with torch.no_grad():
-        raw.copy_(_inverse(type(neuron).__name__, name, found))
+        raw.copy_(inverse(type(neuron).__name__, name, found))
 
 
 def spread(neuron: nn.Module, name: str, value: Tensor) -> None:
@@ -129,7 +129,7 @@ def checked(owner: str, name: str, value: Any, like: Tensor | None = None) -> Te
     return found
 
 
-def _inverse(owner: str, name: str, value: Tensor) -> Tensor:
+def inverse(owner: str, name: str, value: Tensor) -> Tensor:
     """The raw parameter of a value."""
     if RANGES[name] is UNIT:
         raw = torch.logit(value.double())
@@ -154,7 +154,7 @@ def declare(neuron: nn.Module, values: dict[str, Any], learn: Sequence[str]) -> 
             raise ValueError(f"{owner}: learn must name some of {able}, got {name!r}")
     for name, value in values.items():
         if name in learn:
-            raw = _inverse(owner, name, checked(owner, name, value))
+            raw = inverse(owner, name, checked(owner, name, value))
             neuron.register_parameter(f"raw_{name}", nn.Parameter(raw))
         else:
             setattr(neuron, name, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def train(
 @hosted()
 def start(recipe: Recipe, name: str, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
-    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", *_prepare(recipe, data, model))
+    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", *prepare(recipe, data, model))
 
 
 @hosted()
@@ -93,10 +93,10 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
     recipe, summary = place.read_recipe(), place.read_summary()
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
-        best = load_best(recipe, lambda: _prepare(recipe, data, model)[1], place.best)
+        best = load_best(recipe, lambda: prepare(recipe, data, model)[1], place.best)
         return Run(place.path, best, dict(summary))
     greeting = "{} has no checkpoint yet: starting from the beginning"
-    return _fit(recipe, lambda: place, greeting, *_prepare(recipe, data, model))
+    return _fit(recipe, lambda: place, greeting, *prepare(recipe, data, model))
 
 
 @hosted()
@@ -125,15 +125,10 @@ def evaluate(
     """
     place = RunFolder.open(folder)
     recipe = place.read_recipe()
-    if not place.best.is_file():
-        raise FileNotFoundError(f"{place.path} has no best model yet: no epoch has ended")
-    if split not in get_args(SplitName):
-        raise ValueError(f"split must be train, validation or test, got {split!r}")
-    if split == "test" and place.read_summary() is None:
-        raise ValueError(f"{place.path} is not finished: the test set is for the end of a run, choose on validation")
+    check_split(place, split)
     if steps is not None and not steps:
         raise ValueError("steps must name at least one number of time steps")
-    dataset, net = _prepare(recipe, data, model)
+    dataset, net = prepare(recipe, data, model)
     best = load_best(recipe, lambda: net, place.best)
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
     if steps is None:
@@ -143,15 +138,36 @@ def evaluate(
     with processes.threads(recipe.trainer.threads), seeded("evaluation", recipe.seed, 0):
         found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss)
     result = dict(zip(steps, found, strict=True))
-    if split == "test":
-        looks = read_json(place.evaluations, list, "mend it or move it away") if place.evaluations.is_file() else []
-        accuracy = {str(count): value for count, value in result.items()}
-        write_json(place.evaluations, [*looks, {"date": _now(), "split": split, "accuracy": accuracy}])
-        say(f"this is look number {len(looks) + 1} at the test set after training, noted in {place.evaluations}")
+    note_look(place, split, result)
     return result
 
 
-def _prepare(recipe: Recipe, data: Dataset | None, model: nn.Module | None) -> tuple[Dataset, nn.Module]:
+def check_split(place: RunFolder, split: str) -> None:
+    """Refuse a run without a best model, and a split that may not be looked at yet.
+
+    Raises:
+        FileNotFoundError: no epoch has ended.
+        ValueError: no such split, or the test split of a run that is not finished.
+    """
+    if not place.best.is_file():
+        raise FileNotFoundError(f"{place.path} has no best model yet: no epoch has ended")
+    if split not in get_args(SplitName):
+        raise ValueError(f"split must be train, validation or test, got {split!r}")
+    if split == "test" and place.read_summary() is None:
+        raise ValueError(f"{place.path} is not finished: the test set is for the end of a run, choose on validation")
+
+
+def note_look(place: RunFolder, split: str, accuracy: Mapping[int, float], **about: str) -> None:
+    """Note a look at the test set in the run folder, and say so."""
+    if split != "test":
+        return
+    looks = read_json(place.evaluations, list, "mend it or move it away") if place.evaluations.is_file() else []
+    found = {str(count): value for count, value in accuracy.items()}
+    write_json(place.evaluations, [*looks, {"date": _now(), "split": split, **about, "accuracy": found}])
+    say(f"this is look number {len(looks) + 1} at the test set after training, noted in {place.evaluations}")
+
+
+def prepare(recipe: Recipe, data: Dataset | None, model: nn.Module | None) -> tuple[Dataset, nn.Module]:
     """Data and model, when it is sure that the recipe can be trained here."""
     if recipe.trainer.tensorboard:
         board.require()

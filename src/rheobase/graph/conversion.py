@@ -1,0 +1,182 @@
+"""From a trained network of torch to a spiking one that computes the same in time, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.graph.building import build
+from rheobase.graph.distribution import ann as as_network
+from rheobase.graph.folding import folded
+from rheobase.graph.layers import Graph, table
+from rheobase.graph.methods import Method, method_of
+from rheobase.graph.net import Became, GraphNet
+from rheobase.graph.reader import read
+from rheobase.graph.simulation import Counts, stream
+from rheobase.models import Net
+from rheobase.modes import in_mode
+from rheobase.neurons import IF
+from rheobase.padded import real_mean
+
+
+class Converted(NamedTuple):
+    """What became of an activation.
+
+    Attributes:
+        name: its name.
+        threshold: of its neurons: the activation that a spike stands for.
+        rate: spikes of a neuron and step, on average.
+        error: |spikes' mean in time - activations| / |activations|, L2 norms, on the calibration images after T steps
+            (nan where nothing is active).
+    """
+
+    name: str
+    threshold: float
+    rate: float
+    error: float
+
+
+class ConvertedNet(GraphNet):
+    """A spiking net that `convert` made.
+
+    Attributes:
+        method: how.
+        layers: what became of each activation.
+    """
+
+    method: Method
+    layers: list[Converted]
+
+    @property
+    def report(self) -> str:
+        """What became of each layer, and how far each activation is from the network's, as tables."""
+        rows = [(one.name, f"{one.threshold:.4g}", f"{one.rate:.2%}", f"{one.error:.2%}") for one in self.layers]
+        return f"{super().report}\n{table(('activations', 'threshold', 'rate', 'error'), rows)}"
+
+
+def convert(
+    ann: nn.Module, batches: Iterable[Any], method: str | Method = "percentile", steps: int = 32
+) -> ConvertedNet:
+    """A spiking net with the weights of a trained network, in evaluation mode.
+
+    Batch norms are folded into weights, each ReLU becomes integrate-and-fire neurons with a threshold, sums and
+    average pooling stay, maximum pooling is of spike counts, and the last layer's logits are left as they are: their
+    mean over time (`rheobase.readout`) is its accumulated potential over T. `net.report` tells the error of each layer.
+
+    Args:
+        ann: what `rheobase.graph.read` understands, with ReLU or ReLU6 (`method="qcfs"`: with `QCFS`).
+        batches: images `[B, C, H, W]` as it was trained on (or tuples that begin with them, such as `rb.data.Batches`
+            gives), some hundred in all: they are kept while it works. (Of sequences `[T, B, C, H, W]` the mean counts.)
+        method: "percentile", "threshold_balancing", "calibrated" or "qcfs"; or one of `rheobase.graph.Percentile`,
+            `ThresholdBalancing`, `Calibrated`, `ClipFloorShift` with options of its own.
+        steps: T for static images, and the T that "calibrated" is for.
+
+    Returns:
+        A `rheobase.models.Net` as `to_spiking` gives it.
+
+    Raises:
+        TypeError: no module, or no such method.
+        ValueError: something in the network is not understood, or not by this method: the error names its path and
+            line; or there are no batches.
+        RuntimeError: what was read is not what the network computes.
+    """
+    chosen = method_of(method)
+    if type(steps) is not int or steps < 1:
+        raise ValueError(f"convert: steps must be a positive integer, got {steps!r}")
+    graph = read(ann)
+    _check(graph, chosen)
+    like = next(ann.parameters(), torch.zeros(()))
+    images = [_images(batch).to(like.device, like.dtype) for batch in batches]
+    if not images:
+        raise ValueError("convert: batches must have at least one batch of images to calibrate with")
+    whole, (graph, gone) = graph, folded(graph)
+    _compare(graph, ann, images[0])
+    changed, choices = chosen.choose(graph, images, steps)
+    built = build(changed, choices)
+    net = ConvertedNet(
+        graph, built.flow, steps, f"convert by {chosen}", _became(whole, changed, {**gone, **built.now})
+    ).to(like.device)
+    net.method = chosen
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.eval().requires_grad_(False)
+    net.layers = _errors(graph, net, images, steps)
+    return net
+
+
+def _became(whole: Graph, changed: Graph, now: dict[str, str]) -> list[Became]:
+    """What became of the layers that were read, and the layers that are new."""
+    rows = [Became(one.name, type(one.module).__name__, now[one.name]) for one in whole.layers]
+    rows += [Became(one.name, type(one.module).__name__, "not used by the output: left out") for one in whole.unused]
+    known = {one.name for one in whole.layers}
+    return rows + [Became(one.name, "", f"{now[one.name]} (new)") for one in changed.layers if one.name not in known]
+
+
+def _check(graph: Graph, method: Method) -> None:
+    """Refuse activations that the method does not convert."""
+    found = graph.of("activation")
+    for layer in found:
+        if not isinstance(layer.module, method.activations):
+            names = " or ".join(one.__name__ for one in method.activations)
+            raise ValueError(f"convert by {method.name!r} takes activations {names}, got {layer}")
+    if not found:
+        raise ValueError(f"convert: {graph.owner} has no activation that could become a neuron")
+
+
+def _images(batch: Any) -> Tensor:
+    images = batch if isinstance(batch, Tensor) else batch[0]
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        raise TypeError(f"convert: batches must begin with images of floating point, got {type(images).__name__}")
+    if images.dim() < 5:
+        return images
+    lengths = getattr(batch, "lengths", None)
+    return images.mean(0) if lengths is None else real_mean(images, lengths, "convert")
+
+
+@torch.no_grad()
+def _compare(graph: Graph, ann: nn.Module, images: Tensor) -> None:
+    """Be sure that the folded layers are the network."""
+    with in_mode(ann, training=False):
+        wanted = ann(images)
+    wanted = wanted[0] if isinstance(ann, Net) or (wanted.dim() == 3 and len(wanted) == 1) else wanted
+    found = as_network(graph)(images)
+    if found.shape != wanted.shape or not torch.allclose(
+        found, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item()
+    ):
+        raise RuntimeError(
+            f"convert: {graph.owner} was not understood: its layers, run one by one, do not give what it gives"
+        )
+
+
+@torch.no_grad()
+def _errors(graph: Graph, net: ConvertedNet, images: list[Tensor], steps: int) -> list[Converted]:
+    """How far each activation is from the network's."""
+    names = [layer.name for layer in graph.of("activation")]
+    neurons: dict[str, IF] = {name: net.features.get_submodule(name) for name in names}  # type: ignore[misc]
+    flow = as_network(graph)
+    away, size, rate = (dict.fromkeys(names, 0.0) for _ in range(3))
+    for batch in images:
+        counts = Counts({neuron: name for name, neuron in neurons.items()})
+        for _ in stream(net.features, batch, steps, counts):
+            pass
+
+        def compare(name: str, value: Tensor, counts: Counts = counts) -> None:
+            if name in neurons:
+                mean = counts.sums[name] / steps
+                away[name] += float((mean * neurons[name].threshold - value).double().square().sum())
+                size[name] += float(value.double().square().sum())
+                rate[name] += float(mean.mean()) * len(value)
+
+        flow(batch, compare)
+    total = sum(map(len, images))
+    return [
+        Converted(
+            name,
+            float(neurons[name].threshold),
+            rate[name] / total,
+            (away[name] / size[name]) ** 0.5 if size[name] else float("nan"),
+        )
+        for name in names
+    ]

@@ -1,0 +1,79 @@
+"""The quantized activation of Bu et al. 2022, that networks are trained with which are to spike for few steps."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheobase.neurons.numbers import checked, inverse, plain
+
+
+class QCFS(nn.Module):
+    """Clip-floor-shift activation: a(x) = threshold clip(floor(x levels / threshold + 1/2) / levels, 0, 1).
+
+    The floor counts as the identity in the backward pass, so da/dx is 1 where nothing is clipped, for
+    -1/2 < x levels / threshold < levels - 1/2, else 0. A spiking
+    neuron of that threshold which starts at half of it does the same in `levels` steps, on average
+    (`rheobase.convert(..., method="qcfs")`).
+
+    Args:
+        levels: L, steps of the activation above zero.
+        threshold: its initial maximum; learned, as softplus(`raw_threshold`), so that it stays positive.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Source: Bu et al. 2022 (optimal ANN-SNN conversion, QCFS); there the threshold is a bare parameter, from 8 on.
+    """
+
+    def __init__(self, levels: int = 4, threshold: float = 8.0) -> None:
+        super().__init__()
+        if type(levels) is not int or levels < 1:
+            raise ValueError(f"QCFS: levels must be a positive integer, got {levels!r}")
+        self.levels = levels
+        start = checked("QCFS", "threshold", threshold)
+        if start.dim():
+            raise ValueError(f"QCFS: threshold must be one number, got {threshold!r}")
+        self.raw_threshold = nn.Parameter(inverse("QCFS", "threshold", start))
+
+    @property
+    def threshold(self) -> Tensor:
+        """Its maximum."""
+        return F.softplus(self.raw_threshold) + 1e-30
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations."""
+        threshold = self.threshold.to(x.dtype)
+        steps = (x * (self.levels / threshold) + 0.5).clamp(0, self.levels)
+        steps = steps + (steps.floor() - steps).detach()
+        return steps * (threshold / self.levels)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"levels={self.levels}, threshold={plain(self.threshold.detach()):g}"
+
+
+def with_qcfs(module: nn.Module, levels: int = 4, threshold: float = 8.0) -> nn.Module:
+    """A copy of a network in which each ReLU module is a `QCFS` of its own, to be trained.
+
+    A ReLU that is a function is written in the network's forward, and has to be replaced there.
+
+    Raises:
+        ValueError: there is no such module, or an argument is out of range.
+    """
+    found = copy.deepcopy(module)
+    places = [
+        (parent, name)
+        for parent in found.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ReLU)
+    ]
+    if not places:
+        raise ValueError(f"with_qcfs: {type(module).__name__} has no nn.ReLU module to replace")
+    for parent, name in places:
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        setattr(parent, name, QCFS(levels, threshold).to(device))
+    return found

@@ -1,0 +1,340 @@
+"""Reads a network of torch: from a module to its layers, or to an error that says what is not understood, and where."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import Any, NoReturn, cast
+
+from torch import fx, nn
+
+from rheobase.compat import hooked
+from rheobase.graph import operations as ops
+from rheobase.graph.layers import INPUT, Add, Cat, Graph, Kind, Layer, Mean
+from rheobase.graph.tracing import Tracer
+from rheobase.layers import PerStep
+from rheobase.models import Net, Segmented
+from rheobase.models.net import Flatten
+from rheobase.neurons import Neuron
+
+
+def read(module: nn.Module, training: bool = False) -> Graph:
+    """The layers of a network, copies of what is in it.
+
+    Read are convolutions and linear layers, batch norms, activations, pooling, dropout, flattening, sums and
+    concatenations of branches: as modules, functions or methods, in a module's forward of any form that torch.fx can
+    follow. An ANN twin of `rheobase.models` is read too.
+
+    Args:
+        module: a network with one input and one output.
+        training: whether it must be the same network in training mode, but for dropout and norms.
+
+    Raises:
+        TypeError: no module.
+        ValueError: it has neurons already, hooks, or something in it that is not understood; the error names the
+            module's path and the line.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"the network must be a torch.nn.Module, got {type(module).__name__}")
+    owner = type(module).__name__
+    for path, child in module.named_modules():
+        if isinstance(child, Neuron):
+            raise ValueError(f"{owner} is a spiking network already: {path or 'it'} is a {type(child).__name__}")
+        if hooked(child):
+            raise ValueError(f"{owner} cannot be read: hooks on {path or 'it'} would be lost; remove them")
+    module = copy.deepcopy(module)
+    lead = 1
+    if isinstance(module, Net):  # a twin: its layers take [T, B, ...], with a single step
+        module, lead = nn.Sequential(*_parts(module)), 2
+    elif ops.kind_of(module) is not None:
+        module = nn.Sequential(module)
+    modes = {part: part.training for part in module.modules()}
+    if training:
+        _same(owner, module)
+    graph = _Reader(owner, module.eval(), lead).graph()
+    for part, mode in modes.items():
+        part.training = mode
+    return graph
+
+
+def _parts(twin: Net) -> list[nn.Module]:
+    """Features one by one, where they can be, and the head."""
+    features: Any = twin.features
+    return [*(features if type(features) in (nn.Sequential, Segmented) else [features]), twin.head]
+
+
+def _leaf(module: nn.Module) -> bool:
+    return isinstance(module, PerStep | Flatten) or ops.kind_of(module) is not None
+
+
+def _same(owner: str, module: nn.Module) -> None:
+    """Refuse a network that takes another way in training."""
+    found = [list(Tracer(_leaf).taken(module.train(mode)).nodes) for mode in (True, False)]
+    for one, other in zip(*found, strict=False):
+        told = [
+            (n.op, n.target, str(n.args), {k: v for k, v in n.kwargs.items() if k != "training"}) for n in (one, other)
+        ]
+        if told[0] != told[1]:
+            raise ValueError(
+                f"{owner} cannot be read: in {one.meta['path'] or 'its forward'} ({one.meta['where']}) it does "
+                "something else in training than in evaluation"
+            )
+    if len(found[0]) != len(found[1]):
+        raise ValueError(f"{owner} cannot be read: it does not do the same in training as in evaluation")
+
+
+class _Reader:
+    """Reads the operations of one module."""
+
+    def __init__(self, owner: str, module: nn.Module, lead: int) -> None:
+        self.owner = owner
+        self.lead = lead
+        self.root = module
+        self.layers: dict[str, Layer] = {}
+        self.taken = {path for path, _ in module.named_modules()}
+        self.values: dict[fx.Node, str] = {}  # which layer's output a node is
+        self.sizes: dict[fx.Node, Any] = {}  # what is known of a node that is a shape, or a part of one
+        self.output = ""
+
+    def graph(self) -> Graph:
+        """The layers."""
+        for node in Tracer(_leaf).taken(self.root).nodes:
+            getattr(self, f"_{node.op}")(node)
+        needed = {self.output}
+        for layer in reversed(self.layers.values()):
+            if layer.name in needed:
+                needed.update(layer.inputs)
+        if INPUT not in needed or self.output == INPUT:
+            raise ValueError(f"{self.owner} cannot be read: its output does not depend on its input")
+        parts = [[one for one in self.layers.values() if (one.name in needed) is used] for used in (True, False)]
+        return Graph(self.owner, tuple(parts[0]), self.output, tuple(parts[1]))
+
+    def _refuse(self, node: fx.Node, reason: str) -> NoReturn:
+        path, where = node.meta["path"], node.meta["where"]
+        if node.op == "call_module":
+            what = f"{node.target} ({type(self.root.get_submodule(str(node.target))).__name__}, {where})"
+        else:
+            what = f"{ops.name_of(node.target)} in {path or 'its forward'} ({where})"
+        raise ValueError(f"{self.owner} cannot be read: {what}: {reason}")
+
+    def _value(self, node: fx.Node, argument: Any) -> str:
+        """The layer whose output an argument is."""
+        if not isinstance(argument, fx.Node) or argument not in self.values:
+            what = "a shape" if argument in self.sizes else f"{argument!r}"
+            self._refuse(node, f"its input must be what a layer gives, got {what}")
+        return self.values[argument]
+
+    # the five sorts of node
+
+    def _placeholder(self, node: fx.Node) -> None:
+        if not self.values:
+            self.values[node] = INPUT
+        elif node.users:
+            raise ValueError(f"{self.owner} cannot be read: it takes more than one input, {node.target!r} besides")
+
+    def _get_attr(self, node: fx.Node) -> None:
+        user = next(iter(node.users), None)
+        where = node if user is None else user
+        self._refuse(where, f"it uses {node.target!r} by itself; parameters and buffers must be those of layers")
+
+    def _output(self, node: fx.Node) -> None:
+        argument = node.args[0]
+        if not isinstance(argument, fx.Node) or argument not in self.values:
+            raise ValueError(f"{self.owner} cannot be read: it must give one tensor, got {argument!r}")
+        self.output = self.values[argument]
+
+    def _call_module(self, node: fx.Node) -> None:
+        name, module, lead = str(node.target), self.root.get_submodule(str(node.target)), self.lead
+        if len(node.args) + len(node.kwargs) != 1:
+            self._refuse(node, "it takes one input")
+        value = self._value(node, next(iter((*node.args, *node.kwargs.values()))))
+        if isinstance(module, PerStep):
+            module, lead = module.module, 1
+        elif isinstance(module, Flatten):
+            module, lead = nn.Flatten(), 1
+        inner = list(module.named_modules()) if type(module) is nn.Sequential else [("", module)]
+        for path, part in inner:
+            if type(part) is not nn.Sequential:
+                value = self._module(node, f"{name}.{path}" if path else name, part, value, lead)
+
+    def _module(self, node: fx.Node, name: str, module: nn.Module, value: str, lead: int) -> str:
+        found = ops.kind_of(module)
+        if found is None:
+            known = any(cls in ops.MODULES for cls in type(module).__mro__)
+            self._refuse(node, "it has a forward of its own" if known else f"{type(module).__name__} is not known")
+        cls, kind = found
+        if cls is nn.Identity:
+            self.values[node] = value
+            return value
+        why = _unfit(module)
+        if why:
+            self._refuse(node, why)
+        if cls is nn.Flatten:
+            module = self._flatten(node, module.start_dim, module.end_dim, lead)  # type: ignore[arg-type]
+        return self._add(node, name, kind, module, (value,), bool(getattr(module, "inplace", False)))
+
+    def _call_method(self, node: fx.Node) -> None:
+        self._call_function(node)
+
+    def _call_function(self, node: fx.Node) -> None:
+        target = node.target
+        if target in ops.SHAPE:
+            self._shape(node)
+        elif target == "contiguous":
+            self.values[node] = self._value(node, node.args[0])
+        elif target in ops.ADD:
+            if len(node.args) != 2 or node.kwargs:
+                self._refuse(node, f"of two values alone, got {node.args[2:]} {node.kwargs}")
+            inputs = tuple(self._value(node, one) for one in node.args)
+            self._junction(node, "add", Add(), inputs, target in ops.IN_PLACE or target == "add_")
+        elif target in ops.CAT:
+            self._cat(node)
+        elif target in ops.MEAN:
+            self._mean(node)
+        elif target in ops.RESHAPE:
+            self._reshape(node)
+        elif target == "unsqueeze" or target is operator.getitem:
+            self._time(node)
+        elif target in ops.FUNCTIONS:
+            self._known(node, ops.FUNCTIONS[target])
+        else:
+            self._refuse(node, "it is not known")
+
+    # operations
+
+    def _known(self, node: fx.Node, function: ops.Function) -> None:
+        value = self._value(node, node.args[0] if node.args else node.kwargs.get("input"))
+        kwargs = {name: argument for name, argument in node.kwargs.items() if name != "input"}
+        if len(node.all_input_nodes) > 1:
+            self._refuse(node, "its arguments must be plain numbers, and one depends on the input or a shape")
+        try:
+            given = ops.bound(function.arguments, node.args[1:], kwargs)
+            inplace = bool(given.pop("inplace", False)) or node.target in ops.IN_PLACE or _underscored(node.target)
+            if given.pop("training", False):
+                self._refuse(node, "dropout that is on in evaluation too")
+            if given.get("return_indices"):
+                self._refuse(node, "its indices are not known")
+            if function.module is nn.Flatten:
+                module: nn.Module = self._flatten(node, given.get("start_dim", 0), given.get("end_dim", -1), self.lead)
+            else:
+                module = function.module(**given)
+        except (TypeError, ValueError) as error:
+            if str(error).startswith(self.owner):
+                raise
+            self._refuse(node, str(error))
+        self._add(node, self._path(node), function.kind, module, (value,), inplace)
+
+    def _junction(self, node: fx.Node, kind: Kind, module: nn.Module, inputs: tuple[str, ...], inplace: bool) -> None:
+        self._add(node, self._path(node), kind, module, inputs, inplace)
+
+    def _cat(self, node: fx.Node) -> None:
+        try:
+            given = ops.bound(("tensors", "dim"), node.args, dict(node.kwargs))
+        except ValueError as error:
+            self._refuse(node, str(error))
+        dim = given.get("dim", 0)
+        if not isinstance(dim, int) or not (dim < 0 or dim >= self.lead):
+            self._refuse(node, f"along the batch, or what is not known, got dim={dim}")
+        inputs = tuple(self._value(node, one) for one in given["tensors"])
+        self._junction(node, "cat", Cat(dim if dim < 0 else dim - self.lead + 1), inputs, False)
+
+    def _mean(self, node: fx.Node) -> None:
+        try:
+            given = ops.bound(("input", "dim", "keepdim"), node.args, dict(node.kwargs))
+        except ValueError as error:
+            self._refuse(node, str(error))
+        dims = given.get("dim")
+        dims = (dims,) if isinstance(dims, int) else dims
+        if not dims or not all(isinstance(d, int) and (d < 0 or d >= self.lead) for d in dims):
+            self._refuse(node, f"over the batch, or what is not known, got dim={given.get('dim')}")
+        dims = tuple(d if d < 0 else d - self.lead + 1 for d in dims)
+        value = self._value(node, given["input"])
+        self._add(node, self._path(node), "pool", Mean(dims, bool(given.get("keepdim", False))), (value,), False)
+
+    def _flatten(self, node: fx.Node, start: int, end: int, lead: int) -> nn.Flatten:
+        if start < lead or end != -1:
+            self._refuse(node, f"it must keep the batch and flatten all the rest, got start_dim={start}, end_dim={end}")
+        return nn.Flatten(start - lead + 1)
+
+    def _reshape(self, node: fx.Node) -> None:
+        shape: Any = node.args[1:] if len(node.args) != 2 else node.args[1]
+        known = isinstance(shape, tuple | list) and len(shape) == 2 and shape[1] == -1
+        if not known or self.sizes.get(shape[0]) != "batch" or self.lead != 1 or node.kwargs:
+            self._refuse(node, "of reshapes, only x.view(x.size(0), -1) is known")
+        self._add(node, self._path(node), "shape", nn.Flatten(), (self._value(node, node.args[0]),), False)
+
+    def _shape(self, node: fx.Node) -> None:
+        """What is known of a shape: which number is the batch's."""
+        of, *rest = cast("tuple[Any, ...]", node.args)
+        if of in self.values and node.target is operator.getitem:
+            self._time(node)
+        elif of in self.values and node.target in ("size", getattr) and rest in ([], ["shape"]) and not node.kwargs:
+            self.sizes[node] = "shape"
+        elif rest == [0] and (node.target == "size" or self.sizes.get(of) == "shape"):
+            self.sizes[node] = "batch"
+        elif of in self.values and node.target is getattr:
+            self._refuse(node, f"{rest[0]!r} of a tensor is not known")
+        else:
+            self.sizes[node] = "other"
+
+    def _time(self, node: fx.Node) -> None:
+        """A time axis of one step in front of the logits, as `rheobase.train` wants it: not a layer."""
+        value, *rest = node.args
+        last = all(user.op == "output" for user in node.users)
+        if self.lead != 1 or not last or rest not in ([0], [None]) or node.kwargs:
+            self._refuse(node, "of indexing, only logits.unsqueeze(0) at the end is known")
+        self.values[node] = self._value(node, value)
+
+    # layers
+
+    def _path(self, node: fx.Node) -> str:
+        path, name = node.meta["path"], ops.name_of(node.target)
+        return f"{path}.{name}" if path else name
+
+    def _add(
+        self, node: fx.Node, name: str, kind: Kind, module: nn.Module, inputs: tuple[str, ...], inplace: bool
+    ) -> str:
+        """A layer of that name, or where there is one, of that name and a number."""
+        taken = self.layers.keys() if node.op == "call_module" else self.layers.keys() | self.taken
+        free, number = name, 1
+        while free in taken:
+            number += 1
+            free, taken = f"{name}_{number}", self.layers.keys() | self.taken
+        if inplace:
+            self._overwrite(node, inputs[0], free)
+            module.inplace = False  # type: ignore[assignment]
+        self.layers[free] = Layer(free, kind, module, inputs, node.meta["where"])
+        self.values[node] = free
+        return free
+
+    def _overwrite(self, node: fx.Node, old: str, new: str) -> None:
+        """What is changed in place is the new value for all that read it from now on, under whatever name."""
+        for other, value in self.values.items():
+            if value == old:
+                self.values[other] = new
+        layer = self.layers.get(old)
+        while layer is not None and (layer.kind == "dropout" or isinstance(layer.module, nn.Flatten)):
+            old = layer.inputs[0]
+            if any(self._later(node, other) for other, value in self.values.items() if value == old):
+                self._refuse(node, f"it changes in place what may be the same memory as {old!r}, which is used later")
+            layer = self.layers.get(old)
+
+    @staticmethod
+    def _later(node: fx.Node, other: fx.Node) -> bool:
+        return any(user > node for user in other.users)
+
+
+def _underscored(target: Any) -> bool:
+    return isinstance(target, str) and target.endswith("_")
+
+
+def _unfit(module: Any) -> str:
+    """Why a module of a known class is not understood."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if module.running_mean is None:
+            return "a norm without running statistics is not known"
+        if module.momentum is None:
+            return "a norm whose running statistics are a mean over all batches (momentum=None) is not known"
+    if getattr(module, "return_indices", False):
+        return "its indices are not known"
+    return ""

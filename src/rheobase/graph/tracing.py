@@ -1,0 +1,83 @@
+"""A module's forward pass taken down by torch.fx, each operation with the module and the line that it stands in."""
+
+from __future__ import annotations
+
+import operator
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+_LIBRARIES = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib"), str(Path(__file__).parent), "<")
+
+
+class _Value(fx.Proxy):
+    """A proxy that takes down `x += y` as what it is: fx takes it for `x = x + y`, which leaves the old x alone."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
+class Tracer(fx.Tracer):
+    """Takes a module down.
+
+    Args:
+        leaf: whether a module is one operation.
+    """
+
+    def __init__(self, leaf: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        self._leaf = leaf
+        self._paths: list[str] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether it is one operation."""
+        return self._leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """What stands for a node's value."""
+        return _Value(node, self)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A module that is called: its path is that of what happens in it."""
+        self._paths.append(self.path_of_module(m))
+        found = super().call_module(m, forward, args, kwargs)
+        self._paths.pop()  # (not where it failed: the path tells where)
+        return found
+
+    def create_node(self, *args: Any, **options: Any) -> fx.Node:
+        """A node that knows where it stands."""
+        node = super().create_node(*args, **options)
+        node.meta["path"] = self._paths[-1] if self._paths else ""
+        frame: Any = sys._getframe()
+        while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+            frame = frame.f_back
+        node.meta["where"] = "" if frame is None else _line(frame.f_code.co_filename, frame.f_lineno)
+        return node
+
+    def taken(self, module: nn.Module) -> fx.Graph:
+        """The operations of a module.
+
+        Raises:
+            ValueError: it does what cannot be taken down, such as a choice that depends on its input.
+        """
+        try:
+            return self.trace(module)
+        except Exception as error:
+            frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
+            where = _line(frames[-1].filename, frames[-1].lineno or 0) if frames else "where it is called"
+            path = (self._paths[-1] if self._paths else "") or "its forward"
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{type(module).__name__} cannot be read: {path} ({where}): {type(error).__name__}: {reason}. What it "
+                "does must not depend on values or shapes of its input"
+            ) from error
+
+
+def _line(file: str, number: int) -> str:
+    return f"{Path(file).name}, line {number}"

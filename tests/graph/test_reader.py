@@ -1,0 +1,251 @@
+"""What is read from a network is that network; what cannot be read is named, with its line."""
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import rheobase as rb
+from rheobase.graph import read
+from rheobase.graph.layers import Flow, Graph, Step
+from tests.graph.networks import NETWORKS, PreActivation, TorchvisionResNet, images, randomized
+
+
+def flow(graph: Graph) -> Flow:
+    """The layers that were read, run one by one."""
+    return Flow([Step(one.name, one.module, one.inputs) for one in graph.layers], graph.output)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_the_layers_are_the_network(name: str) -> None:
+    network = randomized(NETWORKS[name]()).eval()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    found = flow(read(network)).eval()
+    torch.testing.assert_close(found(images()), network(images()), rtol=0, atol=0)
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    assert network(images()).std() > 0.01
+
+
+@pytest.mark.parametrize(
+    "name", ["sew_resnet18", "ms_resnet18", "spiking_resnet18", "spiking_resnet11", "vgg11", "plain_convnet", "7b_net"]
+)
+@torch.no_grad()
+def test_our_twins_are_read(name: str) -> None:
+    torch.manual_seed(0)
+    twin = rb.models.create(name, classes=3, in_channels=1, width=4, spiking=False).eval()
+    for part in twin.modules():
+        if isinstance(part, rb.CurrentNorm):
+            part.running_mean.uniform_(-0.3, 0.3)
+            part.weight.uniform_(0.5, 1.5)
+    graph = read(twin)
+    steps = []
+    for one in graph.layers:
+        module: Any = one.module
+        if isinstance(module, rb.CurrentNorm):
+            module = Timed(module)
+        steps.append(Step(one.name, module, one.inputs))
+    found = Flow(steps, graph.output)(images())
+    assert found.std() > 1e-3
+    torch.testing.assert_close(found, twin(images())[0], rtol=1e-5, atol=1e-6)
+
+
+class Timed(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.unsqueeze(0))[0]
+
+
+class Own(nn.Module):
+    """A network whose forward is a function of itself and x."""
+
+    def __init__(self, function: Callable[["Own", Tensor], Any]) -> None:
+        super().__init__()
+        self.function = [function]
+        self.inner = nn.Module()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.bn = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.fc = nn.Linear(256, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function[0](self, x)
+
+
+def changed_in_place(net: Own, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    y = net.relu(x)  # x is changed
+    return x + y
+
+
+def added_in_place(net: Own, x: Tensor) -> Tensor:
+    old = x = net.conv(x)
+    x += F.relu(x)
+    return old + x
+
+
+def unused_in_place(net: Own, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    x.relu_()
+    F.relu_(net.bn(x))
+    return x.flatten(1)
+
+
+def cloned(net: Own, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    old = x.clone()
+    net.relu(x)
+    return old + x.contiguous()
+
+
+@pytest.mark.parametrize("function", [changed_in_place, added_in_place, unused_in_place, cloned])
+@torch.no_grad()
+def test_what_is_changed_in_place_is_changed_for_all_that_read_it_later(function: Any) -> None:
+    network = Own(function).eval()
+    x = images()
+    right = copy.deepcopy(network)(x.clone())
+    torch.testing.assert_close(flow(read(network)).eval()(x), right, rtol=0, atol=0)
+    assert right.std() > 0.01
+
+
+def flattened_in_place(net: Own, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    y = net.relu(x.flatten(1))
+    return x.flatten(1) + y
+
+
+REFUSED: dict[str, tuple[Callable[[Own, Tensor], Any], str]] = {
+    "sigmoid": (
+        lambda net, x: torch.sigmoid(net.conv(x)),
+        r"sigmoid in its forward \(test_reader\.py, line \d+\): it is",
+    ),
+    "product": (
+        lambda net, x: net.conv(x) * net.conv(x),
+        r"mul in its forward \(test_reader\.py, line \d+\): it is",
+    ),
+    "parameter": (lambda net, x: net.conv(x) * net.scale, r"mul in its forward .*uses 'scale' by itself"),
+    "constant": (lambda net, x: net.conv(x) + 1, r"add in its forward .*must be what a layer gives, got 1"),
+    "scaled sum": (lambda net, x: torch.add(net.conv(x), net.conv(x), alpha=2), r"add in .*of two values alone"),
+    "choice": (
+        lambda net, x: net.conv(x) if x.sum() > 0 else x,
+        r"its forward \(test_reader\.py, line \d+\): TraceError",
+    ),
+    "pool of a size": (lambda net, x: F.avg_pool2d(net.conv(x), x.shape[2]), r"avg_pool2d in .*a shape"),
+    "reshape": (lambda net, x: net.conv(x).view(-1, 256), r"view in .*only x\.view\(x\.size\(0\), -1\)"),
+    "flattened batch": (lambda net, x: torch.flatten(net.conv(x)), r"flatten in .*keep the batch"),
+    "mean of all": (lambda net, x: net.conv(x).mean(), r"mean in .*got dim=None"),
+    "mean of batch": (lambda net, x: net.conv(x).mean((0, 2)), r"mean in .*over the batch"),
+    "joined batches": (lambda net, x: torch.cat([net.conv(x), net.conv(x)]), r"cat in .*along the batch.*dim=0"),
+    "time in between": (lambda net, x: net.conv(x).unsqueeze(0).relu(), r"unsqueeze in .*at the end"),
+    "attribute": (lambda net, x: net.conv(x.T), r"getattr in .*'T' of a tensor"),
+    "two outputs": (lambda net, x: (net.conv(x), x), r"must give one tensor"),
+    "no output": (lambda net, x: net.conv(torch.ones(1, 1, 8, 8)), r"cannot be read"),
+    "input": (lambda net, x: x, r"does not depend on its input"),
+    "dropout": (lambda net, x: F.dropout(net.conv(x), 0.5), r"dropout in .*on in evaluation too"),
+    "indices": (lambda net, x: F.max_pool2d(net.conv(x), 2, return_indices=True), r"max_pool2d_with_indices in"),
+    "a view in place": (flattened_in_place, r"relu \(ReLU, test_reader\.py, line \d+\): it changes in place .*'conv'"),
+    "random": (lambda net, x: net.conv(x) + torch.randn_like(x), r"randn_like in"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_named_with_its_line(name: str) -> None:
+    function, said = REFUSED[name]
+    with pytest.raises(ValueError, match=r"Own cannot be read: .*" + said if said[0] not in "dmc" else said):
+        read(Own(function))
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (nn.Sigmoid(), r"layer1\.0\.1 \(Sigmoid, .*line \d+\): Sigmoid is not known"),
+        (nn.LayerNorm(8), r"layer1\.0\.1 \(LayerNorm, .*: LayerNorm is not known"),
+        (nn.BatchNorm2d(8, track_running_stats=False), r"layer1\.0\.1 \(BatchNorm2d.*without running statistics"),
+        (nn.BatchNorm2d(8, momentum=None), r"layer1\.0\.1 .*momentum=None"),
+        (nn.MaxPool2d(2, return_indices=True), r"layer1\.0\.1 .*indices"),
+        (nn.Flatten(0), r"layer1\.0\.1 .*keep the batch"),
+        (nn.LSTM(8, 8), r"layer1\.0\.1 \(LSTM"),
+    ],
+)
+def test_a_module_that_is_not_known_is_named_by_its_path(module: nn.Module, said: str) -> None:
+    network = TorchvisionResNet()
+    network.layer1[0] = nn.Sequential(nn.ReLU(), module)
+    with pytest.raises(ValueError, match=f"TorchvisionResNet cannot be read: {said}"):
+        read(network)
+
+
+class Standardized(nn.Conv2d):
+    """A convolution with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+class Gentle(nn.ReLU):
+    """A subclass that does the same."""
+
+
+def test_a_subclass_counts_only_with_the_forward_of_its_class() -> None:
+    network = TorchvisionResNet()
+    network.relu = Gentle()
+    assert read(network)["relu"].kind == "activation"
+    network.layer2[0].conv1 = Standardized(8, 16, 3, 2, 1)
+    with pytest.raises(ValueError, match=r"in layer2\.0\.conv1 \(test_reader\.py, line \d+\).*'layer2.0.conv1.weight'"):
+        read(network)
+    network = TorchvisionResNet()
+    network.conv1.forward = lambda x: x
+    with pytest.raises(ValueError, match=r"conv1 \(Conv2d, .*forward of its own"):
+        read(network)
+
+
+def test_hooks_spiking_nets_and_other_things_are_refused() -> None:
+    network = TorchvisionResNet()
+    hook = network.layer1.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="hooks on layer1 would be lost"):
+        read(network)
+    hook.remove()
+    read(network)
+    with pytest.raises(ValueError, match=r"Net is a spiking network already: features\.\d+\.neuron is a LIF"):
+        read(rb.models.create("plain_convnet", classes=2, width=2))
+    with pytest.raises(TypeError, match="must be a torch.nn.Module, got function"):
+        read(images)
+
+
+def test_what_the_output_does_not_depend_on_is_told_apart() -> None:
+    def aside(net: Own, x: Tensor) -> Tensor:
+        x = net.conv(x)
+        net.bn(x)
+        return net.relu(x)
+
+    graph = read(Own(aside))
+    assert [one.name for one in graph.layers] == ["conv", "relu"]
+    assert [one.name for one in graph.unused] == ["bn"]
+
+
+def test_a_place_has_a_name_of_its_own() -> None:
+    def twice(net: Own, x: Tensor) -> Tensor:
+        return operator.add(net.relu(F.relu(net.relu(net.conv(x)))), F.relu(x)).relu()
+
+    names = [one.name for one in read(Own(twice)).layers]
+    assert names == ["conv", "relu", "relu_2", "relu_3", "relu_4", "add", "relu_5"]
+
+
+def test_a_graph_tells_itself() -> None:
+    text = str(read(PreActivation()))
+    assert all(word in text for word in ("conv2", "activation", "act_3", "input", "add", "mean"))
+
+
+def test_logits_with_a_time_axis_are_read_without_it() -> None:
+    for function in (lambda net, x: net.relu(net.conv(x)).unsqueeze(0), lambda net, x: net.relu(net.conv(x))[None]):
+        assert read(Own(function)).output == "relu"

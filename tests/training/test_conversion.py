@@ -1,0 +1,76 @@
+"""The conversion of a run's ANN: what is found is written, and is what the parts find."""
+
+import json
+
+import pytest
+import torch
+
+import rheobase as rb
+from rheobase import cli
+from rheobase.graph import with_qcfs
+from rheobase.graph.methods import METHODS
+from rheobase.training.conversion import convert
+
+ANN = {"model.spiking": False, "trainer.epochs": 2, "data.train_limit": 400, "model.norm": "current"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_options):
+    folder = tmp_path_factory.mktemp("runs") / "ann"
+    return rb.train("digits", **{**tiny_options, **ANN, "run": str(folder)})
+
+
+def test_accuracy_is_that_of_the_converted_best_model(run):
+    found = convert(run.folder, steps=(2, 64), at=8, samples=100)
+    assert found.ann_accuracy == run.summary["validation_accuracy"]
+    data = rb.data.load("digits")
+    x, y, _ = rb.data.Batches(data.validation, batch_size=240, mean=data.mean, std=data.std).batch(0, 0)
+    with torch.no_grad():
+        logits = found.net(x, steps=64)
+    for steps, accuracy in found.curve.accuracy.items():
+        right = (rb.readout(logits[:steps]).argmax(1) == y).double().mean().item()
+        assert accuracy == pytest.approx(right, abs=1 / 240 + 1e-9)
+    assert found.curve.accuracy[64] == pytest.approx(found.ann_accuracy, abs=0.05)
+    written = json.loads(found.file.read_text())
+    assert written["accuracy"] == {str(steps): share for steps, share in found.curve.accuracy.items()}
+    assert written["method"] == {"name": "percentile", "percentile": 99.9, "initial": 0.0}
+    assert [one["name"] for one in written["layers"]] == [one.name for one in found.net.layers]
+    assert (written["at"], written["calibration_samples"], written["samples"]) == (8, 100, 240)
+    assert written["exit"] is None
+
+
+def test_the_command_prints_a_table_and_notes_looks_at_the_test_set(run, capsys):
+    words = ["--method", "calibrated", "--steps", "4", "16", "--at", "4", "--exit", "0.9", "--split", "test"]
+    cli.main(["convert", str(run.folder), *words])
+    said = capsys.readouterr().out
+    assert "exit at 0.9" in said
+    assert "conversion-calibrated.json" in said
+    assert "IF, threshold" in said
+    written = json.loads((run.folder / "conversion-calibrated.json").read_text())
+    assert written["split"] == "test"
+    assert 1 <= written["exit"]["steps"] <= 16
+    look = json.loads((run.folder / "evaluations.json").read_text())[-1]
+    assert (look["split"], look["method"], look["accuracy"]) == ("test", "calibrated", written["accuracy"])
+
+
+def test_the_command_knows_the_methods():
+    assert set(cli.METHODS) == set(METHODS)
+
+
+def test_a_network_of_ones_own_with_qcfs(tiny, tiny_options):
+    twin = rb.models.create("plain_convnet", classes=10, in_channels=1, depth=2, width=4, spiking=False)
+    options = {key: value for key, value in tiny.items() if not key.startswith("model.")}
+    run = rb.train("digits", model=with_qcfs(twin), **{**options, "trainer.epochs": 1})
+    found = convert(run.folder, "qcfs", steps=(1, 8), model=with_qcfs(twin))
+    assert found.file.name == "conversion-qcfs.json"
+    assert 0 < found.curve.accuracy[8] <= 1
+
+
+def test_mistakes_are_refused(run, tiny, fails, tmp_path):
+    spiking = rb.train("digits", **{**tiny, "trainer.epochs": 1})
+    said = fails("convert", str(spiking.folder))
+    assert "is a run of a spiking net; convert takes one of an ANN: --model.spiking false" in said
+    assert "no run in" in fails("convert", str(tmp_path))
+    assert "invalid choice: 'best'" in fails("convert", str(run.folder), "--method", "best")
+    assert "samples must be at least 1, got 0" in fails("convert", str(run.folder), "--samples", "0")
+    assert "takes activations QCFS, got 1.neuron (Rate" in fails("convert", str(run.folder), "--method", "qcfs")
