@@ -102,7 +102,7 @@ def write(neuron: nn.Module, name: str, value: Any) -> None:
 def spread(neuron: nn.Module, name: str, value: Tensor) -> None:
     """Give a number another shape too, such as one a channel, before it is trained; learned or fixed as it was."""
     if f"raw_{name}" in neuron._parameters:
-        raw = _inverse(type(neuron).__name__, name, checked(type(neuron).__name__, name, value))
+        raw = inverse(type(neuron).__name__, name, checked(type(neuron).__name__, name, value))
         neuron.register_parameter(f"raw_{name}", nn.Parameter(raw))
     else:
         write(neuron, name, value)
