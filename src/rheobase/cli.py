@@ -79,7 +79,34 @@ def convert(options: Options) -> None:
     print(f"\nwritten to {found.file}")
 
 
-COMMANDS = {"recipes": recipes, "train": train, "resume": resume, "evaluate": evaluate, "convert": convert}
+def probe(options: Options) -> None:
+    """signal health of a recipe's net before training, or of a run's best: exit code 1 where it is not healthy"""
+    from rheobase.signal.tune import Tuned
+    from rheobase.training.health import health
+
+    found = health(options.what, options.words, options.preset, options.samples, options.tune, options.start)
+    report = found.held_out if isinstance(found, Tuned) else found
+    if isinstance(found, Tuned):
+        print(f"{found.before.table()}\n\nafter tuning, on a batch that it was not tuned on:\n")
+    print(report.table())
+    if isinstance(found, Tuned):
+        print(f"\n{found.verdict.partition(chr(10))[0]}")
+    if options.plot:
+        report.plot(options.plot)
+    if options.json:
+        Path(options.json).write_text(report.to_json())
+    if not report.healthy:
+        sys.exit(1)
+
+
+COMMANDS = {
+    "recipes": recipes,
+    "train": train,
+    "resume": resume,
+    "evaluate": evaluate,
+    "convert": convert,
+    "probe": probe,
+}
 METHODS = ("percentile", "threshold_balancing", "calibrated", "qcfs")
 
 
@@ -87,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a mistake of the user ends with one line on stderr and status 2."""
     if arguments is None:
         arguments = sys.argv[1:]
-        if arguments[:1] and arguments[0] in ("train", "resume", "evaluate", "convert"):
+        if arguments[:1] and arguments[0] in ("train", "resume", "evaluate", "convert", "probe"):
             settle()
     options = _parsed(arguments)
     if options.command != "recipes" and str(Path.cwd()) not in sys.path:  # for data and models of the user's own
@@ -136,8 +163,16 @@ def _parsed(arguments: Sequence[str]) -> Options:
     add("--samples", type=int, default=512, metavar="N", help=help)
     help = "also decide early, at this softmax of the mean logits"
     add("--exit", type=float, metavar="P", help=help)
+    add = parsers["probe"].add_argument
+    add("what", metavar="RECIPE|RUN", help="a recipe, changed by --key value as for train, or a run folder")
+    add("--preset", choices=("quick", "standard", "full"), default="standard", help="(default: %(default)s)")
+    add("--samples", type=int, default=64, metavar="N", help="of the training split (default: %(default)s)")
+    add("--tune", action="store_true", help="also tune it, in memory, and tell how it is then")
+    add("--start", choices=("identity", "orthogonal", "fluctuation"), help="with --tune: other weights too")
+    add("--plot", metavar="FILE", help="a figure, PNG or SVG by its ending")
+    add("--json", metavar="FILE", help="all readings")
     options, words = parser.parse_known_args(arguments)
-    if words and options.command != "train":
+    if words and options.command not in ("train", "probe"):
         parsers[options.command].error(f"unrecognized arguments: {' '.join(words)}")
     options.words = words
     return options

@@ -1,0 +1,79 @@
+"""Signal health of what a recipe or a run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheobase.layers import readout
+from rheobase.signal.probe import Preset, probe
+from rheobase.signal.report import Report
+from rheobase.signal.start import Start
+from rheobase.signal.tune import Tuned, tune
+from rheobase.training import build, sources
+from rheobase.training.folder import RunFolder
+from rheobase.training.keeper import load_best
+from rheobase.training.passes import hosted, padded
+from rheobase.training.runs import prepare
+
+
+@hosted()
+def health(
+    what: str,
+    keys: Sequence[str] = (),
+    preset: Preset = "standard",
+    samples: int = 64,
+    tuned: bool = False,
+    start: Start | None = None,
+) -> Report | Tuned:
+    """Probe a recipe's net before training, or the best of a run, on training samples as they are, of all classes.
+
+    The loss is the cross entropy of the mean over time, whatever the recipe's is.
+
+    Args:
+        what: a recipe, as `rheobase train` takes it, or a run folder.
+        keys: changes to the recipe, as `--key value`.
+        preset: see `rheobase.probe`.
+        samples: how many.
+        tuned: whether to tune it too (in memory), with as many samples held out.
+        start: see `rheobase.tune`.
+
+    Raises:
+        FileNotFoundError: no such recipe or run, or no model in it yet.
+        ValueError: bad arguments or damaged files; sequences of different lengths, which are not tuned here.
+    """
+    if samples < 2:
+        raise ValueError(f"samples must be at least 2, got {samples}")
+    folder = Path(what)
+    if (folder / "recipe.json").is_file():
+        if keys:
+            raise ValueError(f"{what} is a run, whose recipe is fixed: it takes no {keys[0]}")
+        place = RunFolder.open(folder)
+        recipe = place.read_recipe()
+        data, net = prepare(recipe, None, None)
+        net = load_best(recipe, lambda: net, place.best)
+    else:
+        _, recipe = sources.from_arguments([what, *keys])
+        data, net = prepare(recipe, None, None)
+    net = net.cpu()
+    few = build.sample(data, data.train, samples * (1 + tuned))
+    inputs, labels, lengths = few
+    if tuned:
+        if lengths is not None:
+            raise ValueError("--tune is not for sequences of different lengths: call rheobase.tune with a loss")
+        return _tuned(net, inputs, labels, samples, start)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(readout(logits.float(), lengths), labels, reduction="none")
+
+    with padded(lengths):
+        return probe(net, inputs, labels, preset, loss)
+
+
+def _tuned(net: nn.Module, inputs: Tensor, labels: Tensor, samples: int, start: Start | None) -> Tuned:
+    axis = inputs.dim() - 4  # images [B, C, H, W], or frames [T, B, C, H, W]
+    x, other = inputs.split([samples, inputs.shape[axis] - samples], axis)
+    return tune(net, x, labels[:samples], start, held_out=(other, labels[samples:]))
