@@ -27,6 +27,8 @@ from torch import nn
 
 import rheobase as rb
 from rheobase.models.resnet import Classic
+from rheobase.signal.readings import Information
+from rheobase.signal.verdict import MOST_EXPLODED, MOST_LOST, MOST_VANISHED, lost
 from rheobase.training import Recipe
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "start.jsonl"
@@ -176,19 +178,24 @@ def readings(done: dict[str, Any]) -> dict[str, float]:
     waists, layers = done["waists"], done["layers"]
     first, last = waists["gradient_norm"][0], waists["gradient_norm"][-1]
     agreement = [each for each in layers["agreement"] if each is not None]
-    places = zip(waists["similarity"], waists["noisy"], waists["accuracy"], strict=True)
-    told = [similarity >= 0.05 or noisy >= 0.05 or accuracy > 0.175 for similarity, noisy, accuracy in places]
+    told = 1 - statistics.mean(lost(Information(*each), 10, 64) for each in _places(waists))
+    level = math.log10(first / last) if first > 0 and last > 0 else -50.0
+    good = told >= 1 - MOST_LOST and math.log10(MOST_VANISHED) <= level <= math.log10(MOST_EXPLODED)
     return {
-        "share of depth that tells inputs apart": statistics.mean(told),
+        "share of depth that tells inputs apart": told,
         "similarity, mean over depth": statistics.mean(waists["similarity"]),
         "similarity at the end": waists["similarity"][-1],
         "two views alike, mean over depth": statistics.mean(waists["noisy"]),
         "linear reader, mean over depth": statistics.mean(waists["accuracy"]),
-        "gradient level": -abs(math.log10(first / last)) if first > 0 and last > 0 else -50.0,
+        "gradient level": -abs(level),
         "gradient's agreement": statistics.mean(agreement) if agreement else 0.0,
         "firing rate": statistics.mean(layers["rate"]),
-        "healthy": float(done["healthy"]),
+        "healthy by the verdict": float(good),
     }
+
+
+def _places(waists: dict[str, list[float]]) -> Iterator[tuple[float, ...]]:
+    return zip(waists["similarity"], waists["noisy"], waists["accuracy"], strict=True)
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
@@ -213,7 +220,8 @@ def report(out: Path, figure: Path) -> None:
         accuracy, test = ([f"{100 * done[key]:.1f}" for done in group] for key in ("validation", "test"))
         begin = " ".join(word for word in (start, shortcut and f"shortcut {shortcut}") if word) or "registry's"
         cells = (name, steps, neuron, surrogate, begin, without, len(group), " ".join(accuracy), " ".join(test))
-        print(f"| {' | '.join(map(str, cells))} | {'yes' if group[0]['healthy'] else 'no'} |")
+        good = readings(group[0])["healthy by the verdict"]
+        print(f"| {' | '.join(map(str, cells))} | {'yes' if good else 'no'} |")
     single = [group[0] for group in groups.values()]
     accuracy = [done["validation"] for done in single]
     read = [readings(done) for done in single]

@@ -32,16 +32,14 @@ class Fault:
 
 MOST_IDLE = 0.9
 """Share of a layer's neurons that never fire, or at every step, from which on it is a fault."""
-LEAST_LIKENESS = 0.05
-"""Below it, what a layer tells apart has nothing to do with what the inputs tell apart, nor one view with another."""
-LEAST_LIKENESS_ALONE = 0.03
-"""The same where there are no labels that a linear reader could tell of."""
-LEAST_TOLD = 0.1
-"""Share of what guessing leaves wrong that a linear reader must get right to tell classes apart."""
+LEAST_LIKENESS = 0.03
+"""Similarity, and likeness of two views, below which what a layer tells has nothing to do with the input."""
+LEAST_TOLD = 0.3
+"""Share of what guessing leaves wrong that a linear reader must get right: then classes are told apart all the same."""
 MOST_LOST = 0.25
-"""Share of the waists that may be without information: so many soon learn what they are to hand on."""
-STEEPEST = 1e3
-"""Ratio between the gradients of the first and the last waist, either way."""
+"""Share of the depth that may be without information: so much soon learns what it is to hand on."""
+MOST_EXPLODED, MOST_VANISHED = 50.0, 1e-4
+"""Ratios of the first gradient to the last. (Optimizers that scale the gradient bear one that vanishes for long.)"""
 
 Places = Sequence[LayerHealth | WaistHealth]
 
@@ -93,14 +91,11 @@ def _idle(layers: Sequence[LayerHealth]) -> Iterator[Fault]:
 
 def lost(place: Information, classes: int | None, batch: int) -> bool:
     """Whether nothing of the input is left by any reading there is."""
-    if place.accuracy is None or classes is None:
-        least = LEAST_LIKENESS_ALONE
-    else:
+    if place.accuracy is not None and classes is not None:
         chance = 1 / classes
         if place.accuracy >= chance + LEAST_TOLD * (1 - chance) + math.sqrt(chance * (1 - chance) / batch):
             return False
-        least = LEAST_LIKENESS
-    return place.similarity < least and (place.noisy is None or place.noisy < least)
+    return place.similarity < LEAST_LIKENESS and (place.noisy is None or place.noisy < LEAST_LIKENESS)
 
 
 def _lost(places: Places, classes: int | None, batch: int) -> Iterator[Fault]:
@@ -134,9 +129,9 @@ def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
     ratio = first.gradient_norm / last.gradient_norm
     gain = ratio ** (1 / max(1, len(places) - 1))
     seen = f"to {first.path} the gradient goes by a factor of {ratio:.0e}, {gain:.2f} a layer"
-    if ratio > STEEPEST:
+    if ratio > MOST_EXPLODED:
         yield Fault("exploding", f"from {last.path}", seen, _NARROW)
-    elif ratio < 1 / STEEPEST:
+    elif ratio < MOST_VANISHED:
         yield Fault("vanishing", f"from {last.path}", seen, _WIDEN)
 
 
