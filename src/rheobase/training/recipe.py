@@ -7,39 +7,48 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, create_model, model_validator
 
+from rheobase.data import Augmentation, Option, names, options
+from rheobase.data.options import told
 from rheobase.training.keys import Group, build, flatten, in_words, key, leaves
 
 
-class DataOptions(Group):
-    """What to train on."""
+def _of_data() -> dict[str, Any]:
+    """The keys for what data sets and augmentation take, as the functions and the class that take it tell it.
+
+    A key for data sets is null by default, as each set has a default of its own.
+    """
+    taken: dict[str, Option] = {}
+    meanings: dict[str, dict[str, list[str]]] = {}
+    for name in names():
+        for option, what in options(name).items():
+            default = "" if what.default is None else f" (null: {what.default})"
+            meaning = what.help.rstrip(".").replace("None", "null") + default
+            meanings.setdefault(option, {}).setdefault(meaning, []).append(name)
+            taken[option] = what
+    keys: dict[str, Any] = {}
+    for option, what in taken.items():
+        help = "; ".join(f"{', '.join(sets)}: {meaning}" for meaning, sets in meanings[option].items())
+        keys[option] = what.type | None, key(None, help, **what.range)
+    for option, what in told(Augmentation).items():
+        help = "augmentation: " + what.help.rstrip(".").replace("None", "null")
+        keys[option] = what.type, key(what.default, help, **what.range)
+    return keys
+
+
+class _Data(Group):
+    """What goes with every data set."""
 
     name: str = key("digits", "of rheobase.data.names(), or your own package.module:function that gives one")
     root: str | None = key(None, "folder of the data sets that are not embedded (null: RHEOBASE_DATA)")
     batch_size: int = key(64, "samples in a training step, over all processes", ge=1)
     train_limit: int | None = key(None, "train on a stratified sample of this many images (for quick trials)", ge=1)
     workers: int = key(0, "processes that decode a set that streams", ge=0)
-    validation: float | None = key(None, "share (below 1) or number of samples held out (null: the set's own)", gt=0)
-    size: int | None = key(None, "image sets: scale to this height and width", ge=1)
-    channels: int | None = key(None, "image sets: 1 (gray) or 3 (colours)", ge=1)
-    stream: bool | None = key(None, "image sets: read images as they are needed, not all at once")
-    image: str | None = key(None, "Parquet: column of the images")
-    label: str | None = key(None, "Parquet: column of the labels")
-    cache: str | None = key(None, "folder for what is made of a set once (null: beside it)")
-    split: str | None = key(None, "spoken-digits: official, or speaker:NAME to test on one speaker")
-    mels: int | None = key(None, "spoken-digits: bands", ge=1)
-    frame: float | None = key(None, "spoken-digits: length of a frame in seconds", gt=0)
-    hop: float | None = key(None, "spoken-digits: seconds from frame to frame", gt=0)
-    frames: int | None = key(None, "nmnist: time steps", ge=1)
-    by: Literal["time", "count"] | None = key(None, "nmnist: frames of the same time, or number of events")
-    crop: float = key(1.0, "augmentation: least share of the area that is cut out and stretched", gt=0, le=1)
-    shift: int = key(0, "augmentation: move each image by up to this many pixels", ge=0)
-    flip: bool = key(False, "augmentation: mirror half of the images")
-    rand_augment: float | None = key(None, "augmentation: magnitude of two operations of RandAugment", gt=0, lt=30)
-    cutout: int = key(0, "augmentation: side of a square of zeros", ge=0)
-    mixup: float = key(0.0, "augmentation: alpha of mixup", ge=0)
-    cutmix: float = key(0.0, "augmentation: alpha of cutmix", ge=0)
+
+
+class DataOptions(create_model("_Keys", __base__=_Data, **_of_data())):  # type: ignore[misc]
+    """What to train on."""
 
 
 FIRST = ("name", "root", "batch_size", "shift", "flip", "train_limit")

@@ -8,12 +8,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
 from rheobase.training.keys import build, flatten, known, leaves
-from rheobase.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rheobase.training.recipe import Recipe
 
 DEFAULT = "digits"
 
@@ -39,6 +41,8 @@ def load(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Reci
         FileNotFoundError: neither a file nor a name.
         ValueError: not YAML, a key that is unknown or given twice, or a bad value; the error names the nearest key.
     """
+    from rheobase.training.recipe import Recipe  # (whose data sets need torch, and a list of recipes does not)
+
     path = Path(source)
     if not path.is_file():
         names = [recipe.stem for recipe in sorted(folder().glob("*.yaml"))]
@@ -49,12 +53,12 @@ def load(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Reci
         path = folder() / f"{source}.yaml"
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        recipe = build(Recipe, _typed({} if content is None else content))
+        recipe = build(Recipe, _typed({} if content is None else content, Recipe))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return recipe.replace(_typed(overrides or {}))
+    return recipe.replace(_typed(overrides or {}, Recipe))
 
 
 def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
@@ -64,6 +68,8 @@ def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
         ValueError, FileNotFoundError: as `load`, or a line that cannot be understood.
         SystemExit: after printing help (`--help`).
     """
+    from rheobase.training.recipe import Recipe
+
     words = [word for word in arguments if word not in ("-h", "--help")]
     for word in words:
         if word.startswith("--"):
@@ -114,18 +120,18 @@ def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
     help = "a file, or a name that `rheobase recipes` lists"
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", default=None, help=help)
     values = recipe.flat()
-    for name, leaf in leaves(Recipe).items():
+    for name, leaf in leaves(type(recipe)).items():
         shown = values[name] if leaf.textual and values[name] is not None else json.dumps(values[name])
         help = f"{leaf.field.description} ({leaf.wanted}; default: {shown})".replace("%", "%%")
         parser.add_argument(f"--{name}", action="append", metavar="VALUE", help=help)
     return parser
 
 
-def _typed(nested: Any) -> dict[str, Any]:
+def _typed(nested: Any, schema: type[Recipe]) -> dict[str, Any]:
     """Flat, in the types of the schema: YAML reads 1e-3 as a text, and 32 as a number where a text is wanted."""
-    flat = flatten(nested, Recipe)
+    flat = flatten(nested, schema)
     for name, value in flat.items():
-        leaf = leaves(Recipe)[name]
+        leaf = leaves(schema)[name]
         if leaf.textual:
             flat[name] = None if value == "null" and leaf.nullable else str(value) if type(value) is int else value
         elif isinstance(value, str):
