@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any
@@ -19,7 +19,7 @@ from rheobase.neurons import IF, LIF, Neuron
 from rheobase.neurons.base import outermost
 from rheobase.training import own
 from rheobase.training.evaluation import weights_sha256 as sha256
-from rheobase.training.keys import leaves
+from rheobase.training.keys import build, taken
 from rheobase.training.passes import evaluating, padded, seeded
 from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptions, Recipe
 
@@ -49,10 +49,8 @@ def instead(recipe: Recipe, chosen: Collection[str], data: Dataset | None, model
         for key in unused:
             if key in chosen and values[key] not in (None, own.GIVEN):
                 raise ValueError(f"{key} is {values[key]!r}, but with {what}=..., an object, it is of no use")
-        recipe = recipe.replace(
-            {key: leaves(Recipe)[key].field.default for key in unused} | {f"{what}.name": own.GIVEN}
-        )
-    return recipe
+        values = {key: value for key, value in values.items() if key not in unused} | {f"{what}.name": own.GIVEN}
+    return build(Recipe, values)
 
 
 def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
@@ -152,17 +150,31 @@ def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.M
 
 def _made(recipe: Recipe, data: Dataset) -> nn.Module:
     options, default = recipe.model, ModelOptions()
-    chosen = {name: value for name, value in options if name != "name"}
+    chosen = {name: value for name, value in options if name not in ("name", "options")}
     offered = {**chosen, "neuron": neuron(options.neuron), "classes": data.classes, "in_channels": data.channels}
     if not options.spiking:
         del offered["neuron"]
     with seeded("weights", recipe.seed):
         if ":" in options.name:
             changed = [name for name in chosen if chosen[name] != getattr(default, name)]
-            return own.call("model.name", options.name, nn.Module, offered, changed)
+            more = _more(options, own.takes("model.name", options.name))
+            return own.call("model.name", options.name, nn.Module, offered | more, changed)
         if options.neuron == default.neuron and "neuron" not in models.options(options.name):
             offered.pop("neuron", None)  # else it is told that it takes none
-        return models.create(options.name, **{name: value for name, value in offered.items() if value is not None})
+        more = _more(options, {name: option.type for name, option in models.options(options.name).items()})
+        given = {name: value for name, value in offered.items() if value is not None}
+        return models.create(options.name, **given, **more)
+
+
+def _more(options: ModelOptions, takes: Mapping[str, Any]) -> dict[str, Any]:
+    """`model.options`, in the types of what takes them. Errors as `keys.taken`; or one that is a key of its own."""
+    given = options.options.model_dump()
+    for option in given:
+        if option in ModelOptions.model_fields:
+            raise ValueError(f"model.options.{option} is set: give it as model.{option}")
+    ours = {*ModelOptions.model_fields, "classes", "in_channels"}
+    more = {option: kind for option, kind in takes.items() if option not in ours}
+    return taken("model.options", f"model {options.name}", more, given)
 
 
 def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tuple[Dataset, nn.Module]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import operator
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -11,7 +13,7 @@ from pydantic import ValidationError, create_model, model_validator
 
 from rheobase.data import Augmentation, Option, names, options
 from rheobase.data.options import told
-from rheobase.training.keys import Group, build, flatten, in_words, key, leaves
+from rheobase.training.keys import Group, Open, build, flatten, in_words, key
 
 
 def _of_data() -> dict[str, Any]:
@@ -71,6 +73,10 @@ class NeuronOptions(Group):
     surrogate_parameter: float | None = key(None, "its alpha, slope, width or sigma (null: the shape's)", gt=0)
 
 
+class FamilyOptions(Open):
+    """What a family that you registered, or your own package.module:function, takes besides the keys of `model`."""
+
+
 class ModelOptions(Group):
     """What to train. An option left at null is the model family's default."""
 
@@ -88,6 +94,7 @@ class ModelOptions(Group):
     norm: str | None = key(None, "norm of the input currents: current, tdbn, tebn, none")
     image_size: int | None = key(None, "height and width of the images, for models that need it", ge=1)
     neuron: NeuronOptions = NeuronOptions()
+    options: FamilyOptions = FamilyOptions()
 
 
 class LossOptions(Group):
@@ -149,7 +156,7 @@ class TrainerOptions(Group):
 
 LATER = (
     *(f"data.{name}" for name in DataOptions.model_fields if name not in (*FIRST, "cache")),
-    *("model.start", "model.layers", "model.padding"),
+    *("model.start", "model.layers", "model.padding", "model.options"),
     *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
     *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
 )
@@ -225,9 +232,11 @@ class Recipe(Group):
     @property
     def sha256(self) -> str:
         """Of all keys but where things lie (`run`, `data.root`, `data.cache`): equal for equal recipes everywhere."""
-        content, flat = self.model_dump(), self.flat()
+        content, default = self.model_dump(), type(self)().model_dump()
         del content["run"], content["data"]["root"], content["data"]["cache"]
-        for group, _, name in (later.partition(".") for later in LATER):
-            if flat[f"{group}.{name}"] == leaves(type(self))[f"{group}.{name}"].field.default:
-                del content[group][name]
+        for later in LATER:
+            *groups, name = later.split(".")
+            there, before = (functools.reduce(operator.getitem, groups, tree) for tree in (content, default))
+            if there[name] == before[name]:
+                del there[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

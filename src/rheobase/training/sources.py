@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from rheobase.training.keys import build, flatten, known, leaves
+from rheobase.training.keys import build, flatten, known, leaves, read
 
 if TYPE_CHECKING:
     from rheobase.training.recipe import Recipe
@@ -71,15 +70,16 @@ def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
     from rheobase.training.recipe import Recipe
 
     words = [word for word in arguments if word not in ("-h", "--help")]
-    for word in words:
-        if word.startswith("--"):
-            known(Recipe, word[2:].partition("=")[0])
-    flat = vars(_parser(DEFAULT, Recipe()).parse_args(words))
+    given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    for name in given:
+        known(Recipe, name)
+    free = set(given) - leaves(Recipe).keys()
+    flat = vars(_parser(DEFAULT, Recipe(), free).parse_args(words))
     source = flat.pop("recipe") or DEFAULT
     for name, values in flat.items():
         if len(values) > 1:
             raise ValueError(f"--{name} is given {len(values)} times")
-    recipe = load(source, {name: value for name, [value] in flat.items()})
+    recipe = load(source, {name: read(value) if name in free else value for name, [value] in flat.items()})
     if len(words) < len(arguments):
         _parser(source, recipe).print_help()
         raise SystemExit(0)
@@ -105,7 +105,7 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
+def _parser(source: str, recipe: Recipe, free: Collection[str] = ()) -> argparse.ArgumentParser:
     """The command line; its help shows the values of a recipe, which are what a key not given will be."""
     parser = _Parser(
         prog="rheobase train",
@@ -113,7 +113,8 @@ def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
         description="Train a recipe. Every key of a recipe can be given on the command line. "
         f"The defaults below are those of the recipe {source}.",
         epilog="Data and model of your own, from the folder you are in: --data.name mine:digits --model.name mine:net "
-        "--model.width null, where mine.py has functions digits() and net(classes, steps).",
+        "--model.width null, where mine.py has functions digits() and net(classes, steps); "
+        "what else net takes, as --model.options.NAME VALUE.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -124,18 +125,12 @@ def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
         shown = values[name] if leaf.textual and values[name] is not None else json.dumps(values[name])
         help = f"{leaf.field.description} ({leaf.wanted}; default: {shown})".replace("%", "%%")
         parser.add_argument(f"--{name}", action="append", metavar="VALUE", help=help)
+    for name in free:
+        parser.add_argument(f"--{name}", action="append")
     return parser
 
 
 def _typed(nested: Any, schema: type[Recipe]) -> dict[str, Any]:
-    """Flat, in the types of the schema: YAML reads 1e-3 as a text, and 32 as a number where a text is wanted."""
-    flat = flatten(nested, schema)
-    for name, value in flat.items():
-        leaf = leaves(schema)[name]
-        if leaf.textual:
-            flat[name] = None if value == "null" and leaf.nullable else str(value) if type(value) is int else value
-        elif isinstance(value, str):
-            with suppress(yaml.YAMLError, ValueError):
-                read = yaml.safe_load(value)
-                flat[name] = float(read) if isinstance(read, str) else read
-    return flat
+    """Flat, in the types of the schema."""
+    flat, known = flatten(nested, schema), leaves(schema)
+    return {name: known[name].read(value) if name in known else value for name, value in flat.items()}
