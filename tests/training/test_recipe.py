@@ -109,13 +109,20 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     later |= {"trainer.checkpoint_segments": 2, "loss.membrane_decay": 0.9, "loss.membrane_at": "max"}
     later |= {"loss.rate_penalty": 0.5, "loss.rate_target": 0.2}
     later |= {"model.start": "identity", "model.layers": "400", "model.padding": "valid", "data.workers": 2}
-    later |= {"model.options": {"wings": 2}}
+    later |= {"model.options": {"wings": 2}, "model.neuron.input_scale": 2.0, "model.neuron.learn": ("decay",)}
+    kinds = {"model.neuron.current_decay": 0.9, "model.neuron.adaptation_decay": 0.8, "model.neuron.adaptation": 0.2}
     later |= {"data.validation": 0.2, "data.size": 64, "data.channels": 1, "data.stream": True, "data.image": "a"}
     later |= {"data.label": "b", "data.split": "official", "data.mels": 20, "data.frame": 0.1}
     later |= {"data.hop": 0.1, "data.frames": 5, "data.by": "count", "data.crop": 0.5, "data.rand_augment": 9.0}
     later |= {"data.cutout": 2, "data.mixup": 0.2, "data.cutmix": 1.0}
-    assert set(later) == set(LATER)
-    assert len({recipe.replace({name: value}).sha256 for name, value in later.items()} | {before}) == 1 + len(later)
+    assert set(later | kinds) == set(LATER)
+    recipes = [recipe.replace({name: value}) for name, value in later.items()]
+    for kind, number in (("cuba_lif", 1), ("adaptive_lif", 2)):
+        there = recipe.replace({"model.neuron.kind": kind})
+        mine = [there.replace({name: value}) for name, value in kinds.items() if ("current" in name) == (number == 1)]
+        assert len(mine) == number
+        recipes += [there, *mine]
+    assert len({one.sha256 for one in recipes} | {before}) == 1 + len(recipes)
 
 
 def test_every_key_has_a_meaning():

@@ -62,7 +62,7 @@ class Parts:
                 "norm 'tdbn', and a SEW 'and' that starts as the identity, need a neuron with one threshold and "
                 f"one input_scale, got {neuron!r}"
             )
-        return float(neuron.threshold) / float(neuron.input_scale)
+        return float(neuron.threshold.detach()) / float(neuron.input_scale.detach())
 
     def norm(self, channels: int, gain: float = 1.0, alpha: float = 1.0) -> nn.Module:
         """A norm over `channels`; `alpha` is tdBN's, for what is to be summed."""

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from rheobase import models, surrogate
 from rheobase.data import Augmentation, Batch, Batches, Dataset, load
 from rheobase.data.dataset import Samples, Split, Streamed, systematic
-from rheobase.neurons import IF, LIF, Neuron
+from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Neuron
 from rheobase.neurons.base import outermost
 from rheobase.training import own
 from rheobase.training.evaluation import weights_sha256 as sha256
@@ -25,6 +25,9 @@ from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptio
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
+NEURONS: dict[str, Any] = {"lif": LIF, "if": IF, "cuba_lif": CubaLIF, "adaptive_lif": AdaptiveLIF}
+"""The kinds of neurons by the names that a recipe gives them."""
+_OF_NEURONS = NeuronOptions.model_fields.keys() - {"kind", "surrogate", "surrogate_parameter"}
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
 _FEW = 64  # samples of a split whose inputs tell it from another
 _OF_BATCHES = {"batch_size", "train_limit", "workers", *_AUGMENTATION}
@@ -227,16 +230,15 @@ def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
 
 def neuron(options: NeuronOptions) -> Neuron:
     """The prototype of all neurons."""
-    kind: Any = SURROGATES[options.surrogate]
-    common: dict[str, Any] = {
-        "threshold": options.threshold,
-        "reset": options.reset,
-        "detach_reset": options.detach_reset,
-        "surrogate": kind() if options.surrogate_parameter is None else kind(options.surrogate_parameter),
-    }
+    shape: Any = SURROGATES[options.surrogate]
+    values: dict[str, Any] = {name: value for name, value in options if name in _OF_NEURONS and value is not None}
     if options.kind == "if":
-        return IF(**common)
-    return LIF(decay=0.5 if options.decay is None else options.decay, **common)
+        values.pop("decay", None)
+    surrogate = shape() if options.surrogate_parameter is None else shape(options.surrogate_parameter)
+    try:
+        return NEURONS[options.kind](surrogate=surrogate, **values)
+    except ValueError as error:
+        raise ValueError(f"model.neuron: {error}") from error
 
 
 def groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

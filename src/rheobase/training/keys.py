@@ -56,31 +56,37 @@ class Leaf(NamedTuple):
     @property
     def textual(self) -> bool:
         """Whether it holds a text."""
-        return self.kind is str or all(isinstance(choice, str) for choice in self.choices or (None,))
-
-    @property
-    def choices(self) -> tuple[Any, ...]:
-        """The values of a Literal."""
-        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
+        literal = typing.get_origin(self.kind) is Literal
+        return self.kind is str or (literal and all(isinstance(one, str) for one in typing.get_args(self.kind)))
 
     @property
     def wanted(self) -> str:
         """In words: "an integer >= 1 or null"."""
-        name = self.kind.__name__ if isinstance(self.kind, type) else str(self.kind)
-        words = f"one of {', '.join(map(str, self.choices))}" if self.choices else _WORDS.get(self.kind, name)
         bounds = " and ".join(
             f"{sign} {getattr(bound, name):g}"
             for bound in self.field.metadata
             for name, sign in _SIGNS.items()
             if hasattr(bound, name)
         )
-        return " ".join(filter(None, (words, bounds, "or null" if self.nullable else "")))
+        return " ".join(filter(None, (_in_words(self.kind), bounds, "or null" if self.nullable else "")))
 
     def read(self, value: Any) -> Any:
         """What a value in a file, or a word of a command, stands for: 32 for a text where a text is wanted."""
         if self.textual:
             return None if value == "null" and self.nullable else str(value) if type(value) is int else value
-        return read(value)
+        found = read(value)
+        listed = typing.get_origin(self.kind) is tuple and isinstance(found, str)
+        return [part.strip() for part in found.split(",")] if listed else found
+
+
+def _in_words(kind: Any) -> str:
+    """What a value of this type is."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inside))}"
+    if origin is list or (origin is tuple and inside[1:] == (...,)):
+        return f"a list, each {_in_words(inside[0])}"
+    return _WORDS.get(kind) or (kind.__name__ if isinstance(kind, type) else str(kind))
 
 
 def read(value: Any) -> Any:
