@@ -27,7 +27,7 @@ SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if
 """The built-in shapes by the names that a recipe gives them."""
 NEURONS: dict[str, Any] = {"lif": LIF, "if": IF, "cuba_lif": CubaLIF, "adaptive_lif": AdaptiveLIF}
 """The kinds of neurons by the names that a recipe gives them."""
-_OF_NEURONS = NeuronOptions.model_fields.keys() - {"kind", "surrogate", "surrogate_parameter"}
+_NUMBERS = {name for kind in NEURONS.values() for name in kind.dynamics}
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
 _FEW = 64  # samples of a split whose inputs tell it from another
 _OF_BATCHES = {"batch_size", "train_limit", "workers", *_AUGMENTATION}
@@ -231,13 +231,18 @@ def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
 def neuron(options: NeuronOptions) -> Neuron:
     """The prototype of all neurons."""
     shape: Any = SURROGATES[options.surrogate]
-    values: dict[str, Any] = {name: value for name, value in options if name in _OF_NEURONS and value is not None}
+    numbers = {name: value for name, value in options if name in _NUMBERS and value is not None}
     if options.kind == "if":
-        values.pop("decay", None)
-    surrogate = shape() if options.surrogate_parameter is None else shape(options.surrogate_parameter)
+        numbers.pop("decay", None)  # (which is 1, else it were refused)
     try:
-        return NEURONS[options.kind](surrogate=surrogate, **values)
-    except ValueError as error:
+        return NEURONS[options.kind](
+            reset=options.reset,
+            detach_reset=options.detach_reset,
+            surrogate=shape() if options.surrogate_parameter is None else shape(options.surrogate_parameter),
+            learn=[name.strip() for name in (options.learn or "").split(",") if name],
+            **numbers,
+        )
+    except (TypeError, ValueError) as error:
         raise ValueError(f"model.neuron: {error}") from error
 
 

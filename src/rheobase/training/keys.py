@@ -74,9 +74,7 @@ class Leaf(NamedTuple):
         """What a value in a file, or a word of a command, stands for: 32 for a text where a text is wanted."""
         if self.textual:
             return None if value == "null" and self.nullable else str(value) if type(value) is int else value
-        found = read(value)
-        listed = typing.get_origin(self.kind) is tuple and isinstance(found, str)
-        return [part.strip() for part in found.split(",")] if listed else found
+        return read(value)
 
 
 def _in_words(kind: Any) -> str:

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, create_model, field_validator, model_validator
+from pydantic import ValidationError, create_model, model_validator
 
 from rheobase.data import Augmentation, Option, names, options
 from rheobase.data.options import told
@@ -57,10 +57,6 @@ FIRST = ("name", "root", "batch_size", "shift", "flip", "train_limit")
 """The keys of `data` that recipes always had."""
 
 
-LEARNED = Literal["decay", "threshold", "input_scale", "current_decay", "adaptation_decay", "adaptation"]
-_KIND_OF = {"current_decay": "cuba_lif", "adaptation_decay": "adaptive_lif", "adaptation": "adaptive_lif"}
-
-
 class NeuronOptions(Group):
     """The neuron of every layer. A number left at null is the kind's default."""
 
@@ -73,7 +69,7 @@ class NeuronOptions(Group):
     current_decay: float | None = key(None, "cuba_lif: share of the synaptic current kept (null: 0.5)", ge=0, le=1)
     adaptation_decay: float | None = key(None, "adaptive_lif: share of its adaptation kept (null: 0.9)", ge=0, le=1)
     adaptation: float | None = key(None, "adaptive_lif: how much that raises its threshold (null: 0.1)", ge=0)
-    learn: tuple[LEARNED, ...] | None = key(None, "numbers that each layer learns, as decay,threshold (null: none)")
+    learn: str | None = key(None, "numbers that each layer learns, as in decay,threshold (null: none)")
     reset: Literal["soft", "hard", "none", "delayed"] = key(
         "soft", "subtract the threshold, set to zero, neither, or subtract it a step later"
     )
@@ -82,28 +78,6 @@ class NeuronOptions(Group):
         "atan", "shape of the surrogate derivative"
     )
     surrogate_parameter: float | None = key(None, "its alpha, slope, width or sigma (null: the shape's)", gt=0)
-
-    @field_validator("learn", mode="before")
-    @classmethod
-    def _list(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-    def check(self) -> None:
-        """Refuse, with a ValueError, a number or a reset that the kind does not have."""
-        if self.kind == "if" and self.decay not in (None, 1):
-            raise ValueError(f"model.neuron.decay must be 1 or null where kind is 'if', got {self.decay}")
-        if self.kind == "if" and "decay" in (self.learn or ()):
-            raise ValueError("model.neuron.learn names 'decay', which is 1 where kind is 'if'")
-        for name, kind in _KIND_OF.items():
-            if self.kind != kind and getattr(self, name) is not None:
-                raise ValueError(f"model.neuron.{name} is a number of {kind!r}, and kind is {self.kind!r}")
-            if self.kind != kind and name in (self.learn or ()):
-                raise ValueError(f"model.neuron.learn names {name!r}, a number of {kind!r}, and kind is {self.kind!r}")
-        if self.kind == "adaptive_lif" and self.reset == "delayed":
-            raise ValueError(
-                "model.neuron.reset must be soft, hard or none where kind is 'adaptive_lif', whose state does not tell "
-                "whether it fired a step before, got 'delayed'"
-            )
 
 
 class FamilyOptions(Open):
@@ -190,7 +164,8 @@ class TrainerOptions(Group):
 LATER = (
     *(f"data.{name}" for name in DataOptions.model_fields if name not in (*FIRST, "cache")),
     *("model.start", "model.layers", "model.padding", "model.options"),
-    *("model.neuron.input_scale", "model.neuron.learn", *(f"model.neuron.{name}" for name in _KIND_OF)),
+    *("model.neuron.input_scale", "model.neuron.learn", "model.neuron.current_decay"),
+    *("model.neuron.adaptation_decay", "model.neuron.adaptation"),
     *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
     *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
 )
@@ -221,8 +196,14 @@ class Recipe(Group):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        warmup, trainer = self.schedule.warmup_epochs, self.trainer
-        self.model.neuron.check()
+        neuron, warmup, trainer = self.model.neuron, self.schedule.warmup_epochs, self.trainer
+        if neuron.kind == "if" and neuron.decay not in (None, 1):
+            raise ValueError(f"model.neuron.decay must be 1 or null where kind is 'if', got {neuron.decay}")
+        if neuron.kind == "adaptive_lif" and neuron.reset == "delayed":
+            raise ValueError(
+                "model.neuron.reset must be soft, hard or none where kind is 'adaptive_lif', whose state does not tell "
+                "whether it fired a step before, got 'delayed'"
+            )
         if warmup is not None and warmup > trainer.epochs:
             raise ValueError(f"schedule.warmup_epochs must be at most trainer.epochs ({trainer.epochs}), got {warmup}")
         parts = trainer.devices * trainer.nodes * trainer.accumulate
