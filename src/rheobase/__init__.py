@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, Neuron, Recurrent
     from rheobase.norm import CurrentNorm, padding
     from rheobase.recording import record
+    from rheobase.signal.probe import probe
+    from rheobase.signal.tune import tune
     from rheobase.streaming import run
     from rheobase.surrogate import spike
     from rheobase.training import train
@@ -42,6 +44,7 @@ _WHERE = {
     "load": "interop.weights",
     "models": "",
     "padding": "norm",
+    "probe": "signal.probe",
     "readout": "layers",
     "record": "recording",
     "run": "streaming",
@@ -49,6 +52,7 @@ _WHERE = {
     "spike": "surrogate",
     "surrogate": "",
     "train": "training",
+    "tune": "signal.tune",
 }
 
 __all__ = [
@@ -67,6 +71,7 @@ __all__ = [
     "load",
     "models",
     "padding",
+    "probe",
     "readout",
     "record",
     "run",
@@ -74,6 +79,7 @@ __all__ = [
     "spike",
     "surrogate",
     "train",
+    "tune",
 ]
 
 

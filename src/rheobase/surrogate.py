@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from rheobase.compat import transformed
+
 SHAPES: dict[str, type[Surrogate]] = {}
 """Shapes by name: those of this module by their class's, others by `module.class`."""
 
@@ -231,6 +233,8 @@ def fire(x: Tensor, shape: str, parameter: Tensor | float, height: Tensor | floa
         h = (height * SHAPES[shape].formula(x, parameter)).detach()
         zero = torch.where(x.abs() == math.inf, 0, x - x.detach())  # (isinf is slow when compiled)
         return (x >= 0).to(x.dtype) + zero * h
+    if not torch.is_grad_enabled() and transformed() is None:  # (an autograd function costs as much as it all)
+        return _Spike.forward(x, shape, parameter, height)
     s: Tensor = _Spike.apply(x, shape, parameter, height)
     return s
 

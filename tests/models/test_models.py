@@ -2,6 +2,7 @@
 
 import gc
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import rheobase as rb
+from rheobase.models.margin import margin
 from rheobase.models.resnet import MS, SEW, Block, Classic
 
 SMALL = {"classes": 3, "in_channels": 2, "steps": 3}
@@ -257,9 +259,67 @@ def test_blocks_that_start_as_the_identity_pass_on_what_they_take(
 
 
 def test_how_blocks_start_by_default() -> None:
-    for name, gain in (("spiking_resnet18", 1), ("sew_resnet18", 1), ("ms_resnet18", 0), ("7b_net", 1)):
+    for name, gain in (("spiking_resnet18", 0), ("sew_resnet18", 1), ("ms_resnet18", 0), ("7b_net", 1)):
         block = next(m for m in small(name).modules() if isinstance(m, Block))
         assert block.fire.norm.weight.unique().tolist() == [gain]
+        assert block.begun == (gain == 0)
+
+
+def test_classic_blocks_begin_plain_where_neurons_do_not_pass_spikes_on() -> None:
+    for neuron in (rb.CubaLIF(), rb.LIF(reset="none"), rb.LIF(threshold=0.4), Deaf()):
+        for spiking in (True, False):  # the twin is made alike
+            model = small("spiking_resnet18", neuron=neuron, spiking=spiking)
+            assert not any(m.begun for m in model.modules() if isinstance(m, Block))
+        with pytest.raises(ValueError, match="start 'identity' needs neurons that pass on the spikes they get, got"):
+            small("spiking_resnet18", neuron=neuron, start="identity")
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10])
+@pytest.mark.parametrize(
+    "neuron", [rb.LIF(), rb.LIF(0.9), rb.IF(), rb.LIF(reset="hard"), rb.LIF(0.5, 1.1), rb.IF(0.97)]
+)
+def test_the_margin_is_safe(neuron: rb.LIF, steps: int) -> None:
+    """With it a neuron gives any spikes it gets, also where something less than it is taken off or added."""
+    torch.manual_seed(0)
+    b = margin(neuron, steps)
+    assert b is not None
+    spikes = (torch.rand(steps, 64, 50) < torch.linspace(0, 1, 50)).float()
+    assert torch.equal(neuron(spikes + b), spikes)
+    if float(neuron.threshold) == 1:
+        for off in (-0.99 * b, 0.9 * b):
+            assert torch.equal(neuron(spikes + b + off), spikes)
+        assert not torch.equal(neuron(spikes - 0.01), spikes), "without it, the least takes spikes away"
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_the_identity_start_hands_images_and_gradient_on(depth: int) -> None:
+    """Within a stage spikes go unchanged through every block, and the gradient keeps its size."""
+    torch.manual_seed(0)
+    model = rb.models.create(f"spiking_resnet{depth}", classes=3, in_channels=3, steps=10, width=8)
+    blocks = [m for m in model.modules() if isinstance(m, Block)]
+    outputs: dict[Block, Tensor] = {}
+    for block in blocks:
+        block.register_forward_hook(lambda block, _, out: outputs.update({block: out}))
+    logits = model(torch.randn(16, 3, 16, 16))
+    grads = torch.autograd.grad(rb.readout(logits).logsumexp(1).sum(), list(outputs.values()))
+    sizes = dict(zip(outputs, (g.norm() for g in grads), strict=True))
+    for before, block in pairwise(blocks):
+        if isinstance(block.shortcut, nn.Identity):
+            assert torch.equal(outputs[block], outputs[before])
+            assert 0.7 < float(sizes[before] / sizes[block]) < 1.1
+    assert 0.05 < float(outputs[blocks[0]].detach().mean()) < 0.6
+
+
+def test_a_pooled_shortcut_throws_no_place_away() -> None:
+    """Each place of the input moves the output of a block at its start; of a 1x1 convolution one in four does."""
+    torch.manual_seed(0)
+    for shortcut, share in (("pool", 1.0), ("conv", 0.25)):
+        model = small("spiking_resnet18", shortcut=shortcut, width=8)
+        block = next(m for m in model.modules() if isinstance(m, Block) and isinstance(m.shortcut, nn.Sequential))
+        x = torch.randn(4, 2, 8, 8, 8, requires_grad=True)
+        block.shortcut(x).square().sum().backward()
+        assert x.grad is not None
+        assert float((x.grad.abs().sum((0, 1, 2)) > 1e-6).float().mean()) == share
 
 
 def test_the_last_ms_block_gives_spikes_alone() -> None:

@@ -1,5 +1,7 @@
 """What is read from a layer, on made signals whose answer is known."""
 
+import math
+
 import pytest
 import torch
 
@@ -12,8 +14,19 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def test_norms_do_not_underflow() -> None:
-    assert m.norm(torch.full((4,), 1e-30)) == pytest.approx(2e-30)
+@pytest.mark.parametrize("size", [1e-42, 1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("count", [1, 5, 4096, 100_001])
+def test_norms_neither_underflow_nor_overflow(size: float, count: int) -> None:
+    x = size * torch.randn(count)
+    assert m.norm(x) == pytest.approx(float(x.double().norm()), rel=1e-6)
+    assert m.size(x).most == float(x.abs().max())
+    assert m.norm(x.double()) == pytest.approx(m.norm(x), rel=1e-6)
+
+
+def test_norms_that_are_not_finite_show() -> None:
+    for bad in (float("inf"), float("nan")):
+        assert not math.isfinite(m.norm(torch.tensor([1.0, bad, 2.0])))
+    assert m.norm(torch.zeros(3)) == m.norm(torch.zeros(0)) == 0
 
 
 def test_agreement() -> None:
@@ -63,13 +76,16 @@ def test_what_a_linear_reader_tells_apart() -> None:
     assert m.told_apart(gram, labels) == pytest.approx(right / 60)
 
 
-def test_shares() -> None:
-    spikes = torch.zeros(4, 5, 3, 2)
-    spikes[:, :, 0] = 1
-    spikes[2, 1, 1] = 1
-    assert m.share_silent(spikes) == pytest.approx(1 / 3)
-    assert m.share_always(spikes) == pytest.approx(1 / 3)
-    assert m.rates(spikes).shape == (5, 6)
+def test_the_window_of_a_surrogate() -> None:
     distance = torch.linspace(-2, 2, 4001)
     assert m.in_window(distance, rb.surrogate.Triangle(1.0)) == pytest.approx(0.25, abs=0.001)
     assert m.in_window(distance, rb.surrogate.Rectangle(0.5)) == pytest.approx(0.125, abs=0.001)
+
+
+def test_what_rounding_leaves_is_nothing() -> None:
+    """Features that are the same for all samples tell nothing, though their mean is a rounded number."""
+    same = torch.rand(1, 500).expand(30, -1)
+    assert not m.gram(same).any()
+    assert m.kept(m.gram(same), m.gram(torch.randn(30, 40))) == 0
+    assert m.alike(same, same + 0.1) == 0
+    assert m.gram(same + 1e-3 * torch.randn(30, 500)).any()

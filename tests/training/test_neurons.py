@@ -67,7 +67,7 @@ def test_it_trains_resumes_and_comes_back(kind, tiny, tmp_path, firing, stopping
     "model",
     [
         {"name": "sew_resnet18", "connect": "and", "start": "identity"},
-        {"name": "spiking_resnet20", "norm": "tdbn", "start": "identity"},
+        {"name": "spiking_resnet20", "norm": "tdbn"},
         {"name": "ms_resnet18"},
         {"name": "mlp", "layers": "20-R20", "image_size": 8},
     ],

@@ -109,7 +109,12 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     later |= {"trainer.checkpoint_segments": 2, "loss.membrane_decay": 0.9, "loss.membrane_at": "max"}
     later |= {"loss.rate_penalty": 0.5, "loss.rate_target": 0.2}
     later |= {"model.start": "identity", "model.layers": "400", "model.padding": "valid", "data.workers": 2}
-    later |= {"model.options": {"wings": 2}, "model.neuron.input_scale": 2.0, "model.neuron.learn": "decay"}
+    later |= {
+        "model.shortcut": "pool",
+        "model.options": {"wings": 2},
+        "model.neuron.input_scale": 2.0,
+        "model.neuron.learn": "decay",
+    }
     kinds = {"model.neuron.current_decay": 0.9, "model.neuron.adaptation_decay": 0.8, "model.neuron.adaptation": 0.2}
     later |= {"data.validation": 0.2, "data.size": 64, "data.channels": 1, "data.stream": True, "data.image": "a"}
     later |= {"data.label": "b", "data.split": "official", "data.mels": 20, "data.frame": 0.1}

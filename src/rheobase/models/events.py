@@ -10,7 +10,7 @@ from rheobase.layers import PerStep
 from rheobase.models.family import Count, Family
 from rheobase.models.net import Parts, Pool
 from rheobase.models.registry import register
-from rheobase.models.resnet import SEW, Connect, Conv, Start
+from rheobase.models.resnet import SEW, Begin, Connect, Conv, Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class SevenBlocks(Family):
                 layers += [parts.conv(width, 2 * width, 1), parts.fire(2 * width)]
                 width *= 2
             convs = [Conv(width, width, 3)] * 2
-            layers.append(SEW(parts, convs, connect=self.connect, identity=self.start == "identity"))
+            layers.append(SEW(parts, convs, self.connect, Begin(self.start == "identity")))
             layers.append(PerStep(nn.MaxPool2d(2, ceil_mode=True)))
         return [*layers, Pool()], width
 

@@ -27,6 +27,24 @@ class Rate(nn.ReLU):
 Norm = Literal["current", "tdbn", "tebn", "none"]
 
 
+def firing_current(neuron: nn.Module) -> float:
+    """The current at which a resting neuron fires; of a twin's activation, what counts as its firing, 1.
+
+    Raises:
+        ValueError: there is no one such number.
+    """
+    while isinstance(neuron, Recurrent):
+        neuron = neuron.neuron
+    if isinstance(neuron, Rate):
+        return 1.0
+    if not isinstance(neuron, LIF) or neuron.threshold.numel() > 1 or neuron.input_scale.numel() > 1:
+        raise ValueError(
+            "norm 'tdbn', and a SEW 'and' that starts as the identity, need a neuron with one threshold and one "
+            f"input_scale, got {neuron!r}"
+        )
+    return float(neuron.threshold.detach()) / float(neuron.input_scale.detach())
+
+
 class Parts:
     """Makes the layers of one model: convolutions, norms, and neurons (ReLU in the ANN twin).
 
@@ -40,37 +58,21 @@ class Parts:
     def __init__(self, spiking: bool, neuron: Neuron | None = None, norm: Norm = "current", steps: int = 1) -> None:
         self.spiking = spiking
         self.normed = norm != "none"
-        self._neuron = LIF() if neuron is None else neuron
+        self.prototype = LIF() if neuron is None else neuron
         self._norm = norm
-        self._steps = steps
+        self.steps = steps
 
     def neuron(self) -> nn.Module:
         """A neuron of its own."""
-        return copy.deepcopy(self._neuron) if self.spiking else Rate()
+        return copy.deepcopy(self.prototype) if self.spiking else Rate()
 
-    def threshold(self) -> float:
-        """The current at which a resting neuron fires.
-
-        Raises:
-            ValueError: there is no one such number.
-        """
-        neuron: Any = self._neuron
-        while isinstance(neuron, Recurrent):
-            neuron = neuron.neuron
-        if not isinstance(neuron, LIF) or neuron.threshold.numel() > 1 or neuron.input_scale.numel() > 1:
-            raise ValueError(
-                "norm 'tdbn', and a SEW 'and' that starts as the identity, need a neuron with one threshold and "
-                f"one input_scale, got {neuron!r}"
-            )
-        return float(neuron.threshold.detach()) / float(neuron.input_scale.detach())
-
-    def norm(self, channels: int, gain: float = 1.0, alpha: float = 1.0) -> nn.Module:
+    def norm(self, channels: int, alpha: float = 1.0) -> nn.Module:
         """A norm over `channels`; `alpha` is tdBN's, for what is to be summed."""
         if self._norm == "tebn":
-            return TEBN(channels, self._steps, average=not self.spiking, gain=gain)
+            return TEBN(channels, self.steps, average=not self.spiking)
         if self._norm == "tdbn":
-            return CurrentNorm(channels, gain=gain, scale=alpha * self.threshold())
-        return CurrentNorm(channels, gain=gain) if self.normed else nn.Identity()
+            return CurrentNorm(channels, scale=alpha * firing_current(self.prototype))
+        return CurrentNorm(channels) if self.normed else nn.Identity()
 
     def fire(self, channels: int, drive: bool = False, **options: Any) -> Fire:
         """A norm (with these options) and a neuron."""

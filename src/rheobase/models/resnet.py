@@ -17,11 +17,16 @@ from torch import Tensor, nn
 
 from rheobase.layers import JUNCTIONS, Fire, PerStep
 from rheobase.models.family import Count, Family
-from rheobase.models.net import Parts, Pool
+from rheobase.models.margin import margin
+from rheobase.models.net import Parts, Pool, firing_current
 from rheobase.models.registry import register
+from rheobase.neurons import LIF
 
 Connect = Literal["add", "and", "iand"]
 Start = Literal["identity", "plain"]
+Shortcut = Literal["conv", "pool"]
+WIDE = 3.0
+"""How much wider surrogates are on the identity path of classic blocks."""
 _SUMMED = 0.5**0.5
 """tdBN's alpha where two normed currents are added (Zheng et al. 2021)."""
 
@@ -35,39 +40,78 @@ class Conv(NamedTuple):
     stride: int = 1
 
 
+class Begin(NamedTuple):
+    """How blocks begin: as the identity or not, and with which shortcuts where there has to be a layer."""
+
+    identity: bool = False
+    shortcut: Shortcut = "conv"
+
+
 class Block(nn.Module):
     """A branch conv-fire-...-conv, a last norm and neuron `fire`, and a shortcut around them.
 
-    With `identity` the last norm (without one, the last convolution) begins at zero, so that nothing comes out of the
-    branch and the block passes on what its shortcut does.
+    A block that begins as the identity lets nothing out of its branch at first: the last norm (without one, the last
+    convolution) begins at zero. It passes on what its shortcut does.
     """
 
     def __init__(
-        self, parts: Parts, convs: list[Conv], identity: bool, fire: Any, last: Callable[..., nn.Module]
+        self, parts: Parts, convs: list[Conv], begin: Begin, fire: Any, last: Callable[..., nn.Module]
     ) -> None:
         super().__init__()
         *inner, end = convs
         layers: list[nn.Module] = []
         for conv in inner:
             layers += [parts.conv(*conv), parts.fire(conv.outputs)]
-        final = parts.conv(*end)
-        if identity and not parts.normed:
-            for parameter in final.parameters():
-                nn.init.zeros_(parameter)
-        self.branch = nn.Sequential(*layers, final)
-        self.fire: Fire = fire(end.outputs, gain=0.0 if identity else 1.0)
+        self.branch = nn.Sequential(*layers, parts.conv(*end))
+        self.fire: Fire = fire(end.outputs)
         inputs, stride = convs[0].inputs, max(conv.stride for conv in convs)
         self.shortcut: nn.Module = nn.Identity()
-        if inputs != end.outputs or stride > 1:
+        if stride > 1 and begin.shortcut == "pool":
+            pool = PerStep(nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False))
+            self.shortcut = nn.Sequential(pool, parts.conv(inputs, end.outputs, 1), last(end.outputs))
+        elif inputs != end.outputs or stride > 1:
             self.shortcut = nn.Sequential(parts.conv(inputs, end.outputs, 1, stride), last(end.outputs))
+        self.begun = False
+        if begin.identity:
+            self.begin_as_identity()
+
+    def begin_as_identity(self) -> None:
+        """Let nothing out of the branch."""
+        self.begun = True
+        last = self._last
+        for parameter in (last.weight, last.bias):
+            nn.init.zeros_(parameter)
+
+    @property
+    def _last(self) -> Any:
+        """The last norm, or without one the last convolution."""
+        convolution: Any = self.branch[-1]
+        return convolution.module if isinstance(self.fire.norm, nn.Identity) else self.fire.norm
 
 
 class Classic(Block):
     """O = SN(F(S) + S)."""
 
-    def __init__(self, parts: Parts, convs: list[Conv], identity: bool = False) -> None:
+    def __init__(self, parts: Parts, convs: list[Conv], begin: Begin = Begin()) -> None:  # noqa: B008  (a constant)
         fire, norm = partial(parts.fire, alpha=_SUMMED), partial(parts.norm, alpha=_SUMMED)
-        super().__init__(parts, convs, identity, fire, norm)
+        self.steps = parts.steps
+        super().__init__(parts, convs, begin, fire, norm)
+
+    def begin_as_identity(self) -> None:
+        """Besides, see to it that the neuron passes spikes on safely, and their gradient as it is.
+
+        For the spikes a constant current comes with them (`margin`). For the gradient it goes through the reset: with a
+        soft one dv/du = 1 - threshold h, so that what goes to the spikes does not also stay in the potential. Were the
+        reset detached, the gradient of a neuron that fires at every step would grow by up to 1 / (1 - decay) a block.
+        And the surrogate is `WIDE` times as wide, so that h is near its peak wherever the potential stands.
+        """
+        again = self.begun
+        super().begin_as_identity()
+        neuron: Any = self.fire.neuron
+        if isinstance(neuron, LIF) and isinstance(self.shortcut, nn.Identity):
+            neuron.detach_reset = False
+            neuron.surrogate = neuron.surrogate.stretched(1.0 if again else WIDE)
+            nn.init.constant_(self._last.bias, margin(neuron, self.steps) or 0.0)
 
     def forward(self, s: Tensor) -> Tensor:
         """Spikes to spikes."""
@@ -78,12 +122,15 @@ class Classic(Block):
 class SEW(Block):
     """O = g(SN(F(S)), S)."""
 
-    def __init__(self, parts: Parts, convs: list[Conv], connect: Connect, identity: bool = False) -> None:
-        super().__init__(parts, convs, identity, parts.fire, parts.fire)
+    def __init__(self, parts: Parts, convs: list[Conv], connect: Connect, begin: Begin = Begin()) -> None:  # noqa: B008
         self.connect = connect
-        if identity and connect == "and":  # the branch has to fire at every step
-            last: Any = self.fire.norm if parts.normed else self.branch[-1].module
-            nn.init.constant_(last.bias, parts.threshold() if parts.spiking else 1.0)
+        super().__init__(parts, convs, begin, parts.fire, parts.fire)
+
+    def begin_as_identity(self) -> None:
+        """With "and" the branch has to fire at every step."""
+        super().begin_as_identity()
+        if self.connect == "and":
+            nn.init.constant_(self._last.bias, firing_current(self.fire.neuron))
 
     def forward(self, s: Tensor) -> Tensor:
         """Spikes to spikes (small integers with "add")."""
@@ -101,8 +148,8 @@ class MS(Block):
     operator. The network's last block gives SN(O) alone (`last`).
     """
 
-    def __init__(self, parts: Parts, convs: list[Conv], identity: bool = True, last: bool = False) -> None:
-        super().__init__(parts, convs, identity, partial(parts.fire, drive=not last), parts.norm)
+    def __init__(self, parts: Parts, convs: list[Conv], begin: Begin = Begin(True), last: bool = False) -> None:  # noqa: B008
+        super().__init__(parts, convs, begin, partial(parts.fire, drive=not last), parts.norm)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Any:
         """Spikes and potentials to the next ones."""
@@ -161,8 +208,12 @@ class ResNet(Family):
         width: channels of the first stage; None: those of the papers.
         stem: "cifar", a 3x3 convolution; or "imagenet", one of 7x7 with stride 2, and a pooling.
         connect: g of the SEW junction.
-        start: whether each block begins as the identity, but for a convolution in its shortcut; None: MS blocks with a
-            norm do, as in their authors' code.
+        start: whether each block begins as the identity, but for what has to be in its shortcut (`Block`); None:
+            classic blocks do where their neurons pass spikes on (`margin`), and MS blocks with a norm, as in their
+            authors' code. Classic nets of 34 layers and more do not learn from a plain start.
+        shortcut: what a shortcut is where a block has a stride: "conv", a 1x1 convolution with that stride; or "pool",
+            the mean over as many places, and a 1x1 convolution (He et al. 2019, ResNet-D), which throws nothing away;
+            None: "pool" for classic blocks that begin as the identity, which have nothing else at first.
     """
 
     junction: Literal["classic", "sew", "ms"]
@@ -171,15 +222,22 @@ class ResNet(Family):
     stem: Literal["cifar", "imagenet"] = "cifar"
     connect: Connect = "add"
     start: Start | None = None
+    shortcut: Shortcut | None = None
 
     def stack(self, parts: Parts) -> tuple[list[nn.Module], int]:
         """Its layers."""
         plan = PLANS[self.depth]
         width = self.width or plan.width
         *branches, last = _stages(plan, width)
-        default = "identity" if self.junction == "ms" and parts.normed else "plain"
+        classic, able = self.junction == "classic", margin(parts.prototype, self.steps) is not None
+        if classic and not able and self.start == "identity":
+            raise ValueError(
+                f"start 'identity' needs neurons that pass on the spikes they get, got {parts.prototype!r}"
+            )
+        default = "identity" if (classic and able) or (self.junction == "ms" and parts.normed) else "plain"
         identity = (self.start or default) == "identity"
-        block: Any = partial({"classic": Classic, "sew": SEW, "ms": MS}[self.junction], parts, identity=identity)
+        begin = Begin(identity, self.shortcut or ("pool" if classic and identity else "conv"))
+        block: Any = partial({"classic": Classic, "sew": SEW, "ms": MS}[self.junction], parts, begin=begin)
         if self.junction == "sew":
             block = partial(block, connect=self.connect)
         layers = [*self._stem(parts, width), *map(block, branches)]

@@ -1,16 +1,48 @@
-"""What can be read from a layer: pure functions of what went up and what came down. Sums are float64."""
+"""What can be read from a layer: pure functions of what went up and what came down."""
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_SMALL = torch.finfo(torch.float64).tiny
+_SMALL = 1e-30
+_SMALLEST = 1e-37  # whose inverse is still a float32
+_ROW = 4096
+
+
+class Size(NamedTuple):
+    """L2 norm, and the largest magnitude. Where that is not finite, or nothing, so is the norm."""
+
+    norm: float
+    most: float
+
+
+def size(x: Tensor) -> Size:
+    """Of all of it: float32 within rows of what is scaled to a largest value of 1, float64 over them."""
+    x = x.detach().flatten()
+    most = float(x.abs().amax()) if x.numel() else 0.0
+    if not 0 < most < math.inf:
+        return Size(most, most)
+    if x.dtype is torch.float64:
+        return Size(float(torch.linalg.vector_norm(x)), most)
+    x = x.float() * (1 / most) if most > _SMALLEST else x.double() / most
+    whole = len(x) // _ROW * _ROW
+    rows = torch.linalg.vector_norm(x[:whole].view(-1, _ROW), dim=1).double()
+    return Size(most * float(torch.linalg.vector_norm(torch.cat([rows, x[whole:].double()]))), most)
 
 
 def norm(x: Tensor) -> float:
     """L2 norm of all of it."""
-    return float(x.double().square().sum().sqrt())
+    return size(x).norm
+
+
+def some(x: Tensor, most: int = 1 << 16) -> Tensor:
+    """Of `[T, ...]`, so many places of each step, `[T, N]`."""
+    flat = x.detach().flatten(1)
+    return flat[:, :: -(-flat.shape[1] // most)]
 
 
 def agreement(a: Tensor, b: Tensor) -> float | None:
@@ -21,14 +53,21 @@ def agreement(a: Tensor, b: Tensor) -> float | None:
 
 
 def rates(spikes: Tensor) -> Tensor:
-    """Mean over time, float64 `[B, N]`, of spikes `[T, B, ...]`."""
-    return spikes.mean(0, dtype=torch.float64).flatten(1)
+    """Mean over time, `[B, N]`, of spikes `[T, B, ...]`; at least float32."""
+    return spikes.to(torch.promote_types(spikes.dtype, torch.float32)).mean(0).flatten(1)
 
 
 def gram(features: Tensor) -> Tensor:
-    """Inner products `[B, B]` of features `[B, N]` about their mean over the batch."""
-    centred = features - features.mean(0)
-    return centred @ centred.T
+    """Inner products `[B, B]`, float64, of features `[B, N]` about their mean over the batch."""
+    centred = about(features, features.mean(0))
+    return (centred @ centred.T).double()
+
+
+def about(features: Tensor, mean: Tensor) -> Tensor:
+    """Features about a mean of theirs; nothing where all that is left is rounding."""
+    centred = features - mean
+    rounding = 8 * torch.finfo(features.dtype).eps * features.abs().amax()
+    return centred.masked_fill_(centred.abs() <= rounding, 0)
 
 
 def likeness(products: Tensor) -> Tensor:
@@ -50,9 +89,8 @@ def kept(above: Tensor, below: Tensor) -> float:
 
 
 def alike(features: Tensor, others: Tensor) -> float:
-    """Mean cosine between two views `[B, N]` of the same samples, about their common mean."""
-    middle = (features.mean(0) + others.mean(0)) / 2
-    a, b = features - middle, others - middle
+    """Mean cosine between two views `[B, N]` of the same samples, each about its mean over the batch."""
+    a, b = about(features, features.mean(0)), about(others, others.mean(0))
     size = (a.norm(dim=1) * b.norm(dim=1)).clamp(min=_SMALL)
     return float(((a * b).sum(1) / size).mean())
 
@@ -80,13 +118,3 @@ def in_window(distance: Tensor, surrogate: object) -> float:
     h = surrogate.derivative(distance)  # type: ignore[attr-defined]
     peak = surrogate.derivative(torch.zeros_like(distance[:1]))  # type: ignore[attr-defined]
     return float((2 * h >= peak).double().mean())
-
-
-def share_silent(spikes: Tensor) -> float:
-    """Share of neurons that fire at no step of any sample."""
-    return float((spikes.flatten(0, 1).amax(0) == 0).double().mean())
-
-
-def share_always(spikes: Tensor) -> float:
-    """Share of neurons that fire at every step of every sample."""
-    return float((spikes.flatten(0, 1).amin(0) > 0).double().mean())

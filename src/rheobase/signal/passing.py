@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase import kernels
-from rheobase.layers import readout
+from rheobase.kernels.spec import Ran
+from rheobase.layers import PerStep, readout
 from rheobase.modes import in_mode
 from rheobase.neurons.base import Neuron, outermost
-from rheobase.recording import record
+from rheobase.neurons.looking import looking
+from rheobase.signal.waists import waists
 
 Loss = Callable[[Any, Any], Tensor]
+
+
+class Place(NamedTuple):
+    """Something that a module gave: after so many neurons, the path of the module, which of its outputs."""
+
+    after: int
+    path: str
+    output: int
 
 
 @dataclass(frozen=True)
@@ -25,10 +36,11 @@ class Layer:
     """What a neuron met on the way, all `[T, B, ...]`.
 
     Attributes:
-        path: of the neuron in the model.
+        path: of the neuron in the model; with `#2` behind it at its second call in the pass.
         neuron: itself.
         currents, potentials, spikes: on the way up.
-        currents_grad, spikes_grad: of the loss, on the way down; one for each part of the batch.
+        currents_grad, spikes_grad: of the loss, on the way down; zeros where it does not depend on them.
+        weights: names of the parameters of two axes and more that ran since the neuron before it.
     """
 
     path: str
@@ -36,30 +48,61 @@ class Layer:
     currents: Tensor
     potentials: Tensor
     spikes: Tensor
-    currents_grad: tuple[Tensor, ...] = ()
-    spikes_grad: tuple[Tensor, ...] = ()
+    currents_grad: Tensor
+    spikes_grad: Tensor
+    weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Waist:
+    """What everything goes through after some neuron (see `waists.py`), `[T, B, ...]`.
+
+    Attributes:
+        place: where it was given.
+        features: on the way up.
+        gradient: of the loss.
+    """
+
+    place: Place
+    features: Tensor
+    gradient: Tensor
 
 
 @dataclass(frozen=True)
 class Passed:
-    """A pass: its neurons in the order in which they ran, what came out, and the gradients of the weights.
+    """A pass.
 
     Attributes:
-        layers: the neurons.
+        layers: the neurons, in the order in which they ran.
+        waists: one after each neuron, where there is one.
         outputs: of the model.
-        weights: of each parameter with a gradient, by name, those for each part of the batch.
-        losses: of each part of the batch, weighted by its share.
+        weights: of each parameter that has one, its gradient; and, with halves, that of the first half of the batch.
+        loss: its mean.
     """
 
     layers: list[Layer]
+    waists: list[Waist]
     outputs: Any
     weights: dict[str, tuple[Tensor, ...]]
-    losses: tuple[Tensor, ...]
+    loss: Tensor
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Of the mean over time of logits `[T, B, classes]`, one a sample."""
     return F.cross_entropy(readout(logits.float()), labels, reduction="none")
+
+
+def loss_of(loss: Loss | None, y: Any, seed: int) -> Loss:
+    """The loss, by default cross entropy; with labels drawn at random where there are none."""
+    if loss is not None or y is not None:
+        return loss or cross_entropy
+
+    def drawn(logits: Tensor, _: Any) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(logits.shape[-1], logits.shape[1:2], generator=generator)
+        return cross_entropy(logits, labels.to(logits.device))
+
+    return drawn
 
 
 @contextmanager
@@ -78,50 +121,170 @@ def untouched(model: nn.Module, seed: int, training: bool) -> Iterator[None]:
                         buffer.copy_(before)
 
 
+@dataclass
+class Run:
+    """What is taken down of a forward pass; a `Tape`."""
+
+    neurons: dict[Neuron, str]
+    parameters: dict[nn.Parameter, str]
+    calls: list[tuple[Neuron, Ran]] = field(default_factory=list)
+    weights: list[list[str]] = field(default_factory=lambda: [[]])  # before each neuron
+    given: list[tuple[Place, Tensor]] = field(default_factory=list)
+    wanted: set[Place] | None = None  # of what is given; None: all that has a gradient
+    potentials: bool = False  # they are computed afterwards, without autograd
+
+    def __contains__(self, neuron: object) -> bool:
+        """Whether it is the model's."""
+        return neuron in self.neurons
+
+    def note(self, neuron: Neuron, ran: Ran, more: bool) -> None:
+        """A neuron has run."""
+        self.calls.append((neuron, ran))
+        self.weights.append([])
+
+    def left(self, path: str, module: nn.Module, outputs: Any) -> None:
+        """A module has run."""
+        own = module.parameters(recurse=isinstance(module, PerStep))
+        self.weights[-1] += [self.parameters[p] for p in own if p in self.parameters]
+        for i, output in enumerate(outputs if isinstance(outputs, tuple | list) else (outputs,)):
+            if isinstance(output, Tensor):
+                place = Place(len(self.calls), path, i)
+                if output.grad_fn is not None if self.wanted is None else place in self.wanted:
+                    self.given.append((place, output))
+
+    def paths(self) -> list[str]:
+        """Of the neurons that ran."""
+        times: Counter[Neuron] = Counter()
+        found = []
+        for neuron, _ in self.calls:
+            times[neuron] += 1
+            found.append(self.neurons[neuron] + (f"#{times[neuron]}" if times[neuron] > 1 else ""))
+        return found
+
+
+@contextmanager
+def running(model: nn.Module, wanted: set[Place] | None = None) -> Iterator[Run]:
+    """Take down what runs."""
+    neurons = {neuron: path for path, neuron in outermost(model).items()}
+    # what is within a neuron is its own, and within PerStep the steps lie one after the other
+    closed = [*neurons, *(module for module in model.modules() if isinstance(module, PerStep))]
+    inside = {child for module in closed for child in module.modules() if child is not module}
+    run = Run(neurons, {p: name for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad})
+    run.wanted = wanted
+    with ExitStack() as hooks, looking(tape=run):
+        for path, module in model.named_modules():
+            if module not in inside:
+
+                def left(module: nn.Module, _: Any, outputs: Any, path: str = path) -> None:
+                    run.left(path, module, outputs)
+
+                hooks.callback(module.register_forward_hook(left).remove)
+        yield run
+
+
 def passing(
-    model: nn.Module, x: Any, y: Any, loss: Loss = cross_entropy, parts: int = 1, seed: int = 0, training: bool = True
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    loss: Loss = cross_entropy,
+    halves: bool = False,
+    seed: int = 0,
+    training: bool = True,
 ) -> Passed:
-    """Run a model on a batch, and its gradient down again, once for each part of the batch.
+    """Run a model on a batch, and its gradient down again.
 
     Args:
         model: any module with neurons.
         x: what it takes.
         y: what the loss takes besides its outputs.
         loss: (outputs, y) -> one a sample, `[B]`.
-        parts: the batch is cut into so many; the gradients' sum is that of the mean loss.
+        halves: whether the gradient of the first half of the batch comes down by itself too.
         seed: of what is random in it.
         training: the mode of its modules.
 
     Raises:
         ValueError: no neuron, no parameter, or another kind of loss.
     """
-    neurons = outermost(model)
+    if not outermost(model):
+        raise ValueError("probe: the model has no neurons")
     with untouched(model, seed, training), kernels.engine(fused=False), torch.enable_grad():
-        with record(model, potentials=True) as tape:
+        with running(model) as run:
             outputs = model(x)
         losses = loss(outputs, y)
-        if losses.dim() != 1 or len(losses) < parts:
-            raise ValueError(f"probe: the loss must be one a sample, [B] with B >= {parts}, got {list(losses.shape)}")
-        shares = tuple(part.sum() / len(losses) for part in losses.chunk(parts))
+        if losses.dim() != 1 or len(losses) < 1 + halves or not losses.requires_grad:
+            what = f"{list(losses.shape)}{'' if losses.requires_grad else ' without a gradient'}"
+            raise ValueError(f"probe: the loss must be one a sample, [B] with B >= {1 + halves}, got {what}")
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        wanted = [t for trace in tape.values() for t in (trace.currents, trace.spikes)] + list(named.values())
-        found = [_gradients(share, wanted, keep=share is not shares[-1]) for share in shares]
-    gradients = list(zip(*found, strict=True))
-    layers = []
-    for index, (path, trace) in enumerate(tape.items()):
-        assert trace.potentials is not None
-        seen = (trace.currents.detach(), trace.potentials.detach(), trace.spikes.detach())
-        layers.append(Layer(path, neurons[path], *seen, *gradients[2 * index : 2 * index + 2]))
-    weights = dict(zip(named, gradients[2 * len(layers) :], strict=True))
-    return Passed(layers, outputs, weights, tuple(share.detach() for share in shares))
+        narrow = _waists(run, losses)
+        wanted = [t for _, ran in run.calls for t in (ran.drive, ran.outputs)]
+        wanted += [*named.values(), *(features for _, features in narrow)]
+        half = losses[: len(losses) // 2].sum() / len(losses)
+        parts = [(_gradients(half, list(named.values()), keep=True))] if halves else []
+        gradients = iter(_gradients(losses.mean(), wanted, keep=False))
+        seen = [(ran.drive.detach(), _potentials(neuron, ran), ran.outputs.detach()) for neuron, ran in run.calls]
+    layers = [
+        Layer(path, neuron, *seen[i], next(gradients), next(gradients), tuple(dict.fromkeys(weights)))
+        for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
+    ]
+    weights = {name: tuple(each) for name, *each in zip(named, [next(gradients) for _ in named], *parts, strict=True)}
+    found = [Waist(place, features.detach(), next(gradients)) for place, features in narrow]
+    return Passed(layers, found, outputs, weights, losses.detach().mean())
+
+
+@torch.no_grad()
+def _potentials(neuron: Neuron, ran: Ran) -> Tensor:
+    """Those of a neuron that ran."""
+    potentials = neuron._call(ran.drive.detach(), None, watch=True).potentials
+    assert potentials is not None
+    return potentials
+
+
+def _weights(run: Run) -> list[list[str]]:
+    """Of each neuron, the parameters that ran since the one before, and its own."""
+    own = [[run.parameters[p] for p in neuron.parameters() if p in run.parameters] for neuron, _ in run.calls]
+    return [before + within for before, within in zip(run.weights, own, strict=False)]
+
+
+def _waists(run: Run, losses: Tensor) -> list[tuple[Place, Tensor]]:
+    """Of what modules gave, the first after each neuron that everything goes through, by the outermost giver of it."""
+    bottom = next((ran.drive.grad_fn for _, ran in run.calls if ran.drive.grad_fn is not None), None)
+    height = {node: i for i, node in enumerate(waists(losses.grad_fn, bottom))} if bottom is not None else {}
+    found: list[tuple[Place, Tensor]] = []
+    top = -1
+    for place, features in run.given:
+        above = height.get(features.grad_fn, -1) if place.after else -1
+        before = found[-1][0].after if found else 0
+        if found and found[-1][1] is features:
+            found[-1] = (place if place.after == before else found[-1][0], features)
+        elif above > top and place.after > before and features.shape[:2] == _of(run, place).shape[:2]:
+            found.append((place, features))
+            top = above
+    return found
+
+
+def _of(run: Run, place: Place) -> Tensor:
+    """What the last neuron before a place gave."""
+    return run.calls[place.after - 1][1].outputs
+
+
+def again(model: nn.Module, x: Any, passed: Passed, seed: int, training: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Spikes of the layers, and features of the waists, of a pass for another input that is like that before."""
+    places = {waist.place for waist in passed.waists}
+    with (
+        untouched(model, seed, training),
+        kernels.engine(fused=False),
+        torch.no_grad(),
+        running(model, places) as run,
+    ):
+        model(x)
+    given = dict(run.given)
+    return [ran.outputs for _, ran in run.calls], [given[waist.place] for waist in passed.waists]
 
 
 def _gradients(loss: Tensor, wanted: Sequence[Tensor], keep: bool) -> list[Tensor]:
     """Of a loss, zeros where it does not depend."""
     reached = [i for i, t in enumerate(wanted) if t.requires_grad]
     found = torch.autograd.grad(loss, [wanted[i] for i in reached], retain_graph=keep, allow_unused=True)
-    gradients = [torch.zeros_like(t) for t in wanted]
-    for i, gradient in zip(reached, found, strict=True):
-        if gradient is not None:
-            gradients[i] = gradient
-    return gradients
+    by_place = dict(zip(reached, found, strict=True))
+    gradients = [by_place.get(i) for i in range(len(wanted))]
+    return [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, gradients, strict=True)]

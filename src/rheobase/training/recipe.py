@@ -96,6 +96,9 @@ class ModelOptions(Group):
     stem: Literal["cifar", "imagenet"] | None = key(None, "first layers: 3x3, or 7x7 with stride and pooling")
     connect: Literal["add", "and", "iand"] | None = key(None, "residual junction")
     start: Literal["identity", "plain"] | None = key(None, "whether residual blocks begin as the identity")
+    shortcut: Literal["conv", "pool"] | None = key(
+        None, "of residual blocks with a stride: 1x1 convolution, or mean and that"
+    )
     layers: str | None = key(None, "of mlp and convnet, as papers write them: 15C5-P2-40C5-P2-300, 400-R400")
     padding: Literal["same", "valid"] | None = key(None, "of convnet's convolutions")
     norm: str | None = key(None, "norm of the input currents: current, tdbn, tebn, none")
@@ -163,7 +166,7 @@ class TrainerOptions(Group):
 
 LATER = (
     *(f"data.{name}" for name in DataOptions.model_fields if name not in (*FIRST, "cache")),
-    *("model.start", "model.layers", "model.padding", "model.options"),
+    *("model.start", "model.shortcut", "model.layers", "model.padding", "model.options"),
     *("model.neuron.input_scale", "model.neuron.learn", "model.neuron.current_decay"),
     *("model.neuron.adaptation_decay", "model.neuron.adaptation"),
     *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),

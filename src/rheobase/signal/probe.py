@@ -1,0 +1,96 @@
+"""Look at the health of a net's signal, up and down, on one batch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.signal import measures, readings
+from rheobase.signal.passing import Loss, Passed, again, loss_of, passing
+from rheobase.signal.report import Report
+
+Preset = Literal["quick", "standard", "full"]
+PRESETS = ("quick", "standard", "full")
+NOISE = 0.1
+"""Size of the noise that makes another view of an input, over that of the input."""
+SAMPLES = 256
+"""So many samples of a batch tell enough of what is left of the input."""
+
+
+def probe(
+    model: nn.Module,
+    x: Any,
+    y: Any = None,
+    preset: Preset = "standard",
+    loss: Loss | None = None,
+    training: bool = True,
+    seed: int = 0,
+) -> Report:
+    """Run a batch up, and its gradient down, and say of every layer how both fare, and what to do where they don't.
+
+    It changes nothing: weights and their gradients, running statistics, modes, random numbers are as before. It takes
+    some times the memory of a training step on the same batch.
+
+    Args:
+        model: any torch module with neurons of rheobase.
+        x: a batch of what it takes, some 32 to 256 samples.
+        y: what the loss takes besides the outputs, as labels `[B]`; None: labels drawn at random, which tell as much of
+            a net that has not been trained.
+        preset: "quick", one pass up and down; "standard", also a second view of the inputs, and a linear reader of the
+            classes; "full", also the gradient of half of the batch, and each time step.
+        loss: (outputs, y) -> one a sample, `[B]`; default the cross entropy of the mean over time of logits.
+        training: mode of the modules: True shows what training would meet.
+        seed: of what is random in it.
+
+    Raises:
+        TypeError: no model.
+        ValueError: a model without neurons, another preset, or another kind of loss.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"probe: model must be a torch.nn.Module, got {type(model).__name__}")
+    if preset not in PRESETS:
+        raise ValueError(f"probe: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    more = preset != "quick"
+    passed = passing(model, x, y, loss_of(loss, y, seed), preset == "full", seed, training)
+    steps, batch = passed.layers[0].currents.shape[:2]
+    samples = slice(SAMPLES)
+    labels = y if more and _labels(y, batch) else None
+    reader = readings.Reader(
+        samples,
+        measures.gram(_inputs(x, passed)[samples]),
+        labels[samples] if labels is not None else None,
+    )
+    spikes, features = None, None
+    if more and isinstance(x, Tensor) and x.is_floating_point():
+        spikes, features = again(model, _other_view(x, seed), passed, seed, training)
+    weights = dict(model.named_parameters())
+    return Report(
+        tuple(readings.layers(passed, spikes, reader, weights, by_step=preset == "full")),
+        tuple(readings.waists(passed, features, reader)),
+        steps,
+        batch,
+        None if labels is None else len(labels.unique()),
+        float(passed.loss),
+    )
+
+
+def _labels(y: Any, batch: int) -> bool:
+    return isinstance(y, Tensor) and y.shape == (batch,) and not y.is_floating_point()
+
+
+def _inputs(x: Any, passed: Passed) -> Tensor:
+    """The inputs, `[B, N]`; where it is not known what they are, what the first neurons hear of them."""
+    currents = passed.layers[0].currents
+    if isinstance(x, Tensor) and x.is_floating_point():
+        if x.shape[:2] == currents.shape[:2]:
+            return measures.rates(x)
+        if len(x) == currents.shape[1]:
+            return x.float().flatten(1)
+    return measures.rates(currents)
+
+
+def _other_view(x: Tensor, seed: int) -> Tensor:
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    return x + NOISE * x.std() * noise

@@ -1,0 +1,227 @@
+"""What a pass tells of each neuron and of each waist of a net."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheobase.neurons import LIF
+from rheobase.signal import measures
+from rheobase.signal.gain import Profile
+from rheobase.signal.passing import Layer, Passed
+
+
+@dataclass(frozen=True)
+class Information:
+    """What is left of the input.
+
+    Attributes:
+        similarity: correlation, over pairs of samples, of their likeness here with that of the inputs; 1: all is kept.
+        noisy: mean cosine, about the common mean, of two views of a sample, the input and input + noise a tenth of its
+            size; 0: they are as different as two samples. None where it was not asked for.
+        accuracy: of a linear reader of the classes, each sample left out in turn; None without labels.
+    """
+
+    similarity: float
+    noisy: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class LayerHealth(Information):
+    """A neuron in a pass; `Information` is that of its rates.
+
+    Attributes:
+        path: in the model.
+        shape: of its spikes without time and batch.
+        rate: mean of its spikes, or of what else it gives out.
+        dead, saturated: share of its neurons that fire at no step of any sample, and at every step of all; None of
+            neurons that give no spikes.
+        in_window: share of potentials at which the surrogate is at least half as high as its peak; None where there is
+            no such surrogate, in a neuron of one's own.
+        gradient_norm: L2 norm of the loss's gradient with respect to its currents, float64.
+        gradient_rms: the same over the root of their number.
+        gain: its gradient_norm over that of the next layer; None for the last, or above a layer without a gradient.
+        r: correlation of the gradient of its spikes from a step to the next; None at T = 1, or without a gradient.
+        agreement: cosine between the gradients of its weights from two halves of the batch; None where there is none.
+        weight_ratio: L2 norm of its weights' gradient over that of the weights; None where it has none.
+        finite: whether all of it is.
+        underflow: whether gradients of its currents have come down to numbers that float32 rounds to nothing.
+        rates, gradient_norms: of each step, where asked for.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    rate: float
+    dead: float | None
+    saturated: float | None
+    in_window: float | None
+    gradient_norm: float
+    gradient_rms: float
+    gain: float | None
+    r: float | None
+    agreement: float | None
+    weight_ratio: float | None
+    finite: bool
+    underflow: bool
+    rates: tuple[float, ...] = ()
+    gradient_norms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class WaistHealth(Information):
+    """What everything goes through after some neuron: of a plain net each layer, of a residual net each block.
+
+    Attributes:
+        path: of the module that gives it.
+        after: index of the last neuron before it.
+        gradient_norm, gain: as those of a layer, from waist to waist.
+    """
+
+    path: str
+    after: int
+    gradient_norm: float
+    gain: float | None
+
+
+class Reader:
+    """Reads `Information` of features `[T, B, ...]` of a batch, once of each.
+
+    Args:
+        samples: of the batch, that are read.
+        inputs: inner products of theirs.
+        labels: theirs, or None.
+    """
+
+    def __init__(self, samples: slice, inputs: Tensor, labels: Tensor | None) -> None:
+        self._samples, self._inputs, self._labels = samples, inputs, labels
+        self._found: dict[tuple[int, torch.Size], tuple[Tensor, dict[str, Any]]] = {}
+
+    def read(self, features: Tensor, others: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        """Rates `[B, N]` of features, and what is left in them; `others` are those of the other view."""
+        key = features.data_ptr(), features.shape
+        if key not in self._found:
+            rates = measures.rates(features)
+            read = rates[self._samples]
+            products = measures.gram(read)
+            again = None if others is None else measures.rates(others[:, self._samples])
+            self._found[key] = (
+                rates,
+                {
+                    "similarity": measures.kept(products, self._inputs),
+                    "noisy": None if again is None else measures.alike(read, again),
+                    "accuracy": None if self._labels is None else measures.told_apart(products, self._labels),
+                },
+            )
+        return self._found[key]
+
+
+def layers(
+    passed: Passed, others: Sequence[Tensor] | None, reader: Reader, weights: Mapping[str, Tensor], by_step: bool
+) -> list[LayerHealth]:
+    """Every neuron's.
+
+    Args:
+        passed: the pass.
+        others: spikes of each neuron for the other view.
+        reader: of information.
+        weights: the model's parameters by name.
+        by_step: whether rates and gradients of each step are wanted.
+    """
+    sizes = [measures.size(layer.currents_grad) for layer in passed.layers]
+    under = _underflow(sizes, [layer.currents_grad.dtype for layer in passed.layers])
+    found = []
+    for i, layer in enumerate(passed.layers):
+        gradients = [passed.weights[name] for name in layer.weights]
+        rates, information = reader.read(layer.spikes, None if others is None else others[i])
+        rate, norm, dead, saturated = float(rates.mean()), sizes[i].norm, *_idle(layer, rates.mean(0))
+        found.append(
+            LayerHealth(
+                path=layer.path,
+                shape=tuple(layer.spikes.shape[2:]),
+                rate=rate,
+                dead=dead,
+                saturated=saturated,
+                in_window=_in_window(layer),
+                gradient_norm=norm,
+                gradient_rms=norm / max(1, layer.currents.numel()) ** 0.5,
+                gain=_ratio(norm, [size.norm for size in sizes[i + 1 :][:1]]),
+                r=Profile.of(measures.some(layer.spikes_grad)).r,
+                agreement=_agreement(gradients),
+                weight_ratio=_weight_ratio([each[0] for each in gradients], [weights[name] for name in layer.weights]),
+                finite=all(
+                    map(math.isfinite, (rate, norm, float(layer.potentials.sum()), float(layer.currents.sum())))
+                ),
+                underflow=under[i],
+                rates=tuple(layer.spikes.float().flatten(1).mean(1).tolist()) if by_step else (),
+                gradient_norms=tuple(map(measures.norm, layer.currents_grad)) if by_step else (),
+                **information,
+            )
+        )
+    return found
+
+
+def waists(passed: Passed, others: Sequence[Tensor] | None, reader: Reader) -> list[WaistHealth]:
+    """Every waist's, with its features for the other view."""
+    norms = [measures.norm(waist.gradient) for waist in passed.waists]
+    return [
+        WaistHealth(
+            path=waist.place.path,
+            after=waist.place.after - 1,
+            gradient_norm=norms[i],
+            gain=_ratio(norms[i], norms[i + 1 :][:1]),
+            **reader.read(waist.features, None if others is None else others[i])[1],
+        )
+        for i, waist in enumerate(passed.waists)
+    ]
+
+
+def _idle(layer: Layer, rates: Tensor) -> tuple[float | None, float | None]:
+    """Shares that never fire, and that always do, from the rate of each neuron."""
+    spikes = layer.spikes
+    if not isinstance(layer.neuron, LIF) and not bool(((spikes == 0) | (spikes == 1)).all()):
+        return None, None
+    return float((rates == 0).double().mean()), float((rates == 1).double().mean())
+
+
+def _in_window(layer: Layer) -> float | None:
+    neuron = getattr(layer.neuron, "neuron", layer.neuron)  # a recurrent one's
+    if not isinstance(neuron, LIF) or neuron.kind == "AdaptiveLIF":
+        return None
+    threshold = neuron.spec().fitted(layer.currents[0]).numbers["threshold"].detach()
+    distance = layer.potentials - threshold if threshold.dim() else measures.some(layer.potentials) - threshold
+    return measures.in_window(distance, neuron.surrogate)
+
+
+def _ratio(norm: float, above: list[float]) -> float | None:
+    return norm / above[0] if above and above[0] > 0 else None
+
+
+def _agreement(gradients: list[tuple[Tensor, ...]]) -> float | None:
+    """Between the first half's and the rest."""
+    if not gradients or len(gradients[0]) < 2:
+        return None
+    whole, half = (torch.cat([each[k].flatten() for each in gradients]) for k in range(2))
+    return measures.agreement(half, whole - half)
+
+
+def _weight_ratio(gradients: list[Tensor], weights: list[Tensor]) -> float | None:
+    size = math.hypot(*map(measures.norm, weights))
+    return math.hypot(*map(measures.norm, gradients)) / size if size > 0 else None
+
+
+def _underflow(sizes: Sequence[measures.Size], dtypes: Sequence[torch.dtype]) -> list[bool]:
+    """Whether a layer's gradient is below what its dtype can tell from nothing, or comes from such a one."""
+    found: list[bool] = []
+    above = math.inf  # the largest value one layer up
+    for (_, most), dtype in zip(reversed(sizes), reversed(dtypes), strict=True):
+        tiny = torch.finfo(dtype).tiny
+        lost = 0 < most < tiny or (most == 0 and (0 < above < tiny * 2**26 or found[-1:] == [True]))
+        found.append(lost)
+        above = most
+    return found[::-1]

@@ -1,0 +1,248 @@
+"""Set a net's start and its surrogates so that the signal survives going up, and the gradient coming down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheobase import kernels
+from rheobase.kernels.spec import Spec
+from rheobase.neurons import LIF
+from rheobase.neurons.base import outermost
+from rheobase.signal import measures
+from rheobase.signal.passing import Loss, loss_of, untouched
+from rheobase.signal.probe import probe
+from rheobase.signal.report import Report
+from rheobase.signal.start import STARTS, Start, begin
+from rheobase.surrogate import Surrogate
+
+NEAR = 0.02
+"""How near, as a logarithm, a gradient's size has to come to what is wanted."""
+WIDEST = math.log(4.0)
+"""So many times as wide, or as narrow, a surrogate may become, as a logarithm."""
+LEVEL = (0.5, 2.0)
+"""Ratios of the first gradient to the last that are level."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What `tune` did.
+
+    Attributes:
+        before, after: the health of the net before and after, on the batch that it was tuned on.
+        held_out: after, on a batch that it was not tuned on.
+        begun: paths of what was given another start.
+        surrogates: of each neuron that was tuned, by path, the surrogate before and after.
+        left: of each neuron that was not, why.
+    """
+
+    before: Report
+    after: Report
+    held_out: Report
+    begun: tuple[str, ...]
+    surrogates: dict[str, tuple[Any, Any]]
+    left: dict[str, str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the gradient is as level on the held-out batch, within a factor 2, as on that it was tuned on."""
+        return 0.5 <= self.held_out.level / self.after.level <= 2 if self.after.level > 0 else False
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        lines = [
+            f"gradient, first over last: {self.before.level:.2g} before, {self.after.level:.2g} after, "
+            f"{self.held_out.level:.2g} on a batch that it was not tuned on"
+        ]
+        if not self.holds:
+            lines.append("what levels one batch does not level another: leave the surrogates as they were")
+        if self.left:
+            lines.append("left as they were: " + ", ".join(f"{path} ({why})" for path, why in self.left.items()))
+        return "\n".join([*lines, self.held_out.verdict])
+
+
+class _Leveller:
+    """A gradient rule for one pass: on its way down, the gradient of each neuron's currents becomes equally large."""
+
+    name = "level"
+
+    def __init__(self, neuron: LIF, shared: _Shared) -> None:
+        self._neuron, self._shared = neuron, shared
+
+    def why_not(self, spec: Spec, currents: Tensor) -> str | None:
+        """It takes all that engines take."""
+        return None
+
+    def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
+        """As without it."""
+        with torch.no_grad():
+            ran = kernels.fire(spec, currents, state)
+        return ran.outputs, ran.state, currents.detach()
+
+    def backward(self, spec: Spec, grad_spikes: Tensor, saved: Tensor) -> Tensor:
+        """Find the surrogate."""
+        given = self._neuron.surrogate
+
+        def down(surrogate: Surrogate) -> tuple[Tensor, float]:
+            numbers = {**spec.numbers, "surrogate_width": surrogate.parameter, "surrogate_height": surrogate.height}
+            with torch.enable_grad():
+                currents = saved.clone().requires_grad_()
+                plain = spec._replace(numbers={name: torch.as_tensor(n).detach() for name, n in numbers.items()})
+                spikes = kernels.fire(plain, currents, None).outputs
+                (gradient,) = torch.autograd.grad(spikes, currents, grad_spikes)
+            return gradient, measures.norm(gradient)
+
+        gradient, size = down(given)
+        if not 0 < size < math.inf:
+            return gradient
+        shared = self._shared
+        if shared.wanted is None:
+            shared.wanted = size
+        if shared.widths:
+            shared.width = (
+                shared.width + _stretch(lambda log: down(given.stretched(math.exp(log)))[1], shared.wanted)
+            ) / 2
+            given = given.stretched(math.exp(shared.width))
+            gradient, size = down(given)
+        if shared.height:
+            given = given.scaled(shared.wanted / size)
+            gradient, size = down(given)
+        shared.found[self._neuron] = given
+        return gradient
+
+
+@dataclass
+class _Shared:
+    """What neurons tell each other on the way down."""
+
+    widths: bool
+    height: bool
+    wanted: float | None = None  # size of the gradient
+    width: float = 0.0  # of the neuron above, as the logarithm of what its surrogate is stretched by
+    found: dict[LIF, Surrogate] = field(default_factory=dict)
+
+
+def _stretch(size: Callable[[float], float], wanted: float) -> float:
+    """Where the size is as wanted, by halving; 0 where no stretching within reach makes it so."""
+
+    def excess(log: float) -> float:
+        found = size(log)
+        return math.log(found / wanted) if found > 0 else -math.inf
+
+    here = excess(0.0)
+    if abs(here) < NEAR:
+        return 0.0
+    low, high = (-WIDEST, 0.0) if here > 0 else (0.0, WIDEST)
+    if (here > 0 and excess(low) > 0) or (here < 0 and excess(high) < 0):
+        return 0.0
+    for _ in range(8):
+        middle = (low + high) / 2
+        off = excess(middle)
+        if abs(off) < NEAR:
+            break
+        low, high = (low, middle) if off > 0 else (middle, high)
+    return middle
+
+
+def tune(
+    model: nn.Module,
+    x: Tensor,
+    y: Any = None,
+    start: Start | None = None,
+    widths: bool = True,
+    height: bool = False,
+    held_out: tuple[Any, Any] | None = None,
+    loss: Loss | None = None,
+    training: bool = True,
+    seed: int = 0,
+) -> Tuned:
+    """Set the start and the surrogates of a net for health up and down, and check them on a batch they have not seen.
+
+    Widths come from one pass up and one down. What goes up does not depend on them; on the way down each neuron's
+    surrogate becomes so wide that the gradient of its currents is as large as that of the last neuron's, and that goes
+    on further down. A width is the mean of what was found and that of the neuron above (geometric), so that over depth
+    it is smooth; what that leaves undone the next neuron makes up for. Where potentials stand at the threshold, as on
+    the identity path of classic residual blocks, no width changes the gradient, but a height does.
+
+    They are a part of the model, and are saved with it. The same seed gives the same.
+
+    Args:
+        model: any torch module with neurons; its LIF and IF neurons are tuned.
+        x: a batch of what it takes, along the axis of samples `[B, ...]`, or `[T, B, ...]` with held_out.
+        y: as of `probe`.
+        start: "identity", "orthogonal" or "fluctuation" (see `start.py`); None: weights stay as they are.
+        widths: whether surrogates are stretched.
+        height: whether they are also made higher or lower where that is not enough.
+        held_out: another (x, y); None: the second half of the batch.
+        loss, training, seed: as of `probe`.
+
+    Raises:
+        ValueError: a model without neurons, another start, a batch of fewer than four samples, or another kind of loss.
+    """
+    if start is not None and start not in STARTS:
+        raise ValueError(f"tune: start must be None or one of {', '.join(STARTS)}, got {start!r}")
+    if held_out is None:
+        if len(x) < 4:
+            raise ValueError(f"tune: the batch must have at least 4 samples, half of them held out, got {len(x)}")
+        half = len(x) // 2
+        x, y, held_out = x[:half], None if y is None else y[:half], (x[half:], None if y is None else y[half:])
+    look: dict[str, Any] = {"preset": "quick", "loss": loss, "training": training, "seed": seed}
+    before = probe(model, x, y, **look)
+    begun = [] if start is None else begin(model, start, x, seed)
+    able, left = _able(model)
+    old = {path: neuron.surrogate for path, neuron in able.items()}
+    if widths or height:
+        shared = _Shared(widths, height)
+        _down(model, x, y, able, shared, loss_of(loss, y, seed), training, seed)
+        for neuron, surrogate in shared.found.items():
+            neuron.surrogate = surrogate
+    found = {path: (old[path], neuron.surrogate) for path, neuron in able.items()}
+    after, other = probe(model, x, y, **look), probe(model, *held_out, **look)
+    return Tuned(before, after, other, tuple(begun), found, left)
+
+
+def _able(model: nn.Module) -> tuple[dict[str, LIF], dict[str, str]]:
+    """Neurons that can be tuned, by path; and why others cannot."""
+    able: dict[str, LIF] = {}
+    left: dict[str, str] = {}
+    for path, neuron in outermost(model).items():
+        if not isinstance(neuron, LIF) or not neuron.native or type(neuron).surrogate is not LIF.surrogate:
+            left[path] = f"a {type(neuron).__name__} has no surrogate to be set"
+        elif neuron.rule is not None:
+            left[path] = f"it has a gradient rule, {neuron.rule.name}"
+        elif neuron.surrogate_width.dim():
+            left[path] = "its surrogate is not one for all"
+        else:
+            able[path] = neuron
+    return able, left
+
+
+def _down(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    able: dict[str, LIF],
+    shared: _Shared,
+    loss: Loss,
+    training: bool,
+    seed: int,
+) -> None:
+    """One pass up, and one down through levellers in the neurons' places."""
+    fixed = [p for neuron in able.values() for p in neuron.parameters() if p.requires_grad]
+    with ExitStack() as after, untouched(model, seed, training), kernels.engine(fused=False), torch.enable_grad():
+        for parameter in fixed:  # a rule has no gradient of a neuron's numbers
+            after.callback(parameter.requires_grad_, True)
+            parameter.requires_grad_(False)
+        for neuron in able.values():
+            after.callback(setattr, neuron, "rule", None)
+            neuron.rule = _Leveller(neuron, shared)
+        losses = loss(model(x), y)
+        weights = [p for p in model.parameters() if p.requires_grad]
+        torch.autograd.grad(losses.mean(), weights, allow_unused=True)

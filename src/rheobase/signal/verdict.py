@@ -1,0 +1,139 @@
+"""From readings to a verdict: what is wrong with a net, where, and what mends it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rheobase.signal.readings import Information, LayerHealth, WaistHealth
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong.
+
+    Attributes:
+        kind: "not finite", "silent", "saturated", "information lost", "underflow", "no gradient", "exploding",
+            "vanishing", or "gradient is noise".
+        where: path of the layer or module where it begins.
+        what: what was seen.
+        mend: what to do about it.
+    """
+
+    kind: str
+    where: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where} {self.what}. {self.mend}."
+
+
+MOST_IDLE = 0.9
+"""Share of a layer's neurons that never fire, or at every step, from which on it is a fault."""
+LEAST_LIKENESS = 0.05
+"""Similarity below which what a layer tells apart has nothing to do with what the inputs tell apart."""
+MOST_LOST = 0.25
+"""Share of the waists that may be without information: so many soon learn what they are to hand on."""
+STEEPEST = 1e3
+"""Ratio between the gradients of the first and the last waist, either way."""
+
+Places = Sequence[LayerHealth | WaistHealth]
+
+
+def faults(
+    layers: Sequence[LayerHealth], places: Places, classes: int | None, batch: int, loss: float
+) -> tuple[Fault, ...]:
+    """What is wrong, worst first: what stands behind may follow from what stands before."""
+    found = list(_not_finite(layers, loss))
+    if not found:
+        found = [*_idle(layers), *_lost(places, classes, batch), *_gradient(layers, places)]
+    return tuple(found)
+
+
+def _not_finite(layers: Sequence[LayerHealth], loss: float) -> Iterator[Fault]:
+    for layer in layers:
+        if not layer.finite:
+            mend = "Look for a division by zero, a too large learning rate, or inputs that are not finite"
+            yield Fault("not finite", layer.path, "has currents, potentials or gradients that are not finite", mend)
+            return
+    if not math.isfinite(loss):
+        yield Fault("not finite", "the loss", f"is {loss}", "Look at what comes after the last neuron")
+
+
+def _idle(layers: Sequence[LayerHealth]) -> Iterator[Fault]:
+    """The first layer that is silent, and the first that is saturated."""
+    for kind, what, mend in (
+        (
+            "silent",
+            "never fire",
+            "Put a CurrentNorm before it, lower its threshold, or raise its input_scale or the weights before it",
+        ),
+        (
+            "saturated",
+            "fire at every step",
+            "Put a CurrentNorm before it, raise its threshold, or lower its input_scale or the weights before it",
+        ),
+    ):
+        shares = [layer.dead if kind == "silent" else layer.saturated for layer in layers]
+        idle = [(layer, share) for layer, share in zip(layers, shares, strict=True) if (share or 0) >= MOST_IDLE]
+        if idle:
+            layer, share = idle[0]
+            more = f" (and so in {len(idle) - 1} more layers)" if len(idle) > 1 else ""
+            yield Fault(kind, layer.path, f"has {share:.0%} of neurons that {what}{more}", mend)
+
+
+def lost(place: Information, classes: int | None, batch: int) -> bool:
+    """Whether nothing of the input is left by any reading there is."""
+    chance = 0.0 if classes is None else 1 / classes
+    best = chance + 2 * math.sqrt(chance * (1 - chance) / batch)  # of who guesses
+    return (
+        place.similarity < LEAST_LIKENESS
+        and (place.noisy is None or place.noisy < LEAST_LIKENESS)
+        and (place.accuracy is None or place.accuracy < best)
+    )
+
+
+def _lost(places: Places, classes: int | None, batch: int) -> Iterator[Fault]:
+    gone = [place for place in places if lost(place, classes, batch)]
+    if len(gone) > MOST_LOST * len(places):
+        similarity = f"similarity {gone[0].similarity:.2f}"
+        what = f"and {len(gone) - 1} more of {len(places)} no longer tell inputs apart ({similarity})"
+        mend = (
+            "Begin residual blocks as the identity (start='identity', or rb.tune), or take fewer layers, more steps, "
+            "or weights that keep the signal"
+        )
+        yield Fault("information lost", gone[0].path, what, mend)
+
+
+def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
+    first, last = places[0], places[-1]
+    under = [layer for layer in layers if layer.underflow]
+    if under:
+        what = f"is the highest of {len(under)} layers whose gradient is below what its dtype can hold"
+        yield Fault("underflow", under[-1].path, what, _WIDEN)
+        return
+    if last.gradient_norm > 0 and first.gradient_norm == 0:
+        lowest = next(i for i, place in enumerate(places) if place.gradient_norm > 0)
+        what = f"gets no gradient, and {places[lowest].path} above it does"
+        mend = "Look at what is between them: a comparison instead of rb.spike, a detach, weights that are all zero"
+        yield Fault("no gradient", places[lowest - 1].path, what, mend)
+        return
+    if last.gradient_norm == 0:
+        yield Fault("no gradient", last.path, "gets no gradient", "Look at what is between it and the loss")
+        return
+    ratio = first.gradient_norm / last.gradient_norm
+    gain = ratio ** (1 / max(1, len(places) - 1))
+    seen = f"to {first.path} the gradient goes by a factor of {ratio:.0e}, {gain:.2f} a layer"
+    if ratio > STEEPEST:
+        yield Fault("exploding", f"from {last.path}", seen, _NARROW)
+    elif ratio < 1 / STEEPEST:
+        yield Fault("vanishing", f"from {last.path}", seen, _WIDEN)
+
+
+_WIDEN = "Widen the surrogates (rb.tune does it layer by layer), or take a residual net that begins as the identity"
+_NARROW = (
+    "Narrow the surrogates (rb.tune does it layer by layer), or let the gradient through the reset "
+    "(detach_reset=False), which keeps that of an identity path as it is"
+)
