@@ -89,7 +89,9 @@ def test_every_model_takes_it_and_its_twin_has_the_same_weights(kind, model):
         parameter.grad.any() for neuron in neurons for parameter in neuron.parameters() if parameter.grad is not None
     )
     net.load_state_dict(twin.state_dict())
-    twin.load_state_dict(net.state_dict(), strict=False)
+    twin.load_state_dict(net.state_dict())
+    norms = [[module.scale for module in one.modules() if isinstance(module, rb.CurrentNorm)] for one in (net, twin)]
+    assert norms[0] == norms[1]
 
 
 @pytest.mark.parametrize(

@@ -154,17 +154,17 @@ def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.M
 def _made(recipe: Recipe, data: Dataset) -> nn.Module:
     options, default = recipe.model, ModelOptions()
     chosen = {name: value for name, value in options if name not in ("name", "options")}
+    # an ANN twin has no neurons, but the scale of its norms and the form of its blocks are those that go with them
     offered = {**chosen, "neuron": neuron(options.neuron), "classes": data.classes, "in_channels": data.channels}
-    if not options.spiking:
-        del offered["neuron"]
     with seeded("weights", recipe.seed):
         if ":" in options.name:
             changed = [name for name in chosen if chosen[name] != getattr(default, name)]
             more = _more(options, own.takes("model.name", options.name))
             return own.call("model.name", options.name, nn.Module, offered | more, changed)
-        if options.neuron == default.neuron and "neuron" not in models.options(options.name):
-            offered.pop("neuron", None)  # else it is told that it takes none
-        more = _more(options, {name: option.type for name, option in models.options(options.name).items()})
+        takes = {name: option.type for name, option in models.options(options.name).items()}
+        if "neuron" not in takes and (options.neuron == default.neuron or not options.spiking):
+            del offered["neuron"]  # else it is told that it takes none
+        more = _more(options, takes)
         given = {name: value for name, value in offered.items() if value is not None}
         return models.create(options.name, **given, **more)
 
