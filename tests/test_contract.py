@@ -113,6 +113,8 @@ KINDS: dict[str, Callable[[], rb.Neuron]] = {
     "CubaLIF learned": lambda: rb.CubaLIF(several(0.2, 0.5), learn=("current_decay", "decay")),
     "AdaptiveLIF": lambda: rb.AdaptiveLIF(adaptation=0.5),
     "AdaptiveLIF learned": lambda: rb.AdaptiveLIF(adaptation=several(0.1, 0.9), learn="adaptation"),
+    "LateralLIF": lambda: rb.LateralLIF(-0.3, 2.5, 0.8, 0.7),
+    "LateralLIF learned": lambda: rb.LateralLIF(-0.3, decay=several(0.2, 0.9), learn=("decay", "threshold")),
     "Integrator": lambda: rb.Integrator(0.9),
     "Integrator learned": lambda: rb.Integrator(several(0.2, 0.9), learn=("decay", "input_scale")),
     "Recurrent": lambda: rb.Recurrent(rb.LIF(), nn.Linear(C, C)),

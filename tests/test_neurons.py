@@ -100,6 +100,47 @@ def test_adaptive_lif_by_hand(engine: str) -> None:
     assert listed(again) == [0], "1.25 is below 1 + .5 * .75"
 
 
+def test_lateral_by_hand() -> None:
+    # neuron 0 fires at u = 1.5 and keeps .5; neuron 1 loses .25 of its threshold 2: .5 - .5 = 0; both are refractory
+    neuron = rb.LateralLIF(-0.25, 2, 0.5, torch.tensor([1.0, 2.0]))
+    spikes, (v, wait) = neuron.run(column(1.5)[..., None] * torch.tensor([1, 1 / 3]))
+    assert (listed(spikes[0]), listed(v), listed(wait)) == ([1, 0], [0.5, 0], [1, 1])
+    # the next step's current of 1 counts (1 / 2)^2: .25 + .25 and 0 + .25; the one after in full: .25 + 1 fires
+    spikes, (v, wait) = neuron.run(torch.ones(1, 1, 2), (v, wait))
+    assert (listed(spikes[0]), listed(v), listed(wait)) == ([0, 0], [0.5, 0.25], [0, 0])
+    spikes, (v, wait) = neuron.run(torch.ones(1, 1, 2), (v, wait))
+    assert (listed(spikes[0]), listed(v), listed(wait)) == ([1, 0], [0.25, 0.625], [1, 1])
+
+
+def test_lateral_has_a_floor_and_groups_of_channels() -> None:
+    v = rb.LateralLIF(0, 0, 0.5).run(column(-3)[None])[1][0]
+    assert listed(v) == [-1], "not below minus the threshold"
+    v = rb.LateralLIF(0, 0, 0.5).run(column(3)[None])[1][0]
+    assert listed(v) == [1], "nor above it"
+    x = torch.zeros(1, 1, 3, 2)
+    x[0, 0, 0, 0] = 2  # channel 0 of place 0 fires: the other channels of that place alone are inhibited
+    _, (v, wait) = rb.LateralLIF(-0.5, 3).run(x)
+    assert v[0].tolist() == [[1, 0], [-0.5, 0], [-0.5, 0]]
+    assert wait[0].tolist() == [[2, 0]] * 3
+    alone = rb.LateralLIF(0, 3).run(x)[1][1]
+    assert alone[0].tolist() == [[2, 0], [0, 0], [0, 0]], "without inhibition a spike is nobody else's business"
+
+
+def test_lateral_without_a_group_and_a_floor_that_is_met_is_a_lif() -> None:
+    x = torch.rand(9, 4, 5)
+    want, found = rb.LIF(0.9)(x), rb.LateralLIF(decay=0.9)(x)
+    assert 0.1 < want.mean() < 0.9
+    assert torch.equal(want, found)
+
+
+def test_lateral_numbers_of_its_group_are_not_learned() -> None:
+    with pytest.raises(ValueError, match=r"LateralLIF: currents must be \[T, B, C, ...\], got shape \[3, 2\]"):
+        rb.LateralLIF()(torch.rand(3, 2))
+    for name in ("inhibition", "refractory"):
+        with pytest.raises(ValueError, match=f"LateralLIF: {name} must be one number, and cannot be learned"):
+            rb.LateralLIF(learn=(name,))
+
+
 @on_both
 def test_recurrent_by_hand(engine: str) -> None:
     # drive: 1, .5, 1, .5, 1; u: 1 (fires), .5, .25+1 (fires, v = .25), .125+.5, .3125+1 (fires)
@@ -360,6 +401,10 @@ def test_a_number_of_another_shape_is_named(engine: str, make: Any, name: str) -
         (rb.AdaptiveLIF, {"adaptation": -0.1}),
         (rb.AdaptiveLIF, {"adaptation_decay": 1.1}),
         (rb.AdaptiveLIF, {"reset": "delayed"}),
+        (rb.LateralLIF, {"inhibition": 0.1}),
+        (rb.LateralLIF, {"inhibition": torch.tensor([-0.1, -0.2])}),
+        (rb.LateralLIF, {"refractory": -1.0}),
+        (rb.LateralLIF, {"reset": "hard"}),
         (rb.Integrator, {"decay": 2.0}),
         (rb.Integrator, {"learn": ("threshold",)}),
     ],
@@ -561,6 +606,7 @@ NUMBERS = {
     rb.LIF: {"decay": 0.9, "threshold": 0.7, "input_scale": 1.1},
     rb.CubaLIF: {"current_decay": 0.3, "decay": 0.9},
     rb.AdaptiveLIF: {"adaptation_decay": 0.9, "adaptation": 0.3},
+    rb.LateralLIF: {"decay": 0.9, "threshold": 0.7},
     rb.Integrator: {"decay": 0.9, "input_scale": 1.1},
 }
 each_kind = pytest.mark.parametrize("make", NUMBERS, ids=lambda kind: kind.__name__)

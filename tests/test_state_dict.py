@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple[Callable[..., rb.Neuron], dict[str, Any], dict[str, Any
     "IF": (rb.IF, {}, {"threshold": 0.8, "reset": "none"}),
     "CubaLIF": (rb.CubaLIF, {}, {"current_decay": 0.9, "reset": "delayed"}),
     "AdaptiveLIF": (rb.AdaptiveLIF, {}, {"adaptation": 0.5, "adaptation_decay": 0.3}),
+    "LateralLIF": (rb.LateralLIF, {}, {"inhibition": -0.5, "refractory": 3.0}),
     "Integrator": (rb.Integrator, {}, {"decay": 0.8, "input_scale": 2.0}),
     "Integrator learned": (rb.Integrator, {"decay": 0.5, "learn": "decay"}, {"decay": 0.8, "learn": "decay"}),
 }

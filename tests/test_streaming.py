@@ -70,6 +70,7 @@ NEURONS = {
     "delayed": lambda: rb.LIF(reset="delayed"),
     "CubaLIF": rb.CubaLIF,
     "AdaptiveLIF": rb.AdaptiveLIF,
+    "LateralLIF": lambda: rb.LateralLIF(-0.3, 2.5),
     "Recurrent": lambda: rb.Recurrent(rb.LIF(), nn.Identity()),
 }
 

@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rheobase import data, models, surrogate
+    from rheobase import data, models, rules, surrogate
     from rheobase.interop.weights import load, save
     from rheobase.kernels import engine
-    from rheobase.layers import Fire, PerStep, readout
-    from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, Neuron, Recurrent
+    from rheobase.layers import Fire, PerStep, Poisson, readout
+    from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, LateralLIF, Neuron, Recurrent
     from rheobase.norm import CurrentNorm, padding
     from rheobase.recording import record
     from rheobase.signal.probe import probe
@@ -36,8 +36,10 @@ _WHERE = {
     "CurrentNorm": "norm",
     "Fire": "layers",
     "Integrator": "neurons",
+    "LateralLIF": "neurons",
     "Neuron": "neurons",
     "PerStep": "layers",
+    "Poisson": "layers",
     "Recurrent": "neurons",
     "data": "",
     "engine": "kernels",
@@ -47,6 +49,7 @@ _WHERE = {
     "probe": "signal.probe",
     "readout": "layers",
     "record": "recording",
+    "rules": "",
     "run": "streaming",
     "save": "interop.weights",
     "spike": "surrogate",
@@ -63,8 +66,10 @@ __all__ = [
     "CurrentNorm",
     "Fire",
     "Integrator",
+    "LateralLIF",
     "Neuron",
     "PerStep",
+    "Poisson",
     "Recurrent",
     "data",
     "engine",
@@ -74,6 +79,7 @@ __all__ = [
     "probe",
     "readout",
     "record",
+    "rules",
     "run",
     "save",
     "spike",

@@ -156,6 +156,44 @@ def direct(images: Tensor, steps: int) -> Tensor:
     return repeat(images, steps)
 
 
+class Poisson(nn.Module):
+    """Rate coding: in each step a spike with probability rate * x, each on its own; `[T, B, ...]` -> the same shape.
+
+    The spikes are drawn from torch's generator of the device, in evaluation too. In a run that is set by (seed, step,
+    process), and by the seed in evaluation: what an image becomes is a function of these. No gradient goes through it.
+
+    Args:
+        rate: spikes a step where x is 1, in (0, 1].
+        expected: give rate * x itself, as an ANN twin wants.
+
+    Raises:
+        ValueError: a rate out of range; or, in the forward pass, an x outside [0, 1].
+    """
+
+    def __init__(self, rate: float = 0.5, expected: bool = False) -> None:
+        super().__init__()
+        if not 0 < rate <= 1:
+            raise ValueError(f"Poisson: rate must be in (0, 1], got {rate}")
+        self.rate = rate
+        self.expected = expected
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes."""
+        low, high = x[:1].aminmax() if static(x) else x.aminmax()
+        if not (low >= 0 and high <= 1):  # a NaN too
+            raise ValueError(
+                f"Poisson: inputs must be in [0, 1] (in recipes: data.scale unit), got {low:.4g} to {high:.4g}"
+            )
+        if self.expected:
+            return self.rate * x
+        chance = torch.rand(x.shape, device=x.device, dtype=torch.float32)  # (16 bits would be too coarse)
+        return (chance < self.rate * x).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"rate={self.rate}" + (", expected=True" if self.expected else "")
+
+
 def readout(logits: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Mean over time: `[T, B, classes]` -> `[B, classes]`.
 

@@ -167,6 +167,13 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("plain_convnet", {"neuron": rb.IF(0.7, learn="threshold")}),
     ("plain_convnet", {"neuron": rb.CubaLIF(0.3, 0.6, learn="current_decay")}),
     ("plain_convnet", {"neuron": rb.AdaptiveLIF(0.8, 0.2, reset="hard", learn=("adaptation", "adaptation_decay"))}),
+    ("plain_convnet", {"neuron": rb.LateralLIF(-0.3, 2, learn="threshold")}),
+    ("plain_convnet", {"rule": "membrane"}),
+    ("mlp", {"layers": "P2-5", "norm": "none", "alpha": 2.0, "alpha_out": 0.5, "output": "spikes", "rule": "membrane"}),
+    (
+        "mlp",
+        {"layers": "3C3-5", "output": "spikes", "coding_rate": 0.3, "neuron": rb.LIF(threshold=0.1, learn="threshold")},
+    ),
     ("plain_convnet", {"neuron": rb.Integrator(0.6, learn="decay")}),
     ("plain_mlp", {"neuron": rb.LIF(ramp(0.1, 0.9), ramp(0.5, 1))}),
     ("plain_mlp", {"neuron": rb.LIF(ramp(0.1, 0.9), input_scale=ramp(0.5, 1), learn="decay")}),

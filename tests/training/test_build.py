@@ -40,6 +40,25 @@ def test_neuron_has_the_recipes_numbers():
     assert build.neuron(NeuronOptions(surrogate="sigmoid")).surrogate == rb.surrogate.Sigmoid()
 
 
+def test_a_lateral_neuron_with_learned_thresholds():
+    neuron = build.neuron(NeuronOptions(kind="lateral", inhibition=-0.25, refractory=2.0, learn_threshold=True))
+    assert type(neuron) is rb.LateralLIF
+    assert (neuron.inhibition, neuron.refractory, neuron.decay) == (-0.25, 2, 0.5)
+    assert [name for name, _ in neuron.named_parameters()] == ["raw_threshold"]
+    assert type(build.neuron(NeuronOptions(learn_threshold=True))) is rb.LIF
+
+
+@pytest.mark.parametrize(("scale", "divisor"), [("unit", 255), ("none", 1)])
+def test_inputs_as_they_are(scale, divisor):
+    recipe = tiny(**{"data.scale": scale, "data.shift": 0})
+    data = build.dataset(recipe)
+    raw = data.train.at(build.training_batches(recipe, data).order(0)[:32]).inputs
+    torch.testing.assert_close(build.training_batches(recipe, data).batch(0, 0).inputs, raw / divisor)
+    assert build.sample(data, data.test).inputs.max() == data.test.inputs.max() / divisor
+    usual = build.training_batches(tiny(), build.dataset(tiny())).batch(0, 0).inputs
+    assert abs(usual.mean()) < 0.1
+
+
 def test_every_built_in_surrogate_has_its_name_in_the_schema():
     names = typing.get_args(typing.get_type_hints(NeuronOptions)["surrogate"])
     assert sorted(build.SURROGATES) == sorted(names)

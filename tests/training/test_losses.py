@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from rheobase.training.losses import correct, loss, rate_penalty, scores
+from rheobase.training.losses import correct, loss, rate_penalty, scores, weight_penalty
 from rheobase.training.recipe import LossOptions
 
 LOGITS = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]])  # T=2, B=1, two classes; mean [1, 0]
@@ -62,6 +63,24 @@ def test_rate_penalty_is_the_mean_over_layers():
     layers = [torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), torch.ones(2, 1, 3)]  # rates 1/4 and 1
     found = rate_penalty(layers, LossOptions(rate_penalty=3.0, rate_target=0.5)).item()
     assert found == pytest.approx(3 * (0.25**2 + 0.5**2) / 2)
+
+
+def test_weight_penalty():
+    """lambda / 2 sum exp(beta (sum w^2 - 1)) over hidden neurons, and its gradient, by hand; the tangent above e^10."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Linear(2, 2), nn.Linear(2, 5))
+    options = LossOptions(weight_penalty=0.1, weight_penalty_beta=2.0)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([0.5, 1.0]).view(2, 1, 1, 1))
+        net[1].weight.copy_(torch.tensor([[0.6, 0.8], [30.0, -40.0]]))
+    found = weight_penalty(net, options)
+    want = 0.05 * (math.exp(2 * -0.75) + 1 + 1 + math.exp(10) * (1 + 2 * 2499 - 10))
+    assert found.item() == pytest.approx(want)
+    found.backward()
+    assert net[0].weight.grad[0].item() == pytest.approx(0.1 * 2 * 0.5 * math.exp(2 * -0.75))
+    assert net[1].weight.grad[0].tolist() == pytest.approx([0.1 * 2 * 0.6, 0.1 * 2 * 0.8])
+    assert net[1].weight.grad[1].tolist() == pytest.approx([0.1 * 2 * w * math.exp(10) for w in (30, -40)])
+    assert net[2].weight.grad is None
+    assert net[1].bias.grad is None
 
 
 def test_tet_pairs_steps_and_labels():

@@ -13,6 +13,7 @@ KINDS = {
     "lif": ({"decay": 0.7, "input_scale": 2.0}, "decay,threshold"),
     "if": ({"threshold": 0.8}, "threshold, input_scale"),
     "cuba_lif": ({"current_decay": 0.3, "decay": 0.6}, "current_decay"),
+    "lateral": ({"inhibition": -0.1, "refractory": 2.0}, "threshold"),
     "adaptive_lif": ({"adaptation_decay": 0.8, "adaptation": 0.2, "reset": "hard"}, "adaptation,adaptation_decay"),
 }
 
@@ -31,7 +32,7 @@ def test_every_kind_and_all_its_numbers_are_keys():
         default, made = kind(), build.neuron(NeuronOptions(kind=name))
         assert str(made) == str(default)
         for number in kind.dynamics:
-            if not number.startswith("surrogate") and (name, number) != ("if", "decay"):
+            if not number.startswith("surrogate") and (name, number) != ("if", "decay") and name != "lateral":
                 made = build.neuron(NeuronOptions(kind=name, **{number: 0.25}, learn=number))
                 torch.testing.assert_close(getattr(made, number), torch.tensor(0.25))
                 assert [key for key, _ in made.named_parameters()] == [f"raw_{number}"]
@@ -100,7 +101,7 @@ def test_every_model_takes_it_and_its_twin_has_the_same_weights(kind, model):
         ({"kind": "adaptive_lif", "reset": "delayed"}, "soft, hard or none where kind is 'adaptive_lif', whose state"),
         ({"kind": "if", "decay": 0.5}, "decay must be 1 or null where kind is 'if', got 0.5"),
         ({"learn": 3.0}, "learn must be a text or null, got 3.0"),
-        ({"kind": "glif"}, "kind must be one of lif, if, cuba_lif, adaptive_lif, got 'glif'"),
+        ({"kind": "glif"}, "kind must be one of lif, if, cuba_lif, adaptive_lif, lateral, got 'glif'"),
         ({"adaptation_decay": 1.5}, "adaptation_decay must be a number >= 0 and <= 1 or null, got 1.5"),
         ({"taum": 2}, "unknown key 'model.neuron.taum'"),
         ({"current_decay": 0.5}, "model.neuron: LIF takes no 'current_decay'"),

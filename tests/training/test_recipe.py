@@ -57,6 +57,7 @@ def test_an_integer_where_a_number_is_wanted_makes_the_same_recipe():
         ({"trainer": {"precision": "16"}}, "trainer.precision must be one of 32, bf16, got '16'"),
         ({"model": {"stem": "x"}}, "model.stem must be one of cifar, imagenet or null, got 'x'"),
         ({"model": {"neuron": {"kind": "if", "decay": 0.5}}}, "model.neuron.decay must be 1 or null"),
+        ({"model.neuron.inhibition": -0.1}, "model.neuron.inhibition must be 0 where kind is not 'lateral', got -0.1"),
         ({"trainer.epochs": 2, "schedule.warmup_epochs": 3}, r"at most trainer.epochs \(2\), got 3"),
         (
             {"trainer.devices": 2, "trainer.accumulate": 3, "data.batch_size": 5},
@@ -108,26 +109,26 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     later = {"trainer.accumulate": 2, "trainer.ema": 0.9, "trainer.devices": 2, "trainer.nodes": 2}
     later |= {"trainer.checkpoint_segments": 2, "loss.membrane_decay": 0.9, "loss.membrane_at": "max"}
     later |= {"loss.rate_penalty": 0.5, "loss.rate_target": 0.2}
-    later |= {"model.start": "identity", "model.layers": "400", "model.padding": "valid", "data.workers": 2}
     later |= {
+        "model.start": "identity",
         "model.shortcut": "pool",
-        "model.options": {"wings": 2},
-        "model.neuron.input_scale": 2.0,
-        "model.neuron.learn": "decay",
+        "model.layers": "400",
+        "model.padding": "valid",
+        "data.workers": 2,
     }
-    kinds = {"model.neuron.current_decay": 0.9, "model.neuron.adaptation_decay": 0.8, "model.neuron.adaptation": 0.2}
     later |= {"data.validation": 0.2, "data.size": 64, "data.channels": 1, "data.stream": True, "data.image": "a"}
     later |= {"data.label": "b", "data.split": "official", "data.mels": 20, "data.frame": 0.1}
     later |= {"data.hop": 0.1, "data.frames": 5, "data.by": "count", "data.crop": 0.5, "data.rand_augment": 9.0}
-    later |= {"data.cutout": 2, "data.mixup": 0.2, "data.cutmix": 1.0}
-    assert set(later | kinds) == set(LATER)
-    recipes = [recipe.replace({name: value}) for name, value in later.items()]
-    for kind, number in (("cuba_lif", 1), ("adaptive_lif", 2)):
-        there = recipe.replace({"model.neuron.kind": kind})
-        mine = [there.replace({name: value}) for name, value in kinds.items() if ("current" in name) == (number == 1)]
-        assert len(mine) == number
-        recipes += [there, *mine]
-    assert len({one.sha256 for one in recipes} | {before}) == 1 + len(recipes)
+    later |= {"data.cutout": 2, "data.mixup": 0.2, "data.cutmix": 1.0, "data.scale": "unit"}
+    later |= {"model.coding": "poisson", "model.coding_rate": 0.2, "model.output": "spikes", "model.alpha": 2.0}
+    later |= {"model.alpha_out": 3.0, "model.neuron.learn_threshold": True, "model.neuron.inhibition": -0.1}
+    later |= {"model.neuron.refractory": 2.0, "loss.weight_penalty": 0.1, "loss.weight_penalty_beta": 2.0}
+    later |= {"model.options": {"wings": 2}, "model.neuron.input_scale": 2.0, "model.neuron.learn": "decay"}
+    later |= {"model.neuron.current_decay": 0.9, "model.neuron.adaptation_decay": 0.8, "model.neuron.adaptation": 0.2}
+    assert set(later) == set(LATER)
+    lateral = {name: {"model.neuron.kind": "lateral"} for name in later if name.startswith("model.neuron.")}
+    changed = [recipe.replace({name: value, **lateral.get(name, {})}) for name, value in later.items()]
+    assert len({other.sha256 for other in changed} | {before}) == 1 + len(later)
 
 
 def test_every_key_has_a_meaning():

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from rheobase import models
 from rheobase.files import write_atomic
 from rheobase.models import registry
-from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, Recurrent
+from rheobase.models.family import put_rule
+from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, LateralLIF, Recurrent
 from rheobase.neurons.base import outermost
 from rheobase.norm import TEBN, CurrentNorm
 
@@ -28,7 +29,7 @@ FORMAT = 2
 _NORM = "channels eps momentum scale sync"
 _CONV = "in_channels out_channels kernel_size stride padding dilation groups bias padding_mode"
 _ARGUMENTS: dict[type[nn.Module], str] = {
-    **dict.fromkeys((LIF, IF, CubaLIF, AdaptiveLIF, Integrator), ""),
+    **dict.fromkeys((LIF, IF, CubaLIF, AdaptiveLIF, LateralLIF, Integrator), ""),
     **{Recurrent: "neuron module", nn.Linear: "in_features out_features bias"},
     **{CurrentNorm: _NORM, TEBN: f"{_NORM} steps average"},
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV),
@@ -158,6 +159,7 @@ def _read(content: bytes) -> models.Net:
         model = models.create(**_made(about["arguments"], "arguments", tensors))
         for path, module in _made(about["modules"], "", tensors).items():
             model.set_submodule(path, module)
+        put_rule(model, model.description.rule)
     whole = _whole(model)
     made = whole.state_dict(keep_vars=True)
     for name, tensor in made.items():

@@ -155,7 +155,7 @@ def _inputs(
     for name, number in numbers.items():
         if number.dim():
             check_shape(name, number, currents.shape[2:])
-    leak = None if kind == "LIF" else numbers["current_decay" if kind == "CubaLIF" else "adaptation_decay"]
+    leak = numbers.get("current_decay" if kind == "CubaLIF" else "adaptation_decay")
     return ops.Inputs(
         currents, residual, skip, v, other,
         numbers["decay"], numbers["threshold"], numbers["input_scale"], leak, numbers.get("adaptation"),

@@ -57,10 +57,28 @@ def adaptive_lif(spec: Spec, current: Tensor, state: tuple[Tensor, Tensor]) -> S
     return s, (v, spec.numbers["adaptation_decay"] * a + s), u
 
 
+def lateral_lif(spec: Spec, current: Tensor, state: tuple[Tensor, Tensor]) -> Step:
+    """A LIF in competition with the other channels of its place; state (v, steps that it is still refractory)."""
+    v, wait = state
+    numbers, threshold = spec.numbers, spec.numbers["threshold"]
+    gain = (1 - wait / numbers["refractory"].clamp(min=1e-30)).square()
+    drive = numbers["input_scale"] * gain * current
+    u = torch.maximum(numbers["decay"] * v + drive, -threshold)
+    s = _spike(spec, u - threshold)
+    r = s.detach() if spec.how.detach_reset else s
+    fired = r.sum(1, keepdim=True)
+    v = torch.minimum(u - threshold * r, threshold) + numbers["inhibition"] * threshold * (fired - r)
+    v = torch.maximum(v, -threshold)
+    hit = torch.where(numbers["inhibition"] < 0, fired, r) > 0
+    wait = torch.where(hit, numbers["refractory"] - 1, wait - 1).clamp(min=0)
+    return s, (v, wait), u
+
+
 STEPS: dict[str, Callable[[Spec, Tensor, Any], Step]] = {
     "LIF": lif,
     "CubaLIF": cuba_lif,
     "AdaptiveLIF": adaptive_lif,
+    "LateralLIF": lateral_lif,
 }
 
 

@@ -5,6 +5,8 @@ A rule owns no layers and no weights. It takes the place of an engine in the aut
 
 from __future__ import annotations
 
+import difflib
+import importlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -34,17 +36,66 @@ class Rule(Protocol):
         """The gradient of the currents."""
 
 
-def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
-    """A rule as the autograd function calls it, for one call.
+class Learning(Rule, Protocol):
+    """A rule with a gradient of some of the neuron's numbers too.
+
+    Attributes:
+        learns: their names, as in `Spec.numbers`.
+    """
+
+    learns: tuple[str, ...]
+
+    def numbers(self, spec: Spec, grad_spikes: Tensor, saved: Any) -> dict[str, Tensor]:
+        """The gradient of each that is learned, in its shape."""
+
+
+MODULES = {"membrane": "rheobase.rules.membrane"}
+"""Where the rules are that have a name, each as its `RULE`; they are imported at their first use."""
+
+
+def named(name: str) -> Rule | None:
+    """The rule of that name; None for "surrogate", the neuron's own gradient.
 
     Raises:
-        ValueError: the rule does not go with such a neuron, or a number of it is to be learned.
+        ValueError: an unknown name.
+    """
+    if name == "surrogate":
+        return None
+    if name not in MODULES:
+        near = difflib.get_close_matches(name, MODULES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"rule must be one of surrogate, {', '.join(MODULES)}, got {name!r}{hint}")
+    rule: Rule = importlib.import_module(MODULES[name]).RULE
+    return rule
+
+
+def placed(rule: Any, path: str) -> Any:
+    """The rule for the neuron at this path of a model; for those of its head, whose spikes answer, its `at_output`."""
+    return getattr(rule, "at_output", rule) if path.startswith("head.") else rule
+
+
+def check(rule: Rule, spec: Spec, currents: Tensor) -> None:
+    """Refuse a rule for a neuron.
+
+    Raises:
+        ValueError: the rule does not go with such a neuron, or a number is to be learned that it has no gradient of.
     """
     reason = rule.why_not(spec, currents)
     if reason is not None:
         raise ValueError(f"the rule {rule.name!r} cannot be used here: {reason}")
-    if any(n.requires_grad for n in spec.numbers.values()):
-        raise ValueError(f"the rule {rule.name!r} has no gradient of a neuron's numbers: learn=() for it")
+    learns = getattr(rule, "learns", ())
+    strange = [name for name, number in spec.numbers.items() if number.requires_grad and name not in learns]
+    if strange:
+        raise ValueError(
+            f"the rule {rule.name!r} has no gradient of a neuron's numbers: learn={learns} for it, got {strange[0]!r}"
+            if learns
+            else f"the rule {rule.name!r} has no gradient of a neuron's numbers: learn=() for it"
+        )
+
+
+def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
+    """A rule as the autograd function calls it, for one call. Errors as in `check`."""
+    check(rule, spec, currents)
     kept: list[Any] = []
 
     def forward(given: Inputs, how: How, keep_state: bool, keep_drive: bool) -> Outputs:
@@ -58,8 +109,12 @@ def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
             raise RuntimeError(f"the rule {rule.name!r} has no gradient of a final state")
         if given.state is not None and given.state.requires_grad:
             raise RuntimeError(f"the rule {rule.name!r} has no gradient of an initial state")
-        others = [None] * (len(Gradients._fields) - 1)
-        return Gradients(rule.backward(spec, grads[0], kept[0]), *others)  # type: ignore[arg-type]
+        others: dict[str, Any] = dict.fromkeys(Gradients._fields)
+        others["drive"] = rule.backward(spec, grads[0], kept[0])  # type: ignore[arg-type]
+        if any(number.requires_grad for number in spec.numbers.values()):
+            learning: Any = rule
+            others |= learning.numbers(spec, grads[0], kept[0])
+        return Gradients(**others)
 
     def nothing(*_: Any) -> Any:
         raise RuntimeError(f"the rule {rule.name!r} has no norm of its own")

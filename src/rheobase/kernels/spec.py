@@ -14,7 +14,7 @@ class How(NamedTuple):
     """How a neuron works, as operators and engines are told; the last two are of a norm before it.
 
     Attributes:
-        kind: "LIF", "CubaLIF" or "AdaptiveLIF".
+        kind: "LIF", "CubaLIF", "AdaptiveLIF" or "LateralLIF".
         reset: what a spike does: "soft", "hard", "none", or "delayed".
         detach_reset: whether the reset is a constant in the backward pass.
         surrogate: name of the surrogate's shape.

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import torch
 from torch import nn
 
+from rheobase.kernels import rules
 from rheobase.models.net import Net, Norm, Parts, linear
 from rheobase.models.segments import Segmented
-from rheobase.neurons import Neuron
+from rheobase.neurons import LIF, Neuron
+from rheobase.neurons.base import outermost
 
 Count = Annotated[int, "from 1 on"]
 """The type of an option that is a positive integer."""
@@ -27,8 +29,8 @@ class Description:
         in_channels: C of the images.
         steps: T for static images.
         spiking: False for the ANN twin.
-        rule: how gradients pass the neurons, by name: "surrogate", through time with the surrogate derivative, is the
-            one there is. (A rule of one's own is an object: `neuron.rule`.)
+        rule: how gradients pass the neurons, by name: "surrogate", through time with the surrogate derivative, or
+            "membrane" (`rheobase.rules.Membrane`). (A rule of one's own is an object: `neuron.rule`.)
 
     Raises:
         ValueError: a value that its field does not take.
@@ -38,7 +40,7 @@ class Description:
     in_channels: Count = 3
     steps: Count = 4
     spiking: bool = True
-    rule: Literal["surrogate"] = "surrogate"
+    rule: Literal["surrogate", "membrane"] = "surrogate"
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self), include_extras=True).items():
@@ -53,6 +55,7 @@ class Description:
     def build(self) -> Net:
         """The model, freshly initialised; its `description` is a copy of this one."""
         net = self.network()
+        put_rule(net, self.rule)
         net.description = copy.deepcopy(self)
         # images live in channels-last memory: convolutions, norms and neurons all walk it without copies
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -80,11 +83,36 @@ class Family(Description):
         """The layers from frames `[T, B, C, H, W]` to features `[T, B, F]`, and F."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its layers are")
 
+    def top(self, parts: Parts, features: int) -> nn.Module:
+        """The last layer, from features to logits."""
+        return linear(features, self.classes)
+
     def network(self) -> Net:
-        """The layers, and a linear head."""
-        layers, features = self.stack(self.parts)
-        head = linear(features, self.classes)
+        """The layers, and the last one, a linear head."""
+        parts = self.parts
+        layers, features = self.stack(parts)
+        head = self.top(parts, features)
         return Net(Segmented(*layers), head, self.in_channels, self.steps, self.spiking)
+
+
+def put_rule(net: Net, name: str) -> None:
+    """Give all neurons of a net the rule of that name; those of its head what the rule is at the output.
+
+    Raises:
+        ValueError: there is a neuron that the rule does not go with.
+    """
+    rule = rules.named(name)
+    if rule is None:
+        return
+    for path, neuron in outermost(net).items():
+        if not isinstance(neuron, LIF) or not neuron.native:
+            raise ValueError(f"rule must be 'surrogate' for the {type(neuron).__name__} {path}, got {name!r}")
+        mine = rules.placed(rule, path)
+        try:
+            rules.check(mine, neuron.spec(), neuron.threshold.new_empty(1, 1))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        neuron.rule = mine
 
 
 def _wanted(kind: Any, value: Any) -> str | None:

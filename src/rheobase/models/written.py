@@ -8,10 +8,11 @@ from typing import Literal
 
 from torch import nn
 
-from rheobase.layers import PerStep
+from rheobase.layers import Fire, PerStep, Poisson
 from rheobase.models.family import Count, Family
-from rheobase.models.net import Flatten, Parts
+from rheobase.models.net import Flatten, Parts, linear
 from rheobase.models.registry import register
+from rheobase.models.uniform import uniform
 from rheobase.neurons import Neuron, Recurrent
 
 _LAYER = re.compile(r"(?P<maps>[1-9]\d*)C(?P<kernel>[1-9]\d*)|P(?P<pool>[1-9]\d*)|(?P<back>R?)(?P<units>[1-9]\d*)")
@@ -28,10 +29,21 @@ class MLP(Family):
     Attributes:
         layers: no convolution or pooling after units.
         image_size: height and width of the images; 1 for what has none, `[T, B, C, 1, 1]`.
+        coding: what the first layer sees of frames: "direct", them; "poisson", random spikes (`rheobase.Poisson`).
+        coding_rate: spikes a step where a frame is 1.
+        output: what logits are: "currents" of the last layer, or the "spikes" of neurons that they drive.
+        alpha: None: weights and thresholds begin as everywhere; a number: weights are uniform, and each layer's
+            thresholds alpha times their bound (`uniform`). Without norm only.
+        alpha_out: the same number for the neurons of the output; None: alpha.
     """
 
     layers: str = "400-R400"
     image_size: Count = 32
+    coding: Literal["direct", "poisson"] = "direct"
+    coding_rate: float = 0.5
+    output: Literal["currents", "spikes"] = "currents"
+    alpha: float | None = None
+    alpha_out: float | None = None
 
     @property
     def valid(self) -> bool:
@@ -40,7 +52,14 @@ class MLP(Family):
 
     def stack(self, parts: Parts) -> tuple[list[nn.Module], int]:
         """Its layers."""
+        for name in ("alpha", "alpha_out"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and not parts.normed and self.alpha is not None):
+                wanted = "a number > 0, with norm='none' and alpha" if value > 0 else "a number > 0 or null"
+                raise ValueError(f"{name} must be {wanted}, got {value!r}, norm={self.norm!r} and alpha={self.alpha!r}")
         layers: list[nn.Module] = []
+        if self.coding == "poisson":
+            layers.append(Poisson(self.coding_rate, expected=not self.spiking))
         channels, size, features = self.in_channels, self.image_size, 0
         for word in self.layers.split("-"):
             layer = _LAYER.fullmatch(word)
@@ -57,7 +76,7 @@ class MLP(Family):
                 fire = parts.fire(units)
                 if layer["back"] and isinstance(fire.neuron, Neuron):
                     fire.neuron = Recurrent(fire.neuron, nn.Linear(units, units, bias=False))
-                layers += [parts.dense(features, units), fire]
+                layers += self._begun(parts.dense(features, units), fire)
                 features = units
                 continue
             k = int(layer["pool"] or layer["kernel"])
@@ -69,12 +88,25 @@ class MLP(Family):
                 size //= k
             else:
                 maps, padding = int(layer["maps"]), 0 if self.valid else k // 2
-                layers += [parts.conv(channels, maps, k, padding=padding), parts.fire(maps)]
+                layers += self._begun(parts.conv(channels, maps, k, padding=padding), parts.fire(maps))
                 channels, size = maps, size + 2 * padding - k + 1
         if not features:
             layers.append(Flatten(channels, size))
             features = channels * size**2
         return layers, features
+
+    def _begun(self, layer: PerStep, fire: Fire) -> list[nn.Module]:
+        if self.alpha is not None:
+            uniform(layer, fire, self.alpha)
+        return [layer, fire]
+
+    def top(self, parts: Parts, features: int) -> nn.Module:
+        """A linear layer, and neurons where spikes are wanted."""
+        layer = linear(features, self.classes)
+        fire = Fire(nn.Identity(), parts.neuron()) if self.output == "spikes" else None
+        if self.alpha is not None:
+            uniform(layer, fire, self.alpha if self.alpha_out is None else self.alpha_out)
+        return layer if fire is None else nn.Sequential(layer, fire)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ passes it by hand: `spikes, state = neuron.run(currents, state)`.
 
 from rheobase.neurons.base import Neuron
 from rheobase.neurons.integrator import Integrator
-from rheobase.neurons.lif import IF, LIF, AdaptiveLIF, CubaLIF
+from rheobase.neurons.lif import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF
 from rheobase.neurons.recurrent import Recurrent
 
-__all__ = ["IF", "LIF", "AdaptiveLIF", "CubaLIF", "Integrator", "Neuron", "Recurrent"]
+__all__ = ["IF", "LIF", "AdaptiveLIF", "CubaLIF", "Integrator", "LateralLIF", "Neuron", "Recurrent"]

@@ -149,6 +149,10 @@ class LIF(Neuron):
     ) -> Ran:
         """By an engine, with what it can do along (see `kernels.fire`); by the definition where a step is its own."""
         if altered(self, LIF, "step"):
+            if self.rule is not None:
+                raise ValueError(
+                    f"the rule {self.rule.name!r} cannot be used here: {type(self).__name__} has a step of its own"
+                )
             return super()._ran(currents, state, watch)
         self.check(currents)
         spec = spec or self.spec()
@@ -275,6 +279,46 @@ class AdaptiveLIF(_TwoStates):
 
     def __init__(self, adaptation_decay: Number = 0.9, adaptation: Number = 0.1, *rest: Any, **options: Any) -> None:
         super().__init__(*rest, **options, adaptation_decay=adaptation_decay, adaptation=adaptation)
+
+
+class LateralLIF(_TwoStates):
+    """LIF in a group of which few win: a spike of one takes charge from the others, and makes them refractory.
+
+    With g = (1 - wait / refractory)^2, the gain of inputs while it recovers from a spike (1 without `refractory`):
+    u[t] = max(decay v[t-1] + input_scale g I[t], -threshold);  s[t] = u[t] >= threshold;
+    v[t] = max(min(u[t] - threshold s[t], threshold) + inhibition threshold (number of others that fire), -threshold).
+    A group is the channels of a place (axis 2 of the currents): of a layer of units, all. A spike sets `wait`, with
+    inhibition that of its whole group, to refractory - 1; else it falls by one a step, down to 0. State (v, wait).
+
+    Args:
+        inhibition: charge in thresholds that a spike adds to each of the others, in [-1, 0]; one number.
+        refractory: steps until inputs count in full again, >= 0; one number.
+        rest, options: as in `LIF`, from decay on; the reset is "soft".
+
+    Raises:
+        ValueError: more than one inhibition or refractory time, or one of them to be learned.
+
+    Source: Lee, Delbruck and Pfeiffer 2016, on a grid of time.
+    """
+
+    kind = "LateralLIF"
+    dynamics = ("inhibition", "refractory", *LIF.dynamics)
+    resets = ("soft",)
+    inhibition = number("inhibition", "Charge in thresholds that a spike adds to each other one of its group.")
+    refractory = number("refractory", "Steps until inputs count in full again.")
+
+    def __init__(self, inhibition: Number = 0.0, refractory: Number = 0.0, *rest: Any, **options: Any) -> None:
+        learn = options.get("learn", ())
+        for name, value in (("inhibition", inhibition), ("refractory", refractory)):
+            if name in learn or (isinstance(value, Tensor) and value.dim()):
+                raise ValueError(f"LateralLIF: {name} must be one number, and cannot be learned, got {value!r}")
+        super().__init__(*rest, **options, inhibition=inhibition, refractory=refractory)
+
+    def check(self, currents: Tensor) -> None:
+        """As for any neuron; and there must be channels, which are its group."""
+        super().check(currents)
+        if currents.dim() < 3:
+            raise ValueError(f"LateralLIF: currents must be [T, B, C, ...], got shape {list(currents.shape)}")
 
 
 _AT_REST = (Neuron.initial_state, _TwoStates.initial_state)

@@ -43,6 +43,8 @@ RANGES = {
     "threshold": POSITIVE,
     "input_scale": POSITIVE,
     "adaptation": Range(0, math.inf, "[)"),
+    "inhibition": Range(-1, 0, "[]"),
+    "refractory": Range(0, math.inf, "[)"),
     "surrogate_width": POSITIVE,
     "surrogate_height": POSITIVE,
 }
@@ -95,6 +97,15 @@ def write(neuron: nn.Module, name: str, value: Any) -> None:
         )
     with torch.no_grad():
         raw.copy_(_inverse(type(neuron).__name__, name, found))
+
+
+def spread(neuron: nn.Module, name: str, value: Tensor) -> None:
+    """Give a number another shape too, such as one a channel, before it is trained; learned or fixed as it was."""
+    if f"raw_{name}" in neuron._parameters:
+        raw = _inverse(type(neuron).__name__, name, checked(type(neuron).__name__, name, value))
+        neuron.register_parameter(f"raw_{name}", nn.Parameter(raw))
+    else:
+        write(neuron, name, value)
 
 
 def checked(owner: str, name: str, value: Any, like: Tensor | None = None) -> Tensor:

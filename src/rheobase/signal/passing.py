@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ class Layer:
         currents, potentials, spikes: on the way up.
         currents_grad, spikes_grad: of the loss, on the way down; zeros where it does not depend on them.
         weights: names of the parameters of two axes and more that ran since the neuron before it.
+        beside: whether the signal may go past it.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Layer:
     currents_grad: Tensor
     spikes_grad: Tensor
     weights: tuple[str, ...]
+    beside: bool
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Run:
 
 @contextmanager
 def running(model: nn.Module, wanted: set[Place] | None = None) -> Iterator[Run]:
-    """Take down what runs."""
+    """Take down what runs; of other modules than neurons only what is wanted, where that is known."""
     neurons = {neuron: path for path, neuron in outermost(model).items()}
     # what is within a neuron is its own, and within PerStep the steps lie one after the other
     closed = [*neurons, *(module for module in model.modules() if isinstance(module, PerStep))]
@@ -172,8 +174,9 @@ def running(model: nn.Module, wanted: set[Place] | None = None) -> Iterator[Run]
     run = Run(neurons, {p: name for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad})
     run.wanted = wanted
     with ExitStack() as hooks, looking(tape=run):
+        paths = None if wanted is None else {place.path for place in wanted}
         for path, module in model.named_modules():
-            if module not in inside:
+            if module not in inside and (paths is None or path in paths):
 
                 def left(module: nn.Module, _: Any, outputs: Any, path: str = path) -> None:
                     run.left(path, module, outputs)
@@ -215,15 +218,17 @@ def passing(
             what = f"{list(losses.shape)}{'' if losses.requires_grad else ' without a gradient'}"
             raise ValueError(f"probe: the loss must be one a sample, [B] with B >= {1 + halves}, got {what}")
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        narrow = _waists(run, losses)
+        height = _height(run, losses)
+        narrow = _waists(run, height)
         wanted = [t for _, ran in run.calls for t in (ran.drive, ran.outputs)]
         wanted += [*named.values(), *(features for _, features in narrow)]
         half = losses[: len(losses) // 2].sum() / len(losses)
         parts = [(_gradients(half, list(named.values()), keep=True))] if halves else []
         gradients = iter(_gradients(losses.mean(), wanted, keep=False))
+        beside = [bool(height) and ran.outputs.grad_fn not in height for _, ran in run.calls]
         seen = [(ran.drive.detach(), _potentials(neuron, ran), ran.outputs.detach()) for neuron, ran in run.calls]
     layers = [
-        Layer(path, neuron, *seen[i], next(gradients), next(gradients), tuple(dict.fromkeys(weights)))
+        Layer(path, neuron, *seen[i], next(gradients), next(gradients), tuple(dict.fromkeys(weights)), beside[i])
         for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
     ]
     weights = {name: tuple(each) for name, *each in zip(named, [next(gradients) for _ in named], *parts, strict=True)}
@@ -245,10 +250,14 @@ def _weights(run: Run) -> list[list[str]]:
     return [before + within for before, within in zip(run.weights, own, strict=False)]
 
 
-def _waists(run: Run, losses: Tensor) -> list[tuple[Place, Tensor]]:
-    """Of what modules gave, the first after each neuron that everything goes through, by the outermost giver of it."""
+def _height(run: Run, losses: Tensor) -> dict[Any, int]:
+    """The nodes that everything goes through from the first neuron's currents on, the lowest with 0."""
     bottom = next((ran.drive.grad_fn for _, ran in run.calls if ran.drive.grad_fn is not None), None)
-    height = {node: i for i, node in enumerate(waists(losses.grad_fn, bottom))} if bottom is not None else {}
+    return {} if bottom is None else {node: i for i, node in enumerate(waists(losses.grad_fn, bottom))}
+
+
+def _waists(run: Run, height: Mapping[Any, int]) -> list[tuple[Place, Tensor]]:
+    """Of what modules gave, the first after each neuron that everything goes through, by the outermost giver of it."""
     found: list[tuple[Place, Tensor]] = []
     top = -1
     for place, features in run.given:
@@ -270,12 +279,7 @@ def _of(run: Run, place: Place) -> Tensor:
 def again(model: nn.Module, x: Any, passed: Passed, seed: int, training: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Spikes of the layers, and features of the waists, of a pass for another input that is like that before."""
     places = {waist.place for waist in passed.waists}
-    with (
-        untouched(model, seed, training),
-        kernels.engine(fused=False),
-        torch.no_grad(),
-        running(model, places) as run,
-    ):
+    with untouched(model, seed, training), torch.no_grad(), running(model, places) as run:
         model(x)
     given = dict(run.given)
     return [ran.outputs for _, ran in run.calls], [given[waist.place] for waist in passed.waists]

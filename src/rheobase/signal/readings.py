@@ -39,6 +39,8 @@ class LayerHealth(Information):
     Attributes:
         path: in the model.
         shape: of its spikes without time and batch.
+        beside: whether the signal may go past it, as in the branch of a residual block.
+        deviation: standard deviation of its currents.
         rate: mean of its spikes, or of what else it gives out.
         dead, saturated: share of its neurons that fire at no step of any sample, and at every step of all; None of
             neurons that give no spikes.
@@ -50,13 +52,15 @@ class LayerHealth(Information):
         r: correlation of the gradient of its spikes from a step to the next; None at T = 1, or without a gradient.
         agreement: cosine between the gradients of its weights from two halves of the batch; None where there is none.
         weight_ratio: L2 norm of its weights' gradient over that of the weights; None where it has none.
-        finite: whether all of it is.
+        finite: whether currents and potentials are.
         underflow: whether gradients of its currents have come down to numbers that float32 rounds to nothing.
         rates, gradient_norms: of each step, where asked for.
     """
 
     path: str
     shape: tuple[int, ...]
+    beside: bool
+    deviation: float
     rate: float
     dead: float | None
     saturated: float | None
@@ -144,6 +148,8 @@ def layers(
             LayerHealth(
                 path=layer.path,
                 shape=tuple(layer.spikes.shape[2:]),
+                beside=layer.beside,
+                deviation=float(layer.currents.float().std(correction=0)),
                 rate=rate,
                 dead=dead,
                 saturated=saturated,
@@ -154,9 +160,7 @@ def layers(
                 r=Profile.of(measures.some(layer.spikes_grad)).r,
                 agreement=_agreement(gradients),
                 weight_ratio=_weight_ratio([each[0] for each in gradients], [weights[name] for name in layer.weights]),
-                finite=all(
-                    map(math.isfinite, (rate, norm, float(layer.potentials.sum()), float(layer.currents.sum())))
-                ),
+                finite=all(math.isfinite(float(t.sum())) for t in (layer.currents, layer.potentials)),
                 underflow=under[i],
                 rates=tuple(layer.spikes.float().flatten(1).mean(1).tolist()) if by_step else (),
                 gradient_norms=tuple(map(measures.norm, layer.currents_grad)) if by_step else (),

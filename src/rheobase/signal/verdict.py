@@ -33,7 +33,11 @@ class Fault:
 MOST_IDLE = 0.9
 """Share of a layer's neurons that never fire, or at every step, from which on it is a fault."""
 LEAST_LIKENESS = 0.05
-"""Similarity below which what a layer tells apart has nothing to do with what the inputs tell apart."""
+"""Below it, what a layer tells apart has nothing to do with what the inputs tell apart, nor one view with another."""
+LEAST_LIKENESS_ALONE = 0.03
+"""The same where there are no labels that a linear reader could tell of."""
+LEAST_TOLD = 0.1
+"""Share of what guessing leaves wrong that a linear reader must get right to tell classes apart."""
 MOST_LOST = 0.25
 """Share of the waists that may be without information: so many soon learn what they are to hand on."""
 STEEPEST = 1e3
@@ -53,46 +57,50 @@ def faults(
 
 
 def _not_finite(layers: Sequence[LayerHealth], loss: float) -> Iterator[Fault]:
+    """Where it begins: on the way up the lowest, on the way down the highest."""
     for layer in layers:
         if not layer.finite:
-            mend = "Look for a division by zero, a too large learning rate, or inputs that are not finite"
-            yield Fault("not finite", layer.path, "has currents, potentials or gradients that are not finite", mend)
+            mend = "Look for inputs or weights that are not finite, a division by zero, a too large learning rate"
+            yield Fault("not finite", layer.path, "hears currents that are not finite, or has such potentials", mend)
             return
     if not math.isfinite(loss):
         yield Fault("not finite", "the loss", f"is {loss}", "Look at what comes after the last neuron")
+        return
+    for layer in reversed(layers):
+        if not math.isfinite(layer.gradient_norm):
+            mend = "Look at what is between it and the loss: the root of nothing, a surrogate that is too high"
+            yield Fault("not finite", layer.path, "gets a gradient that is not finite", mend)
+            return
 
 
 def _idle(layers: Sequence[LayerHealth]) -> Iterator[Fault]:
-    """The first layer that is silent, and the first that is saturated."""
-    for kind, what, mend in (
-        (
-            "silent",
-            "never fire",
-            "Put a CurrentNorm before it, lower its threshold, or raise its input_scale or the weights before it",
-        ),
-        (
-            "saturated",
-            "fire at every step",
-            "Put a CurrentNorm before it, raise its threshold, or lower its input_scale or the weights before it",
-        ),
-    ):
-        shares = [layer.dead if kind == "silent" else layer.saturated for layer in layers]
-        idle = [(layer, share) for layer, share in zip(layers, shares, strict=True) if (share or 0) >= MOST_IDLE]
-        if idle:
-            layer, share = idle[0]
-            more = f" (and so in {len(idle) - 1} more layers)" if len(idle) > 1 else ""
-            yield Fault(kind, layer.path, f"has {share:.0%} of neurons that {what}{more}", mend)
+    """The first layer that is silent, and the first that is saturated; what comes first may be the other's cause.
+
+    A branch that nothing comes out of yet, beside an identity path, is none of them: so blocks begin.
+    """
+    seen = [(i, layer) for i, layer in enumerate(layers) if not (layer.beside and layer.deviation == 0)]
+    silent = [(i, layer, layer.dead or 0.0) for i, layer in seen if (layer.dead or 0) >= MOST_IDLE]
+    always = [(i, layer, layer.saturated or 0.0) for i, layer in seen if (layer.saturated or 0) >= MOST_IDLE]
+    norm = "Put a CurrentNorm before it"
+    lower = f"{norm}, lower its threshold, or raise its input_scale or the weights before it"
+    higher = f"{norm}, raise its threshold, or lower its input_scale or the weights before it"
+    found = [("silent", silent, "never fire", lower), ("saturated", always, "fire at every step", higher)]
+    for kind, idle, what, mend in sorted((each for each in found if each[1]), key=lambda each: each[1][0][0]):
+        _, layer, share = idle[0]
+        more = f" (and so in {len(idle) - 1} more layers)" if len(idle) > 1 else ""
+        yield Fault(kind, layer.path, f"has {share:.0%} of neurons that {what}{more}", mend)
 
 
 def lost(place: Information, classes: int | None, batch: int) -> bool:
     """Whether nothing of the input is left by any reading there is."""
-    chance = 0.0 if classes is None else 1 / classes
-    best = chance + 2 * math.sqrt(chance * (1 - chance) / batch)  # of who guesses
-    return (
-        place.similarity < LEAST_LIKENESS
-        and (place.noisy is None or place.noisy < LEAST_LIKENESS)
-        and (place.accuracy is None or place.accuracy < best)
-    )
+    if place.accuracy is None or classes is None:
+        least = LEAST_LIKENESS_ALONE
+    else:
+        chance = 1 / classes
+        if place.accuracy >= chance + LEAST_TOLD * (1 - chance) + math.sqrt(chance * (1 - chance) / batch):
+            return False
+        least = LEAST_LIKENESS
+    return place.similarity < least and (place.noisy is None or place.noisy < least)
 
 
 def _lost(places: Places, classes: int | None, batch: int) -> Iterator[Fault]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from rheobase import models, surrogate
 from rheobase.data import Augmentation, Batch, Batches, Dataset, load
 from rheobase.data.dataset import Samples, Split, Streamed, systematic
-from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Neuron
+from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF, Neuron
 from rheobase.neurons.base import outermost
 from rheobase.training import own
 from rheobase.training.evaluation import weights_sha256 as sha256
@@ -25,12 +25,15 @@ from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptio
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
-NEURONS: dict[str, Any] = {"lif": LIF, "if": IF, "cuba_lif": CubaLIF, "adaptive_lif": AdaptiveLIF}
+NEURONS: dict[str, Any] = {
+    **{"lif": LIF, "if": IF, "cuba_lif": CubaLIF, "adaptive_lif": AdaptiveLIF},
+    "lateral": LateralLIF,
+}
 """The kinds of neurons by the names that a recipe gives them."""
 _NUMBERS = {name for kind in NEURONS.values() for name in kind.dynamics}
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
 _FEW = 64  # samples of a split whose inputs tell it from another
-_OF_BATCHES = {"batch_size", "train_limit", "workers", *_AUGMENTATION}
+_OF_BATCHES = {"batch_size", "train_limit", "workers", "scale", *_AUGMENTATION}
 """Keys of `data` that any data set goes with; the others choose and make one."""
 
 
@@ -79,7 +82,12 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
         raise ValueError(
             f"data.train_limit must be at most {len(found.train)}, the training samples of {found.name}, got {limit}"
         )
-    return found if limit is None else found.limited(limit)
+    found = found if limit is None else found.limited(limit)
+    scales = {"unit": 255.0, "none": 1.0}
+    if options.scale not in scales:
+        return found
+    std = torch.full_like(found.std, scales[options.scale])
+    return replace(found, mean=torch.zeros_like(found.mean), std=std)
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
@@ -231,15 +239,18 @@ def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
 def neuron(options: NeuronOptions) -> Neuron:
     """The prototype of all neurons."""
     shape: Any = SURROGATES[options.surrogate]
-    numbers = {name: value for name, value in options if name in _NUMBERS and value is not None}
+    numbers = {name: value for name, value in options if name in _NUMBERS and value != getattr(NeuronOptions(), name)}
     if options.kind == "if":
         numbers.pop("decay", None)  # (which is 1, else it were refused)
+    learn = [name.strip() for name in (options.learn or "").split(",") if name] + [
+        "threshold"
+    ] * options.learn_threshold
     try:
         return NEURONS[options.kind](
             reset=options.reset,
             detach_reset=options.detach_reset,
             surrogate=shape() if options.surrogate_parameter is None else shape(options.surrogate_parameter),
-            learn=[name.strip() for name in (options.learn or "").split(",") if name],
+            learn=learn,
             **numbers,
         )
     except (TypeError, ValueError) as error:

@@ -157,6 +157,8 @@ class Training:
         loss = losses.loss(logits, labels, options, lengths)
         if tape is not None:
             loss = loss + losses.rate_penalty(firing(model, tape, batch).values(), options)
+        if options.weight_penalty:
+            loss = loss + losses.weight_penalty(model, options)
         return loss, losses.correct(logits.detach(), labels, options, lengths)
 
     @torch.no_grad()

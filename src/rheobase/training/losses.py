@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rheobase.layers import readout
 from rheobase.neurons import Integrator
@@ -57,6 +57,25 @@ def rate_penalty(spikes: Iterable[Tensor], options: LossOptions) -> Tensor:
     """Weight times the mean over layers of (mean rate - target)^2, a scalar, from the spikes of each layer."""
     rates = torch.stack([layer.float().mean() for layer in spikes])
     return options.rate_penalty * (rates - options.rate_target).square().mean()
+
+
+_STEEPEST = 10.0  # e^10: from there on the exponential goes on as its tangent
+
+
+def weight_penalty(net: nn.Module, options: LossOptions) -> Tensor:
+    """lambda / 2 times the sum over hidden neurons of exp(beta (sum of squared weights - 1)), a scalar.
+
+    Hidden neurons are those of all layers but the last, one a channel of a convolution. Where the exponent is above
+    10 the tangent there takes the place of the exponential, which in float32 is infinite soon after: the penalty stays
+    finite, and its gradient still leads back.
+
+    Source: Lee, Delbruck and Pfeiffer 2016.
+    """
+    weights = [p for p in net.parameters() if p.dim() > 1]
+    exponents = [options.weight_penalty_beta * (w.flatten(1).square().sum(1) - 1) for w in weights[:-1]]
+    x = torch.cat(exponents) if exponents else weights[0].new_zeros(0)
+    steady = x.clamp(max=_STEEPEST).exp()
+    return options.weight_penalty / 2 * (steady * (1 + (x - _STEEPEST).clamp(min=0))).sum()
 
 
 def correct(logits: Tensor, labels: Tensor, options: LossOptions, lengths: Tensor | None = None) -> Tensor:

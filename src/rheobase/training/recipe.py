@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import operator
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, Literal, Self
 
 from pydantic import ValidationError, create_model, model_validator
@@ -47,6 +46,9 @@ class _Data(Group):
     batch_size: int = key(64, "samples in a training step, over all processes", ge=1)
     train_limit: int | None = key(None, "train on a stratified sample of this many images (for quick trials)", ge=1)
     workers: int = key(0, "processes that decode a set that streams", ge=0)
+    scale: Literal["normal", "unit", "none"] = key(
+        "normal", "inputs: with mean 0 and deviation 1 in training, divided by 255, or as they are"
+    )
 
 
 class DataOptions(create_model("_Keys", __base__=_Data, **_of_data())):  # type: ignore[misc]
@@ -60,16 +62,19 @@ FIRST = ("name", "root", "batch_size", "shift", "flip", "train_limit")
 class NeuronOptions(Group):
     """The neuron of every layer. A number left at null is the kind's default."""
 
-    kind: Literal["lif", "if", "cuba_lif", "adaptive_lif"] = key(
-        "lif", "integrate-and-fire: leaky, not leaky, leaky with current-based synapses, or leaky and tiring"
+    kind: Literal["lif", "if", "cuba_lif", "adaptive_lif", "lateral"] = key(
+        "lif", "leaky or not leaky integrate-and-fire; CubaLIF, AdaptiveLIF, LateralLIF"
     )
     decay: float | None = key(None, "share of the potential kept from step to step (null: 0.5, if 1)", ge=0, le=1)
     threshold: float = key(1.0, "potential at which it fires", gt=0)
     input_scale: float | None = key(None, "factor on the current (null: 1)", gt=0)
-    current_decay: float | None = key(None, "cuba_lif: share of the synaptic current kept (null: 0.5)", ge=0, le=1)
-    adaptation_decay: float | None = key(None, "adaptive_lif: share of its adaptation kept (null: 0.9)", ge=0, le=1)
-    adaptation: float | None = key(None, "adaptive_lif: how much that raises its threshold (null: 0.1)", ge=0)
+    current_decay: float | None = key(None, "of cuba_lif: share of the synaptic current kept (null: 0.5)", ge=0, le=1)
+    adaptation_decay: float | None = key(None, "of adaptive_lif: share of adaptation kept (null: 0.9)", ge=0, le=1)
+    adaptation: float | None = key(None, "of adaptive_lif: how much it raises the threshold (null: 0.1)", ge=0)
+    inhibition: float = key(0.0, "of lateral: thresholds that a spike adds to the others of its group", ge=-1, le=0)
+    refractory: float = key(0.0, "of lateral: steps until inputs count in full again", ge=0)
     learn: str | None = key(None, "numbers that each layer learns, as in decay,threshold (null: none)")
+    learn_threshold: bool = key(False, "whether thresholds are learned, with model.alpha one a channel")
     reset: Literal["soft", "hard", "none", "delayed"] = key(
         "soft", "subtract the threshold, set to zero, neither, or subtract it a step later"
     )
@@ -90,7 +95,7 @@ class ModelOptions(Group):
     name: str = key("sew_resnet18", "of rheobase.models.names(), or your own package.module:function that gives one")
     steps: int = key(4, "time steps T", ge=1)
     spiking: bool = key(True, "false: the ANN twin")
-    rule: Literal["surrogate"] = key("surrogate", "gradient rule")
+    rule: Literal["surrogate", "membrane"] = key("surrogate", "gradient rule")
     width: int | None = key(None, "channels of the first stage, or units of a layer", ge=1)
     depth: int | None = key(None, "layers", ge=1)
     stem: Literal["cifar", "imagenet"] | None = key(None, "first layers: 3x3, or 7x7 with stride and pooling")
@@ -101,6 +106,13 @@ class ModelOptions(Group):
     )
     layers: str | None = key(None, "of mlp and convnet, as papers write them: 15C5-P2-40C5-P2-300, 400-R400")
     padding: Literal["same", "valid"] | None = key(None, "of convnet's convolutions")
+    coding: Literal["direct", "poisson"] | None = key(
+        None, "of mlp and convnet: frames, or random spikes of their rate"
+    )
+    coding_rate: float | None = key(None, "of poisson: spikes a step where a frame is 1", gt=0, le=1)
+    output: Literal["currents", "spikes"] | None = key(None, "of mlp and convnet: what logits are")
+    alpha: float | None = key(None, "of mlp and convnet: thresholds over the bound of uniform weights", gt=0)
+    alpha_out: float | None = key(None, "alpha of the output's neurons", gt=0)
     norm: str | None = key(None, "norm of the input currents: current, tdbn, tebn, none")
     image_size: int | None = key(None, "height and width of the images, for models that need it", ge=1)
     neuron: NeuronOptions = NeuronOptions()
@@ -115,7 +127,8 @@ class LossOptions(Group):
     membrane: CE(v, y) of the potential of an integrator without spikes whose currents are the logits, v[t] =
     membrane_decay v[t-1] + logits[t], after the last step, or of each class its maximum over time; v, not m, then
     decides for a class. (decay 0: the logits are potentials, of a model that integrates itself.)
-    Added to each: rate_penalty * mean over layers of (mean firing rate - rate_target)^2.
+    Added to each: rate_penalty * mean over layers of (mean firing rate - rate_target)^2, and weight_penalty / 2 * the
+    sum over hidden neurons of exp(weight_penalty_beta (sum of its squared weights - 1)).
     """
 
     name: Literal["cross_entropy", "tet", "count", "membrane"] = key(
@@ -128,6 +141,8 @@ class LossOptions(Group):
     membrane_at: Literal["last", "max"] = key("last", "potential after the last step, or its maximum over time")
     rate_penalty: float = key(0.0, "weight of the squared distance of each layer's firing rate from rate_target", ge=0)
     rate_target: float = key(0.1, "spikes a step that rate_penalty pulls each layer to", ge=0, le=1)
+    weight_penalty: float = key(0.0, "lambda: keeps the sum of a hidden neuron's squared weights near 1", ge=0)
+    weight_penalty_beta: float = key(10.0, "how steeply weight_penalty rises", gt=0)
 
 
 class OptimizerOptions(Group):
@@ -167,8 +182,11 @@ class TrainerOptions(Group):
 LATER = (
     *(f"data.{name}" for name in DataOptions.model_fields if name not in (*FIRST, "cache")),
     *("model.start", "model.shortcut", "model.layers", "model.padding", "model.options"),
+    *("model.coding", "model.coding_rate", "model.output", "model.alpha", "model.alpha_out"),
+    *("model.neuron.learn_threshold", "model.neuron.inhibition", "model.neuron.refractory"),
     *("model.neuron.input_scale", "model.neuron.learn", "model.neuron.current_decay"),
     *("model.neuron.adaptation_decay", "model.neuron.adaptation"),
+    *("loss.weight_penalty", "loss.weight_penalty_beta"),
     *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
     *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
 )
@@ -200,6 +218,11 @@ class Recipe(Group):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         neuron, warmup, trainer = self.model.neuron, self.schedule.warmup_epochs, self.trainer
+        for name in ("inhibition", "refractory"):
+            if getattr(neuron, name) and neuron.kind != "lateral":
+                raise ValueError(
+                    f"model.neuron.{name} must be 0 where kind is not 'lateral', got {getattr(neuron, name)}"
+                )
         if neuron.kind == "if" and neuron.decay not in (None, 1):
             raise ValueError(f"model.neuron.decay must be 1 or null where kind is 'if', got {neuron.decay}")
         if neuron.kind == "adaptive_lif" and neuron.reset == "delayed":
@@ -253,7 +276,7 @@ class Recipe(Group):
         del content["run"], content["data"]["root"], content["data"]["cache"]
         for later in LATER:
             *groups, name = later.split(".")
-            there, before = (functools.reduce(operator.getitem, groups, tree) for tree in (content, default))
+            there, before = (reduce(dict.__getitem__, groups, tree) for tree in (content, default))
             if there[name] == before[name]:
                 del there[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -21,11 +21,15 @@ from rheobase.kernels.registry import Engine, Running
 from rheobase.kernels.spec import How
 from rheobase.kernels.time import static
 
+KINDS = ("LIF", "CubaLIF", "AdaptiveLIF")
+
 
 def why_not(how: How, x: Tensor) -> str | None:
     """Why it cannot take these currents, or None."""
     if x.dtype not in ELEMENTS:
         return f"it takes float32 and bfloat16, and the currents are {x.dtype}"
+    if how.kind not in KINDS:
+        return f"it knows {', '.join(KINDS)}, not {how.kind}"
     if how.surrogate not in SURROGATES:
         return f"it knows only the surrogates of rheobase.surrogate, not {how.surrogate}"
     return None

@@ -1,0 +1,156 @@
+"""Membrane-potential backpropagation (Lee, Delbruck and Pfeiffer 2016): no surrogate of the spike's derivative."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rheobase import kernels
+from rheobase.kernels.spec import Spec
+from rheobase.norm import lengths
+from rheobase.padded import real_steps
+
+KINDS = ("LIF", "LateralLIF")
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs.
+
+    active: `[B, ...]`, which neurons fired in which sample. spikes: `[T, B, ...]`, where thresholds are learned.
+    """
+
+    active: Tensor
+    spikes: Tensor | None
+
+
+@dataclass(frozen=True)
+class Membrane:
+    """The jump of the potential at a spike is noise, and what is left is linear.
+
+    With the traces x of currents and a of spikes, both filtered by the neuron's own decay, a soft reset makes the
+    potential V = input_scale x - threshold a (+ efficacy threshold inhibition (sum of the others' a) in a LateralLIF).
+    V is small and counts as noise, so of neurons that fired at all
+    a = input_scale x / threshold (+ efficacy inhibition (sum of the others' a)),
+    and the filter, which is on both sides, falls away: this holds between spikes and currents of a step. Its Jacobian,
+    of the active neurons of a sample, is the backward pass, in closed form; silent neurons have none. It takes no time
+    step into account but its own, and the surrogate is not asked.
+
+    Args:
+        efficacy: sigma, the share of lateral inhibition that counts (the rest meets the floor of the potential).
+        normalise: the paper's error normalisation: in place of 1 / threshold its ratio to the root mean square over
+            the active neurons of a sample, times sqrt(neurons / active ones).
+        silent: whether silent neurons count as active: for output neurons, which could not begin to fire otherwise.
+
+    It goes with LIF, IF and LateralLIF with a soft reset, and has a gradient of their threshold (`learn`).
+
+    Raises:
+        ValueError: efficacy outside [0, 1].
+    """
+
+    efficacy: float = 0.5
+    normalise: bool = False
+    silent: bool = False
+    name: ClassVar[str] = "membrane"
+    learns: ClassVar[tuple[str, ...]] = ("threshold",)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.efficacy <= 1:
+            raise ValueError(f"Membrane: efficacy must be in [0, 1], got {self.efficacy}")
+
+    @property
+    def at_output(self) -> Membrane:
+        """The rule for neurons whose spikes are the model's answer."""
+        return replace(self, silent=True)
+
+    def why_not(self, spec: Spec, currents: Tensor) -> str | None:
+        """Why it does not go with such a neuron, or None."""
+        if spec.how.kind not in KINDS:
+            return f"it knows {', '.join(KINDS)}, whose spikes are all that their potential loses, not {spec.how.kind}"
+        if spec.how.reset != "soft":
+            return f"a spike must take one threshold from the potential (reset='soft'), got reset={spec.how.reset!r}"
+        if spec.how.kind == "LateralLIF" and not currents.is_meta and self._coupling(spec) <= -1:
+            return (
+                "efficacy * inhibition must be above -1, where two neurons that inhibit each other have no one answer"
+            )
+        return None
+
+    def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Saved]:
+        """The neuron's own spikes and state, by whichever engine."""
+        ran = kernels.fire(spec, currents, state)
+        fired, known = ran.outputs != 0, lengths()
+        if known is not None and len(fired) > 1:  # what fires in padding is not active
+            real = real_steps(known, fired.shape[0], fired.shape[1], "Membrane")
+            fired = fired & real.view(*real.shape, *[1] * (fired.dim() - 2))
+        active = fired.any(0)
+        if self.silent:
+            active = torch.ones_like(active)
+        learned = spec.numbers["threshold"].requires_grad
+        # detached: the outputs themselves will hold what holds this
+        return ran.outputs, ran.state, Saved(active, ran.outputs.detach() if learned else None)
+
+    def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
+        """The gradient of the currents."""
+        grad = self._charge(spec, grad_spikes, saved.active) * self._fitted(spec, "input_scale", saved.active)
+        return grad.to(grad_spikes.dtype)
+
+    def numbers(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> dict[str, Tensor]:
+        """The gradient of the threshold: of its charge, times what a larger one takes from it."""
+        assert saved.spikes is not None
+        spikes = saved.spikes.to(torch.promote_types(saved.spikes.dtype, torch.float32))
+        taken = -spikes
+        if spec.how.kind == "LateralLIF":
+            others = spikes.sum(2, keepdim=True) - spikes
+            taken = taken + self._coupling(spec).to(spikes.dtype) * others
+        whole = (self._charge(spec, grad_spikes, saved.active) * taken).sum((0, 1))
+        threshold = spec.numbers["threshold"]
+        if not threshold.dim():
+            whole = whole.sum()
+        elif threshold.dim() < whole.dim():
+            whole = whole.flatten(1).sum(1)
+        return {"threshold": whole.to(threshold.dtype)}
+
+    def _coupling(self, spec: Spec) -> Tensor:
+        return self.efficacy * spec.numbers["inhibition"].detach()
+
+    @staticmethod
+    def _fitted(spec: Spec, name: str, active: Tensor) -> Tensor:
+        """A number that can be multiplied with `[B, ...]`."""
+        number = spec.numbers[name].detach()
+        if 0 < number.dim() < active.dim() - 1:
+            number = number.reshape(-1, *[1] * (active.dim() - 2))
+        return number
+
+    def _charge(self, spec: Spec, grad_spikes: Tensor, active: Tensor) -> Tensor:
+        """The gradient of the charge that each neuron gets in each step: the transposed Jacobian."""
+        grad = grad_spikes.to(torch.promote_types(grad_spikes.dtype, torch.float32)) * active
+        if spec.how.kind == "LateralLIF":
+            grad = uncoupled(grad, self._coupling(spec).to(grad.dtype), active)
+        gain = 1 / self._fitted(spec, "threshold", active)
+        if self.normalise:
+            places = tuple(range(1, active.dim()))
+            count = active.sum(places, keepdim=True).clamp(min=1)
+            mean = (gain.square() * active).sum(places, keepdim=True) / count
+            gain = gain / mean.clamp(min=1e-30).sqrt() * (active[0].numel() / count).sqrt()
+        return grad * gain.to(grad.dtype)
+
+
+def uncoupled(grad: Tensor, coupling: Tensor, active: Tensor) -> Tensor:
+    """The gradient of b where a_i = b_i + coupling (sum of the other active a_j): the inverse matrix, in closed form.
+
+    Args:
+        grad: of a, `[T, B, C, ...]`, zero where a neuron is not active; C is the group.
+        coupling: c <= 0, one number.
+        active: `[B, C, ...]`.
+
+    M = (1 + c) I - c 1 1' has the inverse (I + c / (1 - c (n - 1)) 1 1') / (1 + c) for n active neurons.
+    """
+    count = active.sum(1, keepdim=True)
+    shared = coupling / (1 - coupling * (count - 1)) * grad.sum(2, keepdim=True)
+    return (grad + shared) * active / (1 + coupling)
+
+
+RULE = Membrane()
+"""What `rule: membrane` stands for in recipes and in `rheobase.models.create`."""

@@ -1,0 +1,102 @@
+"""What a net will do before there is one: the gain of a layer, the width at which it is 1, how deep a signal gets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from rheobase.neurons import LIF
+from rheobase.signal.field import Stack, up
+from rheobase.signal.gain import Profile, through_neuron
+from rheobase.surrogate import Surrogate
+
+SETTLED = 8
+"""Layers after which currents are as correlated over time as they will be."""
+
+
+def gain(neuron: LIF, steps: int, r: float = 1.0, junction: str = "none", samples: int = 64) -> float:
+    """Of a deep net's layer: the L2 norm of the gradient of its currents over that of the layer above.
+
+    It is that of wide random weights, a norm and the neuron; with the junction "classic" the gradient also goes past
+    the weights, from the currents of one block to those of the block below.
+
+    Args:
+        neuron: `LIF` or `IF`.
+        steps: T.
+        r: correlation of the gradient of the layer above from a step to the next, r^n over n steps: 1 beside a readout
+            of the mean over time, less further down. (Of IF, whose gradient piles up at the first steps, it does not
+            tell enough: there `field.down` takes a gradient with all of its correlations through a whole net.)
+        junction: "none" or "classic".
+        samples: that the norm sees of a channel: batch size times places.
+
+    Raises:
+        ValueError: another junction, or a neuron whose gain is not known (see `through_neuron`).
+    """
+    return _layer(neuron, steps, r, junction, samples)(neuron)
+
+
+def _layer(neuron: LIF, steps: int, r: float, junction: str, samples: int) -> Callable[[LIF], float]:
+    """The gain of a layer, as a function of the neuron's surrogate: what goes up does not depend on it."""
+    if junction not in ("none", "classic"):
+        raise ValueError(f"gain: junction must be 'none' or 'classic', got {junction!r}")
+    if not -1 <= r <= 1:
+        raise ValueError(f"gain: r must be in [-1, 1], got {r}")
+    populations = up(Stack(neuron, steps, SETTLED, junction=junction, samples=samples)).blocks  # type: ignore[arg-type]
+    above, below = populations[-1][0], populations[-2][0]
+    apart = torch.arange(steps, dtype=torch.float64)
+    currents = Profile(torch.as_tensor(r, dtype=torch.float64) ** (apart - apart.unsqueeze(1)).abs())
+    spikes = currents.through_norm(above.normed, samples).scaled(above.weights)
+    if junction == "classic":
+        spikes = spikes.plus(currents)
+    return lambda neuron: through_neuron(neuron, below.potentials, spikes).size / currents.size
+
+
+def critical(
+    surrogate: Surrogate,
+    steps: int,
+    decay: float = 0.5,
+    threshold: float = 1.0,
+    reset: str = "soft",
+    r: float = 1.0,
+    detach_reset: bool = True,
+    junction: str = "none",
+    samples: int = 64,
+) -> Surrogate:
+    """The surrogate of this shape whose width makes the `gain` of a layer 1.
+
+    Args:
+        surrogate: its shape; its height stays.
+        steps, r, junction, samples: as of `gain`.
+        decay, threshold, reset, detach_reset: of the neuron.
+
+    Raises:
+        ValueError: no width from a 20th to 20 times the given one does it; or as of `gain`.
+    """
+    neuron = LIF(decay, threshold, reset, detach_reset=detach_reset, surrogate=surrogate)
+    found = _layer(neuron, steps, r, junction, samples)
+
+    def excess(log: float) -> float:
+        neuron.surrogate = surrogate.stretched(math.exp(log))
+        return found(neuron) - 1
+
+    low, high = -math.log(20.0), math.log(20.0)
+    if excess(low) > 0 or excess(high) < 0:
+        raise ValueError(f"critical: no width of {surrogate} has a gain of 1 at {steps} steps")
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return surrogate.stretched(math.exp(middle))
+
+
+def depth(stack: Stack, least: float = 0.05) -> float:
+    """Blocks after which two views of an input are no more alike than `least`; infinite if not within the stack's.
+
+    A view is the input and noise of a tenth of its size, as `probe` reads it.
+    """
+    views = up(stack).views
+    for block, (above, below) in enumerate(zip(views[1:], views, strict=False), 1):
+        if above < least:
+            return float(block - (least - above) / max(below - above, 1e-12))
+    return math.inf

@@ -1,0 +1,126 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rheobase as rb
+from rheobase.rules import Membrane
+from rheobase.rules.direction import cosine, directions, finite_differences
+
+
+class Net(nn.Module):
+    """Units `[T, B, M]` to spikes, twice; float64."""
+
+    def __init__(self, *sizes: int, decay: float = 0.9) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        for i, (m, n) in enumerate(pairwise(sizes)):
+            self.add_module(f"linear{i}", nn.Linear(m, n, bias=False))
+            self.add_module(f"neuron{i}", rb.LIF(decay, 0.4))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+def rate(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.mean(0) * labels).mean()
+
+
+def test_finite_differences_of_a_smooth_function_are_its_gradient() -> None:
+    p = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    before = p.detach().clone()
+    value = lambda: (p.sin() * torch.arange(12.0).view(3, 4)).sum()  # noqa: E731
+    (want,) = torch.autograd.grad(value(), p)
+    places = torch.tensor([7, 0, 11])
+    torch.testing.assert_close(finite_differences(value, p, places, 1e-4), want.flatten()[places], rtol=1e-6, atol=1e-6)
+    assert torch.equal(p, before)
+
+
+def test_a_neuron_of_one_step_under_noise_is_known() -> None:
+    """P(w (x + noise) >= threshold) = Phi((w x - threshold) / (|w| sigma)): the differences find its derivative."""
+    model, x, sigma = Net(3, 2), torch.rand(1, 2, 3, dtype=torch.float64), 0.5
+    labels = torch.tensor([[1.0, -0.5], [0.3, 2.0]], dtype=torch.float64)
+    w = model.linear0.weight
+
+    def expected() -> Tensor:
+        z = (x[0] @ w.t() - 0.4) / (w.norm(dim=1) * sigma)
+        return ((1 + torch.erf(z / math.sqrt(2))) / 2 * labels).mean()
+
+    (want,) = torch.autograd.grad(expected(), w)
+
+    many, repeated = x.repeat_interleave(200_000, 1), labels.repeat_interleave(200_000, 0)
+    many = many + sigma * torch.randn(many.shape, dtype=torch.float64)
+    got = finite_differences(lambda: rate(model(many), repeated), w, torch.arange(6), 0.05).view_as(w)
+    torch.testing.assert_close(got, want, rtol=0.05, atol=0.004)
+
+    found = directions(
+        model, x, labels, {"membrane": Membrane(), "surrogate": None}, loss=rate, noise=sigma, draws=200_000, step=0.1
+    )
+    for name, rule in (("membrane", Membrane()), ("surrogate", None)):
+        model.neuron0.rule = rule
+        (gradient,) = torch.autograd.grad(rate(model(many), repeated), w)
+        assert found[name].cosine == pytest.approx(cosine(gradient.flatten(), want.flatten()), abs=0.05)
+        assert found[name].norm == pytest.approx(float(gradient.norm() / want.norm()), rel=0.1)
+    assert found["surrogate"].cosine > 0.5
+
+
+def test_both_rules_lead_downhill_in_a_small_net() -> None:
+    model = Net(6, 5, 3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.2
+    model.neuron0.rule = kept = Membrane(normalise=True)
+    x = (torch.rand(12, 4, 6, dtype=torch.float64) < 0.4).double()
+    labels = torch.randn(4, 3, dtype=torch.float64)
+    before, before_rate = [p.detach().clone() for p in model.parameters()], model(x).mean()
+    assert 0.05 < before_rate < 0.8
+    rules = {"membrane": Membrane(), "surrogate": None}
+    found = directions(model, x, labels, rules, loss=rate, noise=0.3, draws=400, step=0.05)
+    assert {*found} == {*rules}
+    for direction in found.values():
+        assert direction.cosine > 0.4
+        assert {*direction.parameters} == {"linear0.weight", "linear1.weight"}
+        assert 0 < direction.norm < 100
+    again = directions(model, x, labels, rules, loss=rate, noise=0.3, draws=400, step=0.05)
+    assert again == found, "a function of the seed"
+    assert all(map(torch.equal, before, model.parameters()))
+    assert model.neuron0.rule is kept
+    assert model.neuron1.rule is None
+    assert model.training
+    few = directions(model, x, labels, rules, loss=rate, noise=0.3, draws=50, step=0.05, elements=4)
+    assert few != found
+
+
+def test_without_noise_there_is_nothing_to_find() -> None:
+    model, x = Net(3, 2), torch.rand(5, 1, 3, dtype=torch.float64)
+    found = directions(model, x, torch.ones(1, 2).double(), {"r": Membrane()}, loss=rate, noise=0, draws=1, step=1e-9)
+    assert math.isnan(found["r"].cosine)
+
+
+def test_of_a_registered_model_that_draws() -> None:
+    model = rb.models.create(
+        "mlp", classes=3, in_channels=1, image_size=3, layers="6", norm="none", alpha=0.8, output="spikes", steps=8,
+        coding="poisson", coding_rate=0.9, neuron=rb.LIF(0.9, learn="threshold"),
+    )  # fmt: skip
+    images, labels = torch.rand(2, 1, 3, 3).mul(0.4).add(0.4), torch.tensor([0, 2])
+    state = torch.get_rng_state()
+    found = directions(
+        model, images, labels, {"membrane": Membrane()}, noise=0.05, draws=20, step=0.2,
+        loss=lambda logits, wanted: nn.functional.cross_entropy(logits.mean(0), wanted),
+    )  # fmt: skip
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(found["membrane"].parameters) == 4
+    assert abs(found["membrane"].cosine) <= 1
+
+
+def test_cosine() -> None:
+    a, b = torch.tensor([3.0, 0.0]), torch.tensor([3.0, 4.0])
+    assert cosine(a, b) == pytest.approx(0.6)
+    assert cosine(a, -a) == pytest.approx(-1)
+    with pytest.raises(ValueError, match="draws must be at least 1, step above 0 and noise at least 0, got 0, 0.02"):
+        directions(Net(2, 1), torch.rand(1, 1, 2), torch.rand(1, 1), {}, loss=rate, noise=0.1, draws=0)

@@ -1,0 +1,112 @@
+"""Gain and depth, told before there is a net, against nets that a probe looks into."""
+
+import copy
+import math
+import statistics
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import rheobase as rb
+from rheobase.signal.field import Stack, down, up
+from rheobase.signal.predict import critical, depth, gain
+from tests.signal.test_tune import Tower
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def probed(neuron: rb.LIF, steps: int, layers: int = 20) -> tuple[list[float], list[float]]:
+    """Gains, and correlations over time, of a deep random convnet, by a probe."""
+    model = Tower(layers, steps, neuron, width=24)
+    report = rb.probe(model, torch.randn(32, 1, 8, 8), torch.arange(32) % 10, preset="quick")
+    assert min(layer.rate for layer in report.layers) > 0.05
+    return [layer.gain or 0.0 for layer in report.layers[:-1]], [layer.r or 0.0 for layer in report.layers[:-1]]
+
+
+@pytest.mark.parametrize("width", [0.6, 1.0, 1.8])
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize(("decay", "steps", "error"), [(0.5, 1, 0.1), (0.5, 4, 0.15), (0.5, 10, 0.15), (1.0, 4, 0.2)])
+def test_predicted_gain_is_probed_gain(decay: float, steps: int, error: float, reset: str, width: float) -> None:
+    neuron = rb.LIF(decay, reset=reset, surrogate=rb.surrogate.SuperSpike(1.5).stretched(width))
+    gains, correlations = probed(neuron, steps)
+    stack = Stack(neuron, steps, blocks=19, samples=32 * 64)
+    sizes = [each.size for each in down(stack, up(stack))]
+    ratios = [predicted / gain for predicted, gain in zip([a / b for a, b in pairwise(sizes)], gains, strict=True)]
+    assert statistics.median(ratios) == pytest.approx(1, abs=error)
+    if decay < 1:  # of a leaky neuron how the gradient is correlated with the next step tells enough
+        middle = slice(6, 16)
+        found, r = statistics.median(gains[middle]), statistics.median(correlations[middle])
+        assert gain(neuron, steps, r, samples=32 * 64) == pytest.approx(found, rel=error)
+
+
+@pytest.mark.parametrize(("surrogate", "steps"), [(rb.surrogate.SuperSpike(5.0), 1), (rb.surrogate.ATan(2.0), 4)])
+def test_the_critical_width_has_a_gain_of_one(surrogate: rb.surrogate.Surrogate, steps: int) -> None:
+    begin = time.perf_counter()
+    found = critical(surrogate, steps, r=0.5)
+    assert time.perf_counter() - begin < 10, "it is to be quick (a second on an idle machine)"
+    assert gain(rb.LIF(surrogate=found), steps, r=0.5) == pytest.approx(1, abs=0.01)
+    assert type(found) is type(surrogate)
+
+
+def test_at_one_step_it_is_the_known_number() -> None:
+    """Gaussian potentials at threshold 1: sqrt(E[h^2] / (p (1 - p))) is 1.0005 for SuperSpike(1.16)."""
+    found = gain(rb.LIF(surrogate=rb.surrogate.SuperSpike(1.16)), 1, samples=4096)
+    assert found == pytest.approx(1.0005, abs=0.05)
+
+
+def test_a_correlated_gradient_gains_more() -> None:
+    for neuron in (rb.LIF(), rb.IF()):
+        gains = [gain(neuron, 10, r) for r in (0.0, 0.5, 1.0)]
+        assert gains == sorted(gains)
+        assert gains[-1] > 1.2 * gains[0]
+    assert gain(rb.LIF(), 1, 0.0) == gain(rb.LIF(), 1, 1.0)
+
+
+def test_the_way_past_a_classic_block_counts() -> None:
+    assert gain(rb.LIF(), 4, junction="classic") > gain(rb.LIF(), 4) / 2**0.5
+    with pytest.raises(ValueError, match="no width of ATan.* has a gain of 1"):
+        critical(rb.surrogate.ATan(2.0, height=40.0), 4, junction="classic")
+
+
+@pytest.mark.parametrize(("neuron", "steps"), [(rb.LIF(), 4), (rb.LIF(), 10), (rb.IF(), 4)])
+def test_information_gets_as_deep_as_predicted(neuron: rb.LIF, steps: int) -> None:
+    predicted = depth(Stack(neuron, steps, blocks=40))
+    model = nn.Sequential()
+    for _ in range(40):
+        linear = nn.Linear(256, 256, bias=False)
+        nn.init.normal_(linear.weight, std=1 / 16)
+        model.append(nn.Sequential(rb.PerStep(linear), rb.Fire(rb.CurrentNorm(256), copy.deepcopy(neuron))))
+
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.head = model, rb.PerStep(nn.Linear(256, 10))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(self.layers(x.expand(steps, *x.shape)))
+            return logits
+
+    report = rb.probe(Wide(), torch.randn(64, 256), torch.arange(64) % 10)
+    seen = next(i for i, layer in enumerate(report.layers) if (layer.noisy or 0) < 0.05)
+    assert predicted / 1.5 < seen < predicted * 1.5
+
+
+def test_identity_keeps_information() -> None:
+    assert depth(Stack(rb.LIF(), 4, blocks=40)) < 15
+    assert depth(Stack(rb.LIF(), 4, blocks=40, identity=0.1)) == math.inf
+    assert depth(Stack(rb.LIF(), 4, blocks=20, layers=2, junction="ms", gain=0.0)) == math.inf
+
+
+def test_bad_input_is_told() -> None:
+    with pytest.raises(ValueError, match="gain: junction must be 'none' or 'classic', got 'sew'"):
+        gain(rb.LIF(), 4, junction="sew")
+    with pytest.raises(ValueError, match=r"gain: r must be in \[-1, 1\], got 2"):
+        gain(rb.LIF(), 4, r=2)
+    with pytest.raises(ValueError, match="the gain is known of LIF and IF"):
+        gain(rb.LIF(reset="delayed"), 4)

@@ -1,0 +1,139 @@
+"""What a report tells, and that a probe changes nothing."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rheobase as rb
+from rheobase.signal.passing import passing
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def net(name: str = "spiking_resnet18", **options: Any) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    model = rb.models.create(name, classes=3, in_channels=1, steps=4, width=4, **options)
+    return model, 2 * torch.randn(24, 1, 8, 8), torch.arange(24) % 3
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard", "full"])
+def test_readings_are_those_of_a_pass(preset: str) -> None:
+    model, x, y = net()
+    report, passed = rb.probe(model, x, y, preset=preset), passing(model, x, y, halves=True)  # type: ignore[arg-type]
+    for i, (layer, seen) in enumerate(zip(report.layers, passed.layers, strict=True)):
+        gradient = float(seen.currents_grad.double().norm())
+        assert layer.path == seen.path
+        assert layer.shape == tuple(seen.spikes.shape[2:])
+        assert layer.rate == pytest.approx(float(seen.spikes.mean()))
+        assert layer.dead == pytest.approx(float((seen.spikes.amax((0, 1)) == 0).double().mean()))
+        assert layer.saturated == pytest.approx(float((seen.spikes.amin((0, 1)) == 1).double().mean()))
+        assert layer.gradient_norm == pytest.approx(gradient, rel=1e-5)
+        assert layer.gradient_rms == pytest.approx(float(seen.currents_grad.double().square().mean().sqrt()), rel=1e-5)
+        if i + 1 < len(report.layers) and report.layers[i + 1].gradient_norm > 0:
+            assert layer.gain == pytest.approx(gradient / report.layers[i + 1].gradient_norm, rel=1e-5)
+        if preset == "full":
+            assert layer.rates == pytest.approx(seen.spikes.flatten(1).mean(1).tolist())
+            assert sum(norm**2 for norm in layer.gradient_norms) == pytest.approx(gradient**2, rel=1e-4)
+        else:
+            assert layer.rates == ()
+        for name in seen.weights:
+            whole, half = passed.weights[name]
+            rest = whole - half
+            if preset == "full" and len(seen.weights) == 1 and half.any():
+                cosine = float((half * rest).sum() / (half.norm() * rest.norm()))
+                assert layer.agreement == pytest.approx(cosine, abs=1e-4)
+        assert (layer.noisy is None) == (layer.accuracy is None) == (preset == "quick")
+    assert report.layers[-1].gain is None
+    assert 0.05 < sum(layer.rate for layer in report.layers) / len(report.layers) < 0.6
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard", "full"])
+def test_it_changes_nothing(preset: str) -> None:
+    model, x, y = net("sew_resnet18")
+    model.features.insert(1, nn.Dropout(0.3))
+    before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    random = torch.get_rng_state()
+    first = rb.probe(model, x, y, preset=preset)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+    assert first == rb.probe(model, x, y, preset=preset)  # type: ignore[arg-type]
+
+
+def test_two_views_are_one_where_nothing_is_lost() -> None:
+    model, x, y = net()
+    first, *_, last = rb.probe(model, x, y).layers
+    assert first.similarity > 0.6
+    assert (first.noisy or 0) > 0.8
+    assert first.similarity > last.similarity
+
+
+def test_without_labels_and_for_a_loss_of_ones_own() -> None:
+    model, x, y = net()
+    assert all(layer.accuracy is None for layer in rb.probe(model, x).layers)
+    assert rb.probe(model, x).loss == rb.probe(model, x).loss
+    report = rb.probe(model, x, y.float(), loss=lambda logits, t: (logits.mean((0, 2)) - t).square())
+    assert report.layers[0].accuracy is None
+    assert report.layers[0].gradient_norm > 0
+
+
+def test_frames_and_other_modes() -> None:
+    model, x, y = net("plain_convnet")
+    frames = torch.stack([x + 0.1 * torch.randn_like(x) for _ in range(5)])
+    report = rb.probe(model, frames, y)
+    assert (report.steps, report.batch) == (5, 24)
+    assert report.layers[0].similarity > 0.6, "inputs are compared sample by sample"
+    assert rb.probe(model, x, y, training=False).layers != rb.probe(model, x, y).layers
+
+
+def test_neurons_of_other_kinds() -> None:
+    linear = nn.Linear(6, 6)
+    model = nn.Sequential(
+        rb.PerStep(nn.Linear(4, 6)), rb.AdaptiveLIF(), rb.Recurrent(rb.LIF(threshold=0.3), linear), rb.CubaLIF(),
+        rb.PerStep(nn.Linear(6, 3)), rb.Integrator(),
+    )  # fmt: skip
+    report = rb.probe(model, 3 * torch.randn(7, 16, 4), torch.arange(16) % 3)
+    adaptive, recurrent, cuba, readout = report.layers
+    assert adaptive.in_window is None
+    assert recurrent.in_window is not None
+    assert recurrent.weight_ratio is not None, "its own weights"
+    assert readout.dead is readout.saturated is readout.in_window is None
+    assert cuba.rate > 0
+
+
+def test_table_json_and_figure(tmp_path: Path) -> None:
+    model, x, y = net()
+    report = rb.probe(model, x, y, preset="full")
+    table = report.table()
+    assert all(layer.path in table for layer in report.layers)
+    assert table.endswith(report.verdict)
+    content = json.loads(report.to_json())
+    assert [layer["path"] for layer in content["layers"]] == [layer.path for layer in report.layers]
+    assert content["healthy"] == report.healthy
+    for preset in ("quick", "full"):
+        file = tmp_path / f"{preset}.png"
+        rb.probe(model, x, y, preset=preset).plot(file)  # type: ignore[arg-type]
+        assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_input_is_told() -> None:
+    model, x, y = net()
+    with pytest.raises(TypeError, match=r"probe: model must be a torch.nn.Module, got str"):
+        rb.probe("digits", x, y)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="probe: preset must be one of quick, standard, full, got 'slow'"):
+        rb.probe(model, x, y, preset="slow")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="probe: the model has no neurons"):
+        rb.probe(nn.Linear(3, 3), torch.randn(2, 3))
+    with pytest.raises(ValueError, match=r"the loss must be one a sample, \[B\] with B >= 1, got \[\]"):
+        rb.probe(model, x, y, loss=lambda logits, labels: logits.mean())
+    with pytest.raises(ValueError, match="without a gradient"):
+        rb.probe(model, x, y, loss=lambda logits, labels: logits.detach().mean((0, 2)))

@@ -1,0 +1,191 @@
+"""Tuning levels the gradient on batches it has not seen, and says where it does not."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rheobase as rb
+from rheobase.models.resnet import Block
+from tests.signal.test_verdict import Ladder, digits
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+class Tower(nn.Module):
+    """Convolutions without skips, on 8x8 images."""
+
+    def __init__(self, depth: int, steps: int, neuron: rb.LIF, width: int = 12) -> None:
+        super().__init__()
+        self.steps = steps
+        layers: list[nn.Module] = []
+        for i in range(depth):
+            conv = nn.Conv2d(width if i else 1, width, 3, padding=1, bias=False)
+            nn.init.normal_(conv.weight, std=conv.weight[0].numel() ** -0.5)
+            layers += [rb.PerStep(conv), rb.Fire(rb.CurrentNorm(width), copy.deepcopy(neuron))]
+        self.layers = nn.Sequential(*layers)
+        self.head = rb.PerStep(nn.Sequential(nn.Flatten(), nn.Linear(64 * width, 10)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(x.expand(self.steps, *x.shape)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("depth", "steps", "neuron"),
+    [
+        (100, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(1.6))),
+        (30, 10, rb.LIF(surrogate=rb.surrogate.SuperSpike(3.0))),
+        (30, 4, rb.IF(surrogate=rb.surrogate.SuperSpike(2.0))),
+        (30, 4, rb.LIF(reset="hard", surrogate=rb.surrogate.Triangle(1.5))),
+        (30, 4, rb.LIF(surrogate=rb.surrogate.ATan(3.0))),
+    ],
+)
+def test_the_gradient_is_level_on_fresh_batches(depth: int, steps: int, neuron: rb.LIF) -> None:
+    x, y = digits(160)
+    model = Tower(depth, steps, neuron)
+    found = rb.tune(model, x[:64], y[:64])
+    assert not 0.2 < found.before.level < 5
+    assert 0.9 < found.after.level < 1.1
+    for batch in (slice(64, 112), slice(112, 160)):
+        assert 0.5 < rb.probe(model, x[batch], y[batch], preset="quick").level < 2
+    assert found.holds
+    assert min(layer.rate for layer in found.after.layers) > 0.05
+
+
+def test_it_is_the_same_again_and_a_part_of_the_model() -> None:
+    x, y = digits()
+    models = [Tower(8, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(5.0))) for _ in range(3)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    a, b = (rb.tune(model, x, y) for model in models[:2])
+    assert a == b
+    assert any(before != after for before, after in a.surrogates.values())
+    models[2].load_state_dict(models[0].state_dict())
+    assert rb.probe(models[2], x, y).level == rb.probe(models[0], x, y).level
+    for path, (_, after) in a.surrogates.items():
+        assert models[2].get_submodule(path).surrogate == after
+
+
+def test_widths_change_nothing_that_goes_up_and_nothing_else() -> None:
+    x, y = digits()
+    model = Tower(6, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(5.0)))
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    rb.tune(model, x, y)
+    assert torch.equal(random, torch.get_rng_state())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) or name.endswith(("surrogate_width", "surrogate_height"))
+    assert all(m.rule is None for m in model.modules() if isinstance(m, rb.LIF))
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_heights_where_widths_do_not_do() -> None:
+    x, y = digits()
+    narrow = rb.LIF(surrogate=rb.surrogate.SuperSpike(2000.0).scaled(0.05))
+    level = {}
+    for height in (False, True):
+        torch.manual_seed(0)
+        level[height] = rb.tune(Tower(8, 4, narrow), x, y, height=height).after.level
+    assert level[False] < 0.1
+    assert 0.98 < level[True] < 1.02
+
+
+def test_learned_numbers_and_what_cannot_be_tuned() -> None:
+    x, y = digits()
+    torch.manual_seed(1)
+
+    class Own(rb.Neuron):
+        def step(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            v = 0.5 * state + current
+            s = rb.spike(v - 1)
+            return s, v - s
+
+    model = Ladder(5)
+    model.layers[1][2] = Own()  # type: ignore[index]
+    model.layers[2][2] = rb.LIF(learn=("decay",), surrogate=rb.surrogate.SuperSpike(8.0))  # type: ignore[index]
+    found = rb.tune(model, x, y)
+    assert found.left == {"layers.1.2": "a Own has no surrogate to be set"}
+    assert "layers.2.2" in found.surrogates
+    assert model.part(2, 2).raw_decay.requires_grad
+    assert "left as they were: layers.1.2" in found.verdict
+
+
+def test_the_identity_start_mends_a_classic_net() -> None:
+    x, y = digits()
+    model = rb.models.create(
+        "spiking_resnet34", classes=10, in_channels=1, steps=10, width=8, start="plain", shortcut="pool"
+    )
+    found = rb.tune(model, x, y, start="identity", widths=False)
+    assert [fault.kind for fault in found.before.faults] == ["information lost"]
+    assert found.after.healthy, found.after.table()
+    assert found.held_out.healthy
+    assert len(found.begun) == 16
+    blocks = [m for m in model.modules() if isinstance(m, Block)]
+    surrogates = [block.fire.neuron.surrogate for block in blocks]
+    rb.tune(model, x, y, start="identity", widths=False)
+    assert [block.fire.neuron.surrogate for block in blocks] == surrogates, "a second time nothing gets wider"
+
+
+def test_the_identity_start_of_a_net_without_skips() -> None:
+    x, y = digits()
+    for start, lost in ((None, True), ("identity", False)):
+        torch.manual_seed(0)
+        model = Tower(40, 4, rb.LIF())
+        found = rb.tune(model, x, y, start=start, widths=False)  # type: ignore[arg-type]
+        assert ("information lost" in [fault.kind for fault in found.after.faults]) == lost
+
+
+def test_orthogonal_weights() -> None:
+    x, y = digits()
+    model = Tower(4, 4, rb.LIF())
+    head = model.head.module[1].weight.clone()  # type: ignore[index, union-attr]
+    rb.tune(model, x, y, start="orthogonal", widths=False)
+    for layer in model.layers:
+        if isinstance(layer, rb.PerStep):
+            rows = layer.module.weight.flatten(1)  # type: ignore[union-attr, operator]
+            torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), rtol=0, atol=1e-5) if rows.shape[
+                0
+            ] <= rows.shape[1] else None
+    assert torch.equal(model.head.module[1].weight, head)  # type: ignore[index, union-attr]
+
+
+def test_fluctuations_make_a_net_without_norms_fire() -> None:
+    x, y = digits()
+    model = Ladder(12, norm=False)
+    with torch.no_grad():
+        for parameter in model.layers.parameters():
+            parameter.mul_(0.02)
+    assert rb.probe(model, x, y).faults[0].kind == "silent"
+    found = rb.tune(model, x, y, start="fluctuation")
+    assert found.begun == tuple(f"layers.{i}.0.module" for i in range(12))
+    assert min(layer.rate for layer in found.after.layers) > 0.05
+    with rb.record(model) as tape:
+        model(x[:32])
+    assert all(0.8 < float(trace.currents.detach().std()) < 1.25 for trace in tape.values())
+
+
+def test_it_says_when_batches_disagree() -> None:
+    x, y = digits()
+    found = rb.tune(Ladder(4), x, y, held_out=(1e-3 * x, y), widths=True)
+    assert found.holds == (0.5 <= found.held_out.level / found.after.level <= 2)
+    found = rb.tune(Tower(4, 4, rb.LIF()), x, y)
+    other = copy.copy(found)
+    object.__setattr__(other, "held_out", rb.probe(Tower(40, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(9))), x, y))
+    assert not other.holds
+    assert "what levels one batch does not level another" in other.verdict
+
+
+def test_bad_input_is_told() -> None:
+    x, y = digits()
+    with pytest.raises(ValueError, match="tune: start must be None or one of identity, orthogonal, fluctuation, got"):
+        rb.tune(Ladder(2), x, y, start="zero")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="tune: the batch must have at least 4 samples, half of them held out, got 3"):
+        rb.tune(Ladder(2), x[:3], y[:3])
+    with pytest.raises(ValueError, match="probe: the model has no neurons"):
+        rb.tune(nn.Linear(3, 3), torch.randn(8, 3))
+    assert math.isfinite(rb.tune(Ladder(2), x, y, widths=False).after.level)

@@ -1,0 +1,207 @@
+"""A zoo of planted faults, each of which the probe has to call by its name; and nets that have none."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rheobase as rb
+
+WIDTH = 32
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def digits(count: int = 64) -> tuple[Tensor, Tensor]:
+    data = rb.data.load("digits")
+    mean, std = (value.view(-1, 1, 1) for value in (data.mean, data.std))
+    return (data.train.inputs[:count] - mean) / std, data.train.labels[:count]
+
+
+class Ladder(nn.Module):
+    """Layers of 32 units one after the other, on pixels as currents."""
+
+    def __init__(self, depth: int = 6, neuron: rb.Neuron | None = None, norm: bool = True, steps: int = 4) -> None:
+        super().__init__()
+        self.steps = steps
+        self.layers = nn.ModuleList()
+        for i in range(depth):
+            linear = nn.Linear(WIDTH if i else 64, WIDTH, bias=False)
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+            fire: nn.Module = rb.LIF() if neuron is None else neuron
+            if isinstance(neuron, rb.LIF):
+                fire = type(neuron)(**{"surrogate": neuron.surrogate, "threshold": float(neuron.threshold)})
+                if not isinstance(neuron, rb.IF):
+                    fire.decay = float(neuron.decay)
+            self.layers.append(
+                nn.Sequential(rb.PerStep(linear), rb.CurrentNorm(WIDTH) if norm else nn.Identity(), fire)
+            )
+        self.head = rb.PerStep(nn.Linear(WIDTH, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = x.flatten(1).expand(self.steps, -1, -1)
+        for layer in self.layers:
+            s = layer(s)
+        logits: Tensor = self.head(s)
+        return logits
+
+    def part(self, layer: int, index: int) -> Any:
+        return self.layers[layer][index]  # type: ignore[index]
+
+
+def ladder(*arguments: Any, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: Ladder(*arguments, **options)
+
+
+def spoilt(spoil: Callable[[Ladder], Any], *arguments: Any, **options: Any) -> Callable[[], nn.Module]:
+    """A ladder, and something done to it."""
+
+    def make() -> nn.Module:
+        model = Ladder(*arguments, **options)
+        with torch.no_grad():
+            spoil(model)
+        return model
+
+    return make
+
+
+def registry(name: str, steps: int, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: rb.models.create(name, classes=10, in_channels=1, steps=steps, width=8, **options)
+
+
+class Compares(rb.Neuron):
+    """Spikes by a comparison, which has no gradient."""
+
+    def step(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        v = 0.5 * state + current
+        s = (v >= 1).to(v.dtype)
+        return s, v - s
+
+
+class Detaches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+def compares(model: Ladder) -> None:
+    model.part(3, 2)
+    model.layers[3][2] = Compares()  # type: ignore[index]
+
+
+def detaches(model: Ladder) -> None:
+    model.layers[2][1] = nn.Sequential(model.part(2, 1), Detaches())  # type: ignore[index]
+
+
+@dataclass
+class Fault:
+    """What is planted, what it is called, and where it is, if that can be said."""
+
+    make: Callable[[], nn.Module]
+    kind: str
+    where: str = ""
+    inputs: Callable[[Tensor], Tensor] = lambda x: x
+
+
+NARROW, WIDE = rb.surrogate.SuperSpike(100.0), rb.surrogate.SuperSpike(0.3)
+ZOO = {
+    "a threshold out of reach": Fault(
+        spoilt(lambda m: setattr(m.part(2, 2), "threshold", 50.0)), "silent", "layers.2.2"
+    ),
+    "weights too small, without a norm": Fault(
+        spoilt(lambda m: [m.part(i, 0).module.weight.mul_(0.01) for i in range(6)], norm=False), "silent", "layers.0.2"
+    ),
+    "a norm that pushes currents down": Fault(spoilt(lambda m: m.part(1, 1).bias.fill_(-20.0)), "silent", "layers.1.2"),
+    "inputs that are nothing, without a norm": Fault(ladder(norm=False), "silent", "layers.0.2", torch.zeros_like),
+    "weights of zero": Fault(spoilt(lambda m: m.part(4, 0).module.weight.zero_()), "silent", "layers.4.2"),
+    "a norm that pushes currents up": Fault(spoilt(lambda m: m.part(1, 1).bias.fill_(20.0)), "saturated", "layers.1.2"),
+    "positive weights and no norm": Fault(
+        spoilt(lambda m: [m.part(i, 0).module.weight.abs_().mul_(20) for i in range(6)], norm=False),
+        "saturated",
+        inputs=torch.abs,
+    ),
+    "a threshold of next to nothing": Fault(
+        spoilt(lambda m: (setattr(m.part(3, 2), "threshold", 1e-3), m.part(3, 1).bias.fill_(4.0))),
+        "saturated",
+        "layers.3.2",
+    ),
+    "a narrow surrogate, deep": Fault(ladder(8, rb.LIF(surrogate=NARROW)), "vanishing"),
+    "a narrow rectangle, deep": Fault(
+        ladder(10, rb.LIF(surrogate=rb.surrogate.Rectangle(0.02).scaled(0.02))), "vanishing"
+    ),
+    "so narrow and deep that nothing is left": Fault(ladder(50, rb.LIF(surrogate=NARROW)), "underflow"),
+    "a wide surrogate, deep": Fault(ladder(20, rb.LIF(surrogate=WIDE)), "exploding"),
+    "a surrogate that is too high": Fault(ladder(8, rb.LIF(surrogate=rb.surrogate.ATan(2.0).scaled(8.0))), "exploding"),
+    "IF neurons, residual, the reset detached": Fault(
+        registry("spiking_resnet50", 10, neuron=rb.IF(), start="plain"), "exploding"
+    ),
+    "a comparison for a spike": Fault(spoilt(compares), "no gradient", "layers.3.2"),
+    "something detached": Fault(spoilt(detaches), "no gradient", "layers.2.2"),
+    "weights that are not a number": Fault(
+        spoilt(lambda m: m.part(2, 0).module.weight[0].fill_(math.nan)), "not finite", "layers.2.2"
+    ),
+    "inputs that are not finite": Fault(ladder(), "not finite", "layers.0.2", lambda x: x.clone().fill_(math.inf)),
+    "a head that is not finite": Fault(spoilt(lambda m: m.head.module.bias.fill_(math.inf)), "not finite"),  # type: ignore[operator, union-attr]
+    "deep and random": Fault(ladder(40, rb.LIF(surrogate=rb.surrogate.SuperSpike(1.2))), "information lost"),
+    "the classic ResNet-34 from a plain start": Fault(
+        registry("spiking_resnet34", 10, start="plain", shortcut="conv"), "information lost"
+    ),
+    "the classic ResNet-50 from a plain start": Fault(
+        registry("spiking_resnet50", 10, start="plain", shortcut="conv"), "information lost"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.filterwarnings("ignore:Compares. its outputs carry no gradient:RuntimeWarning")
+def test_a_planted_fault_is_called_by_its_name(name: str) -> None:
+    fault = ZOO[name]
+    x, y = digits()
+    report = rb.probe(fault.make(), fault.inputs(x), y)
+    assert not report.healthy
+    found = [each for each in report.faults if each.kind == fault.kind]
+    assert found, report.table()
+    if fault.kind not in ("exploding", "vanishing", "underflow"):  # (what is deep enough for them also tells nothing)
+        assert report.faults[0].kind == fault.kind, report.table()
+    if fault.where:
+        assert found[0].where == fault.where
+    assert str(found[0]) in report.verdict
+    json.loads(report.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "options"),
+    [
+        *((f"{junction}_resnet18", steps, {}) for junction in ("spiking", "sew", "ms") for steps in (4, 10)),
+        *((f"spiking_resnet{depth}", 10, {}) for depth in (34, 50, 101)),
+        ("spiking_resnet50", 4, {}),
+        ("spiking_resnet50", 10, {"neuron": rb.IF()}),
+        ("sew_resnet50", 4, {}),
+        ("sew_resnet101", 10, {}),
+        *(("sew_resnet18", 4, {"start": "identity", "connect": connect}) for connect in ("add", "and", "iand")),
+        ("plain_convnet", 4, {}),
+    ],
+)
+def test_nets_that_learn_are_healthy(name: str, steps: int, options: dict[str, Any]) -> None:
+    x, y = digits()
+    for labels in (y, None):
+        report = rb.probe(registry(name, steps, **options)(), x, labels)
+        assert report.healthy, report.table()
+        assert report.verdict == "healthy"
+
+
+def test_up_and_down_are_not_mistaken_for_each_other() -> None:
+    """Another profiler calls a net vanishing whose gradient grows on its way down, and passes one that vanishes."""
+    x, y = digits()
+    for surrogate, kind in ((WIDE, "exploding"), (NARROW, "vanishing")):
+        report = rb.probe(Ladder(8 if kind == "vanishing" else 20, rb.LIF(surrogate=surrogate)), x, y)
+        first, last = report.layers[0].gradient_norm, report.layers[-1].gradient_norm
+        assert (first > last) == (kind == "exploding")
+        assert [fault.kind for fault in report.faults if fault.kind in ("exploding", "vanishing")] == [kind]
