@@ -145,3 +145,21 @@ def test_it_tells_what_it_is() -> None:
         == "CurrentNorm(3, eps=1e-05, momentum=0.1, scale=0.5, sync=False)"
     )
     assert repr(TEBN(3, 4)) == "TEBN(3, eps=1e-05, momentum=0.1, steps=4)"
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("batch", [1, B])
+def test_steps_that_are_the_same_memory_are_normed_as_copies_of_them_bit_for_bit(training: bool, batch: int) -> None:
+    step = currents()[0, :batch].contiguous(memory_format=torch.channels_last)
+    copies = torch.stack([step] * T).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    leaves = step.expand(T, -1, -1, -1, -1).requires_grad_(), copies.unflatten(0, (T, batch)).requires_grad_()
+    norms = [rb.CurrentNorm(C).train(training) for _ in leaves]
+    weights, found = torch.randn(T, batch, C, 6, 6), []
+    for norm, x in zip(norms, leaves, strict=True):
+        y = norm(x)
+        (gradient,) = torch.autograd.grad((y * weights).sum(), x)
+        found.append((y, gradient, norm.running_mean, norm.running_var))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert not torch.equal(found[0][1][0], found[0][1][1]), "each step has its own gradient"
+    assert found[0][0].flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    assert found[0][0].stride() == found[1][0].stride()

@@ -16,6 +16,7 @@ from rheobase import kernels
 from rheobase.compat import apart
 from rheobase.eager import eagerly
 from rheobase.kernels import processes
+from rheobase.kernels.time import static
 from rheobase.padded import real_steps
 
 
@@ -147,7 +148,8 @@ class CurrentNorm(nn.Module):
         running = (self.running_mean, self.running_var)
         if not self.training:  # a training pass before this one's backward would move them
             running = (running[0].clone(), running[1].clone())
-        flat = currents.flatten(0, 1)
+        # steps that are the same memory have to be copied, in the storage order of a step, which flatten would not keep
+        flat = torch.cat(currents.unbind()) if static(currents) else currents.flatten(0, 1)
         y = F.batch_norm(
             flat.contiguous() if len(flat) == 1 else flat,  # (of one image, torch 2.13 mistakes what strides mean)
             *running,

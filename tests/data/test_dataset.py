@@ -195,13 +195,13 @@ def test_unknown_option_is_named_with_the_nearest():
 def test_options_are_told_once_with_type_default_and_meaning():
     options = rheobase.data.options("nmnist")
     assert list(options) == ["frames", "by", "validation", "cache"]
-    assert options["frames"] == (int, 10, "time steps.")
+    assert options["frames"] == (int, 10, "time steps.", {"ge": 1})
     assert options["by"].type == Literal["time", "count"]
     assert rheobase.data.options("digits") == {}
     assert rheobase.data.options("spoken-digits")["hop"].help == "length and distance of frames in seconds."
     kinds = {}
     for name in rheobase.data.names():
-        for option, (kind, _, meaning) in rheobase.data.options(name).items():
+        for option, (kind, _, meaning, _) in rheobase.data.options(name).items():
             assert meaning, (name, option)
             kinds.setdefault(option, set()).add(kind if kind in (int, float, str, bool) else kind.__args__[0])
     assert not {"name", "root"} & kinds.keys()
@@ -212,7 +212,10 @@ def test_options_are_told_once_with_type_default_and_meaning():
         int,
         0,
         "side of a square of zeros, whose centre is anywhere in the image (DeVries and Taylor 2017).",
+        {"ge": 0},
     )
+    assert augmentation["crop"].range == {"gt": 0, "le": 1}
+    assert augmentation["rand_augment"].range == {"gt": 0, "lt": 30}, "also of what may be None"
     assert all(option.help for option in augmentation.values())
 
 

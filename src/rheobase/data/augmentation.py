@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from rheobase.data.extra import need
+from rheobase.data.options import Option, check, told
 from rheobase.data.seeds import seed_of
 
 
@@ -37,22 +39,16 @@ class Augmentation:
         ValueError: a number out of range.
     """
 
-    crop: float = 1.0
-    shift: int = 0
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    shift: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
-    rand_augment: float | None = None
-    cutout: int = 0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    rand_augment: Annotated[float, Field(gt=0, lt=30)] | None = None
+    cutout: Annotated[int, Field(ge=0)] = 0
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("shift", "cutout", "mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Augmentation: {name} must be at least 0, got {getattr(self, name)}")
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"Augmentation: crop must be above 0 and at most 1, got {self.crop}")
-        if self.rand_augment is not None and not 0 < self.rand_augment < 30:
-            raise ValueError(f"Augmentation: rand_augment must be above 0 and below 30, got {self.rand_augment}")
+        check("Augmentation", _options(), vars(self))
 
     @property
     def mixes(self) -> bool:
@@ -114,6 +110,11 @@ class Augmentation:
             x, share = _cutmix(x, share, generator) if cut else (_blend(x.float(), share), share)
             labels = _blend(labels, share)
         return x.unflatten(1, images.shape[1:3]) if images.dim() == 5 else x, labels
+
+
+@cache
+def _options() -> dict[str, Option]:
+    return told(Augmentation)
 
 
 def _shift(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:

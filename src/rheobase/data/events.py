@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from rheobase.data.dataset import Dataset, Split
+from rheobase.data.options import Count, Positive
 from rheobase.data.roots import find
 from rheobase.data.threads import in_threads
 from rheobase.files import write_atomic
@@ -24,9 +25,9 @@ _log = logging.getLogger("rheobase")
 def load(
     root: str | None = None,
     *,
-    frames: int = 10,
+    frames: Count = 10,
     by: Literal["time", "count"] = "time",
-    validation: float = 0.1,
+    validation: Positive = 0.1,
     cache: str | None = None,
 ) -> Dataset:
     """N-MNIST as sequences uint8 `[N, frames, 2, 34, 34]`; channel 0 counts events of polarity 0, channel 1 those of 1.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rheobase.data.dataset import Dataset, Split
+from rheobase.data.options import Positive
 from rheobase.data.roots import find
 
 
@@ -49,7 +50,7 @@ SOURCES = {
 }
 
 
-def load(name: str, root: str | None = None, *, validation: float = 5000) -> Dataset:
+def load(name: str, root: str | None = None, *, validation: Positive = 5000) -> Dataset:
     """One of `SOURCES`: 55,000 / 5,000 / 10,000 images of 1 x 28 x 28.
 
     Args:

@@ -12,6 +12,7 @@ from torch import Tensor
 from rheobase.data import parquet
 from rheobase.data.dataset import Dataset, Samples, Split, Streamed
 from rheobase.data.images import Encoded, Files, Pictures
+from rheobase.data.options import Count, Positive
 from rheobase.data.roots import find, listing
 
 
@@ -48,9 +49,9 @@ def load(
     name: str,
     root: str | None = None,
     *,
-    size: int | None = None,
-    channels: int | None = None,
-    validation: float | None = None,
+    size: Count | None = None,
+    channels: Count | None = None,
+    validation: Positive | None = None,
     stream: bool | None = None,
     image: str | None = None,
     label: str | None = None,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rheobase.data.dataset import Dataset, Split
+from rheobase.data.options import Count, Positive
 from rheobase.data.roots import find
 from rheobase.data.threads import in_threads
 
@@ -21,10 +22,10 @@ def load(
     root: str | None = None,
     *,
     split: str = "official",
-    validation: float = 0.1,
-    mels: int = 40,
-    frame: float = 0.025,
-    hop: float = 0.01,
+    validation: Positive = 0.1,
+    mels: Count = 40,
+    frame: Positive = 0.025,
+    hop: Positive = 0.01,
 ) -> Dataset:
     """Spoken digits, sequences float32 `[N, T, mels, 1, 1]` with lengths.
 

@@ -29,7 +29,7 @@ def margin(neuron: nn.Module, steps: int) -> float | None:
         return None
     if any(number.is_meta for number in numbers):
         return 0.0  # (nothing has values there)
-    decay, threshold, scale = (float(number) for number in numbers)
+    decay, threshold, scale = (float(number.detach()) for number in numbers)
     found = threshold / (2 * scale * sum(decay**k for k in range(steps)))
     trains = torch.rand(steps, 512, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 512)
     potential = torch.zeros(512)

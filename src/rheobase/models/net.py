@@ -42,7 +42,7 @@ def firing_current(neuron: nn.Module) -> float:
             "norm 'tdbn', and a SEW 'and' that starts as the identity, need a neuron with one threshold and one "
             f"input_scale, got {neuron!r}"
         )
-    return float(neuron.threshold) / float(neuron.input_scale)
+    return float(neuron.threshold.detach()) / float(neuron.input_scale.detach())
 
 
 class Parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
@@ -15,16 +15,22 @@ from torch.nn.parameter import is_lazy
 from rheobase import models, surrogate
 from rheobase.data import Augmentation, Batch, Batches, Dataset, load
 from rheobase.data.dataset import Samples, Split, Streamed, systematic
-from rheobase.neurons import IF, LIF, LateralLIF, Neuron
+from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF, Neuron
 from rheobase.neurons.base import outermost
 from rheobase.training import own
 from rheobase.training.evaluation import weights_sha256 as sha256
-from rheobase.training.keys import leaves
+from rheobase.training.keys import build, taken
 from rheobase.training.passes import evaluating, padded, seeded
 from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptions, Recipe
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
+NEURONS: dict[str, Any] = {
+    **{"lif": LIF, "if": IF, "cuba_lif": CubaLIF, "adaptive_lif": AdaptiveLIF},
+    "lateral": LateralLIF,
+}
+"""The kinds of neurons by the names that a recipe gives them."""
+_NUMBERS = {name for kind in NEURONS.values() for name in kind.dynamics}
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
 _FEW = 64  # samples of a split whose inputs tell it from another
 _OF_BATCHES = {"batch_size", "train_limit", "workers", "scale", *_AUGMENTATION}
@@ -49,10 +55,8 @@ def instead(recipe: Recipe, chosen: Collection[str], data: Dataset | None, model
         for key in unused:
             if key in chosen and values[key] not in (None, own.GIVEN):
                 raise ValueError(f"{key} is {values[key]!r}, but with {what}=..., an object, it is of no use")
-        recipe = recipe.replace(
-            {key: leaves(Recipe)[key].field.default for key in unused} | {f"{what}.name": own.GIVEN}
-        )
-    return recipe
+        values = {key: value for key, value in values.items() if key not in unused} | {f"{what}.name": own.GIVEN}
+    return build(Recipe, values)
 
 
 def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
@@ -157,17 +161,31 @@ def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.M
 
 def _made(recipe: Recipe, data: Dataset) -> nn.Module:
     options, default = recipe.model, ModelOptions()
-    chosen = {name: value for name, value in options if name != "name"}
+    chosen = {name: value for name, value in options if name not in ("name", "options")}
+    # an ANN twin has no neurons, but the scale of its norms and the form of its blocks are those that go with them
     offered = {**chosen, "neuron": neuron(options.neuron), "classes": data.classes, "in_channels": data.channels}
-    if not options.spiking:
-        del offered["neuron"]
     with seeded("weights", recipe.seed):
         if ":" in options.name:
             changed = [name for name in chosen if chosen[name] != getattr(default, name)]
-            return own.call("model.name", options.name, nn.Module, offered, changed)
-        if options.neuron == default.neuron and "neuron" not in models.options(options.name):
-            offered.pop("neuron", None)  # else it is told that it takes none
-        return models.create(options.name, **{name: value for name, value in offered.items() if value is not None})
+            more = _more(options, own.takes("model.name", options.name))
+            return own.call("model.name", options.name, nn.Module, offered | more, changed)
+        takes = {name: option.type for name, option in models.options(options.name).items()}
+        if "neuron" not in takes and (options.neuron == default.neuron or not options.spiking):
+            del offered["neuron"]  # else it is told that it takes none
+        more = _more(options, takes)
+        given = {name: value for name, value in offered.items() if value is not None}
+        return models.create(options.name, **given, **more)
+
+
+def _more(options: ModelOptions, takes: Mapping[str, Any]) -> dict[str, Any]:
+    """`model.options`, in the types of what takes them. Errors as `keys.taken`; or one that is a key of its own."""
+    given = options.options.model_dump()
+    for option in given:
+        if option in ModelOptions.model_fields:
+            raise ValueError(f"model.options.{option} is set: give it as model.{option}")
+    ours = {*ModelOptions.model_fields, "classes", "in_channels"}
+    more = {option: kind for option, kind in takes.items() if option not in ours}
+    return taken("model.options", f"model {options.name}", more, given)
 
 
 def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tuple[Dataset, nn.Module]:
@@ -220,21 +238,23 @@ def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
 
 def neuron(options: NeuronOptions) -> Neuron:
     """The prototype of all neurons."""
-    kind: Any = SURROGATES[options.surrogate]
-    common: dict[str, Any] = {
-        "threshold": options.threshold,
-        "reset": options.reset,
-        "detach_reset": options.detach_reset,
-        "surrogate": kind() if options.surrogate_parameter is None else kind(options.surrogate_parameter),
-    }
-    if options.learn_threshold:
-        common["learn"] = ("threshold",)
+    shape: Any = SURROGATES[options.surrogate]
+    numbers = {name: value for name, value in options if name in _NUMBERS and value != getattr(NeuronOptions(), name)}
     if options.kind == "if":
-        return IF(**common)
-    common["decay"] = 0.5 if options.decay is None else options.decay
-    if options.kind == "lateral":
-        return LateralLIF(options.inhibition, options.refractory, **common)
-    return LIF(**common)
+        numbers.pop("decay", None)  # (which is 1, else it were refused)
+    learn = [name.strip() for name in (options.learn or "").split(",") if name] + [
+        "threshold"
+    ] * options.learn_threshold
+    try:
+        return NEURONS[options.kind](
+            reset=options.reset,
+            detach_reset=options.detach_reset,
+            surrogate=shape() if options.surrogate_parameter is None else shape(options.surrogate_parameter),
+            learn=learn,
+            **numbers,
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model.neuron: {error}") from error
 
 
 def groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

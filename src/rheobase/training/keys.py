@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 S = TypeVar("S", bound="Group")
 _WORDS: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -27,6 +32,13 @@ def key(default: Any, help: str, **bounds: Any) -> Any:
     return Field(default, description=help, **bounds)
 
 
+class Open(Group):
+    """A group that takes any key with a value that JSON has, for others to tell what it means; null leaves one out."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+
 class Leaf(NamedTuple):
     """A key that holds a value: its field, its type where it is not null, and whether it may be."""
 
@@ -34,22 +46,54 @@ class Leaf(NamedTuple):
     kind: Any
     nullable: bool
 
+    @classmethod
+    def of(cls, field: FieldInfo) -> Leaf:
+        """That of a field."""
+        parts = typing.get_args(field.annotation)
+        bare = tuple(part for part in parts if part is not NoneType)
+        return cls(field, field.annotation, False) if len(bare) == len(parts) else cls(field, typing.Union[bare], True)  # noqa: UP007
+
     @property
     def textual(self) -> bool:
         """Whether it holds a text."""
-        return self.kind is str or typing.get_origin(self.kind) is Literal
+        literal = typing.get_origin(self.kind) is Literal
+        return self.kind is str or (literal and all(isinstance(one, str) for one in typing.get_args(self.kind)))
 
     @property
     def wanted(self) -> str:
         """In words: "an integer >= 1 or null"."""
-        words = _WORDS.get(self.kind) or f"one of {', '.join(typing.get_args(self.kind))}"
         bounds = " and ".join(
             f"{sign} {getattr(bound, name):g}"
             for bound in self.field.metadata
             for name, sign in _SIGNS.items()
             if hasattr(bound, name)
         )
-        return " ".join(filter(None, (words, bounds, "or null" if self.nullable else "")))
+        return " ".join(filter(None, (_in_words(self.kind), bounds, "or null" if self.nullable else "")))
+
+    def read(self, value: Any) -> Any:
+        """What a value in a file, or a word of a command, stands for: 32 for a text where a text is wanted."""
+        if self.textual:
+            return None if value == "null" and self.nullable else str(value) if type(value) is int else value
+        return read(value)
+
+
+def _in_words(kind: Any) -> str:
+    """What a value of this type is."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inside))}"
+    if origin is list or (origin is tuple and inside[1:] == (...,)):
+        return f"a list, each {_in_words(inside[0])}"
+    return _WORDS.get(kind) or (kind.__name__ if isinstance(kind, type) else str(kind))
+
+
+def read(value: Any) -> Any:
+    """What a text stands for in YAML, or else as a number (YAML reads 1e-3 as a text); another value as it is."""
+    if isinstance(value, str):
+        with suppress(yaml.YAMLError, ValueError):
+            found = yaml.safe_load(value)
+            return float(found) if isinstance(found, str) else found
+    return value
 
 
 @functools.cache
@@ -57,28 +101,43 @@ def leaves(schema: type[Group], prefix: str = "") -> dict[str, Leaf]:
     """All leaves of a schema by dotted name."""
     found: dict[str, Leaf] = {}
     for name, field in schema.model_fields.items():
-        kind, inside = field.annotation, typing.get_args(field.annotation)
+        kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Group):
             found |= leaves(kind, f"{prefix}{name}.")
         else:
-            nullable = type(None) in inside
-            found[prefix + name] = Leaf(field, inside[0] if nullable else kind, nullable)
+            found[prefix + name] = Leaf.of(field)
+    return found
+
+
+@functools.cache
+def free(schema: type[Group], prefix: str = "") -> list[str]:
+    """The groups of a schema that take any key, by dotted name."""
+    found: list[str] = []
+    for name, field in schema.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Group):
+            found += [prefix + name] if issubclass(kind, Open) else free(kind, f"{prefix}{name}.")
     return found
 
 
 def known(schema: type[Group], name: str) -> None:
     """Refuse a dotted name that is not a leaf, with a ValueError that names the nearest key."""
     names = list(leaves(schema))
-    if name in names:
+    group, _, last = name.rpartition(".")
+    if name in names or (group in free(schema) and last.isidentifier()):
         return
-    inside = [leaf for leaf in names if leaf.startswith(name + ".")]
+    inside = [leaf for leaf in (*names, *(f"{group}.NAME" for group in free(schema))) if leaf.startswith(name + ".")]
     if inside:
         raise ValueError(f"{name!r} is a group, not a key: give one of {', '.join(inside)}")
-    # a key written without its group, or in the wrong one, is nearer than one that merely looks alike
+    raise ValueError(f"unknown key {name!r}: {_hint(name, names)}")
+
+
+def _hint(name: str, names: list[str]) -> str:
+    """What may have been meant."""
+    # a key without its group, or in the wrong one, is nearer than one that merely looks alike
     near = [leaf for leaf in names if leaf.rpartition(".")[2] == name.rpartition(".")[2]]
     near = near or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"keys are {', '.join(names)}"
-    raise ValueError(f"unknown key {name!r}: {hint}")
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"keys are {', '.join(names)}"
 
 
 def flatten(nested: Any, schema: type[Group]) -> dict[str, Any]:
@@ -91,7 +150,7 @@ def flatten(nested: Any, schema: type[Group]) -> dict[str, Any]:
         raise ValueError(f"a recipe must be a mapping of keys, got {type(nested).__name__}")
     flat: dict[str, Any] = {}
     for name, value in _pairs(nested, ""):
-        if any(leaf.startswith(f"{name}.") for leaf in leaves(schema)):
+        if name in free(schema) or any(leaf.startswith(f"{name}.") for leaf in leaves(schema)):
             if value is not None:
                 raise ValueError(f"{name!r} is a group of keys, got {value!r}")
             continue
@@ -114,6 +173,8 @@ def build(schema: type[S], nested: Any) -> S:
     """An instance from nested groups or dotted names; absent keys take their defaults. Errors as in `flatten`."""
     tree: dict[str, Any] = {}
     for name, value in flatten(nested, schema).items():
+        if value is None and name not in leaves(schema):
+            continue
         *groups, leaf = name.split(".")
         branch = tree
         for group in groups:
@@ -122,10 +183,32 @@ def build(schema: type[S], nested: Any) -> S:
     return schema(**tree)
 
 
+def taken(group: str, taker: str, kinds: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an `Open` group, in the types {key: type} of what takes them.
+
+    Raises:
+        ValueError: an unknown key, with the nearest one, or a value of another type.
+    """
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in kinds:
+            hint = _hint(name, list(kinds)) if kinds else "it takes none"
+            raise ValueError(f"{group}: {taker} takes no {name!r}: {hint}")
+        kind: Any = kinds[name]
+        leaf, several = Leaf.of(FieldInfo(annotation=kind)), typing.cast(Any, list)[kind]
+        try:  # as JSON, where a list is a tuple too; in a list, as pydantic sets how strict a class is in what holds it
+            text = json.dumps([value if kind is Any else leaf.read(value)])
+            [found[name]] = TypeAdapter(several, config=_STRICT).validate_json(text)
+        except ValidationError:
+            raise ValueError(f"{group}.{name} must be {leaf.wanted}, got {value!r}") from None
+    return found
+
+
 def in_words(error: ValidationError, schema: type[Group]) -> str:
     """What is wrong, on one line: the key, what is wanted, what was got."""
     first = error.errors()[0]
-    name, got = ".".join(map(str, first["loc"])), first["input"]
+    parts, got = [str(part) for part in first["loc"]], first["input"]
+    name = ".".join(parts)
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
@@ -133,9 +216,12 @@ def in_words(error: ValidationError, schema: type[Group]) -> str:
             known(schema, name)
         except ValueError as unknown:
             return str(unknown)
-    if name in leaves(schema):
-        return f"{name} must be {leaves(schema)[name].wanted}, got {got!r}"
     kind: Any = schema
-    for part in name.split("."):
+    for depth, part in enumerate(parts, 1):
+        inside = ".".join(parts[:depth])  # (what follows are places in a list, or members of a union)
+        if inside in leaves(schema):
+            return f"{inside} must be {leaves(schema)[inside].wanted}, got {got!r}"
+        if issubclass(kind, Open):
+            return f"{inside} must be what JSON has: a number, a text, true, false or a list of them, got {got!r}"
         kind = kind.model_fields[part].annotation
     return f"{name} must be {kind.__name__}, got {type(got).__name__}"

@@ -9,7 +9,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T")
 GIVEN = "given"
@@ -67,6 +67,18 @@ def call(key: str, name: str, kind: type[T], offered: Mapping[str, Any], wanted:
         library, got = kind.__module__.partition(".")[0], type(result).__name__
         raise ValueError(f"{key}: {name} must return a {library} {kind.__name__}, got {got}")
     return result
+
+
+def takes(key: str, name: str) -> dict[str, Any]:
+    """{argument: type} of the function `package.module:function`, with Any where it does not tell. Errors as `call`."""
+    function = _imported(key, name)
+    try:
+        kinds = get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except (NameError, TypeError):  # names for a type checker alone, or no plain function
+        kinds = {}
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    parameters = inspect.signature(function).parameters
+    return {argument: kinds.get(argument, Any) for argument, one in parameters.items() if one.kind in named}
 
 
 def _imported(key: str, name: str) -> Callable[..., Any]:

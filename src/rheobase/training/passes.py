@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-import torch
 from torch import Tensor, nn
 
+from rheobase.chance import forked
 from rheobase.data import seed_of
 from rheobase.modes import in_mode
 from rheobase.norm import padding
@@ -24,15 +24,9 @@ def evaluating(net: nn.Module) -> AbstractContextManager[None]:
     return in_mode(net, training=False)
 
 
-@contextmanager
-def seeded(purpose: str, *numbers: int) -> Iterator[None]:
+def seeded(purpose: str, *numbers: int) -> AbstractContextManager[None]:
     """Random numbers of torch that are a function of the arguments; then those of before go on, on every device."""
-    initialized = torch.cuda.is_initialized()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if initialized else []):
-        torch.manual_seed(seed_of(purpose, *numbers))
-        yield
-    if not initialized:  # a GPU that begins only now, or later, begins as the host has seeded it
-        torch.cuda.manual_seed_all(torch.initial_seed())
+    return forked(seed_of(purpose, *numbers))
 
 
 @contextmanager

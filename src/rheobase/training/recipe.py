@@ -8,42 +8,51 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, create_model, model_validator
 
-from rheobase.training.keys import Group, build, flatten, in_words, key, leaves
+from rheobase.data import Augmentation, Option, names, options
+from rheobase.data.options import told
+from rheobase.training.keys import Group, Open, build, flatten, in_words, key
 
 
-class DataOptions(Group):
-    """What to train on."""
+def _of_data() -> dict[str, Any]:
+    """The keys for what data sets and augmentation take, as the functions and the class that take it tell it.
+
+    A key for data sets is null by default, as each set has a default of its own.
+    """
+    taken: dict[str, Option] = {}
+    meanings: dict[str, dict[str, list[str]]] = {}
+    for name in names():
+        for option, what in options(name).items():
+            default = "" if what.default is None else f" (null: {what.default})"
+            meaning = what.help.rstrip(".").replace("None", "null") + default
+            meanings.setdefault(option, {}).setdefault(meaning, []).append(name)
+            taken[option] = what
+    keys: dict[str, Any] = {}
+    for option, what in taken.items():
+        help = "; ".join(f"{', '.join(sets)}: {meaning}" for meaning, sets in meanings[option].items())
+        keys[option] = what.type | None, key(None, help, **what.range)
+    for option, what in told(Augmentation).items():
+        help = "augmentation: " + what.help.rstrip(".").replace("None", "null")
+        keys[option] = what.type, key(what.default, help, **what.range)
+    return keys
+
+
+class _Data(Group):
+    """What goes with every data set."""
 
     name: str = key("digits", "of rheobase.data.names(), or your own package.module:function that gives one")
     root: str | None = key(None, "folder of the data sets that are not embedded (null: RHEOBASE_DATA)")
     batch_size: int = key(64, "samples in a training step, over all processes", ge=1)
     train_limit: int | None = key(None, "train on a stratified sample of this many images (for quick trials)", ge=1)
     workers: int = key(0, "processes that decode a set that streams", ge=0)
-    validation: float | None = key(None, "share (below 1) or number of samples held out (null: the set's own)", gt=0)
-    size: int | None = key(None, "image sets: scale to this height and width", ge=1)
-    channels: int | None = key(None, "image sets: 1 (gray) or 3 (colours)", ge=1)
-    stream: bool | None = key(None, "image sets: read images as they are needed, not all at once")
-    image: str | None = key(None, "Parquet: column of the images")
-    label: str | None = key(None, "Parquet: column of the labels")
-    cache: str | None = key(None, "folder for what is made of a set once (null: beside it)")
-    split: str | None = key(None, "spoken-digits: official, or speaker:NAME to test on one speaker")
-    mels: int | None = key(None, "spoken-digits: bands", ge=1)
-    frame: float | None = key(None, "spoken-digits: length of a frame in seconds", gt=0)
-    hop: float | None = key(None, "spoken-digits: seconds from frame to frame", gt=0)
-    frames: int | None = key(None, "nmnist: time steps", ge=1)
-    by: Literal["time", "count"] | None = key(None, "nmnist: frames of the same time, or number of events")
     scale: Literal["normal", "unit", "none"] = key(
         "normal", "inputs: with mean 0 and deviation 1 in training, divided by 255, or as they are"
     )
-    crop: float = key(1.0, "augmentation: least share of the area that is cut out and stretched", gt=0, le=1)
-    shift: int = key(0, "augmentation: move each image by up to this many pixels", ge=0)
-    flip: bool = key(False, "augmentation: mirror half of the images")
-    rand_augment: float | None = key(None, "augmentation: magnitude of two operations of RandAugment", gt=0, lt=30)
-    cutout: int = key(0, "augmentation: side of a square of zeros", ge=0)
-    mixup: float = key(0.0, "augmentation: alpha of mixup", ge=0)
-    cutmix: float = key(0.0, "augmentation: alpha of cutmix", ge=0)
+
+
+class DataOptions(create_model("_Keys", __base__=_Data, **_of_data())):  # type: ignore[misc]
+    """What to train on."""
 
 
 FIRST = ("name", "root", "batch_size", "shift", "flip", "train_limit")
@@ -51,14 +60,21 @@ FIRST = ("name", "root", "batch_size", "shift", "flip", "train_limit")
 
 
 class NeuronOptions(Group):
-    """The neuron of every layer."""
+    """The neuron of every layer. A number left at null is the kind's default."""
 
-    kind: Literal["lif", "if", "lateral"] = key("lif", "leaky or not leaky integrate-and-fire; lateral: LateralLIF")
+    kind: Literal["lif", "if", "cuba_lif", "adaptive_lif", "lateral"] = key(
+        "lif", "leaky or not leaky integrate-and-fire; CubaLIF, AdaptiveLIF, LateralLIF"
+    )
     decay: float | None = key(None, "share of the potential kept from step to step (null: 0.5, if 1)", ge=0, le=1)
     threshold: float = key(1.0, "potential at which it fires", gt=0)
-    learn_threshold: bool = key(False, "whether thresholds are learned, with model.alpha one a channel")
+    input_scale: float | None = key(None, "factor on the current (null: 1)", gt=0)
+    current_decay: float | None = key(None, "of cuba_lif: share of the synaptic current kept (null: 0.5)", ge=0, le=1)
+    adaptation_decay: float | None = key(None, "of adaptive_lif: share of adaptation kept (null: 0.9)", ge=0, le=1)
+    adaptation: float | None = key(None, "of adaptive_lif: how much it raises the threshold (null: 0.1)", ge=0)
     inhibition: float = key(0.0, "of lateral: thresholds that a spike adds to the others of its group", ge=-1, le=0)
     refractory: float = key(0.0, "of lateral: steps until inputs count in full again", ge=0)
+    learn: str | None = key(None, "numbers that each layer learns, as in decay,threshold (null: none)")
+    learn_threshold: bool = key(False, "whether thresholds are learned, with model.alpha one a channel")
     reset: Literal["soft", "hard", "none", "delayed"] = key(
         "soft", "subtract the threshold, set to zero, neither, or subtract it a step later"
     )
@@ -67,6 +83,10 @@ class NeuronOptions(Group):
         "atan", "shape of the surrogate derivative"
     )
     surrogate_parameter: float | None = key(None, "its alpha, slope, width or sigma (null: the shape's)", gt=0)
+
+
+class FamilyOptions(Open):
+    """What a family that you registered, or your own package.module:function, takes besides the keys of `model`."""
 
 
 class ModelOptions(Group):
@@ -96,6 +116,7 @@ class ModelOptions(Group):
     norm: str | None = key(None, "norm of the input currents: current, tdbn, tebn, none")
     image_size: int | None = key(None, "height and width of the images, for models that need it", ge=1)
     neuron: NeuronOptions = NeuronOptions()
+    options: FamilyOptions = FamilyOptions()
 
 
 class LossOptions(Group):
@@ -160,9 +181,11 @@ class TrainerOptions(Group):
 
 LATER = (
     *(f"data.{name}" for name in DataOptions.model_fields if name not in (*FIRST, "cache")),
-    *("model.start", "model.shortcut", "model.layers", "model.padding"),
+    *("model.start", "model.shortcut", "model.layers", "model.padding", "model.options"),
     *("model.coding", "model.coding_rate", "model.output", "model.alpha", "model.alpha_out"),
     *("model.neuron.learn_threshold", "model.neuron.inhibition", "model.neuron.refractory"),
+    *("model.neuron.input_scale", "model.neuron.learn", "model.neuron.current_decay"),
+    *("model.neuron.adaptation_decay", "model.neuron.adaptation"),
     *("loss.weight_penalty", "loss.weight_penalty_beta"),
     *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
     *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
@@ -202,6 +225,11 @@ class Recipe(Group):
                 )
         if neuron.kind == "if" and neuron.decay not in (None, 1):
             raise ValueError(f"model.neuron.decay must be 1 or null where kind is 'if', got {neuron.decay}")
+        if neuron.kind == "adaptive_lif" and neuron.reset == "delayed":
+            raise ValueError(
+                "model.neuron.reset must be soft, hard or none where kind is 'adaptive_lif', whose state does not tell "
+                "whether it fired a step before, got 'delayed'"
+            )
         if warmup is not None and warmup > trainer.epochs:
             raise ValueError(f"schedule.warmup_epochs must be at most trainer.epochs ({trainer.epochs}), got {warmup}")
         parts = trainer.devices * trainer.nodes * trainer.accumulate
@@ -244,10 +272,11 @@ class Recipe(Group):
     @property
     def sha256(self) -> str:
         """Of all keys but where things lie (`run`, `data.root`, `data.cache`): equal for equal recipes everywhere."""
-        content, flat = self.model_dump(), self.flat()
+        content, default = self.model_dump(), type(self)().model_dump()
         del content["run"], content["data"]["root"], content["data"]["cache"]
         for later in LATER:
-            if flat[later] == leaves(type(self))[later].field.default:
-                *groups, name = later.split(".")
-                del reduce(dict.__getitem__, groups, content)[name]
+            *groups, name = later.split(".")
+            there, before = (reduce(dict.__getitem__, groups, tree) for tree in (content, default))
+            if there[name] == before[name]:
+                del there[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from rheobase.training.keys import build, flatten, known, leaves
-from rheobase.training.recipe import Recipe
+from rheobase.training.keys import build, flatten, known, leaves, read
+
+if TYPE_CHECKING:
+    from rheobase.training.recipe import Recipe
 
 DEFAULT = "digits"
 
@@ -39,6 +40,8 @@ def load(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Reci
         FileNotFoundError: neither a file nor a name.
         ValueError: not YAML, a key that is unknown or given twice, or a bad value; the error names the nearest key.
     """
+    from rheobase.training.recipe import Recipe  # (whose data sets need torch, and a list of recipes does not)
+
     path = Path(source)
     if not path.is_file():
         names = [recipe.stem for recipe in sorted(folder().glob("*.yaml"))]
@@ -49,12 +52,12 @@ def load(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Reci
         path = folder() / f"{source}.yaml"
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        recipe = build(Recipe, _typed({} if content is None else content))
+        recipe = build(Recipe, _typed({} if content is None else content, Recipe))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return recipe.replace(_typed(overrides or {}))
+    return recipe.replace(_typed(overrides or {}, Recipe))
 
 
 def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
@@ -64,16 +67,19 @@ def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
         ValueError, FileNotFoundError: as `load`, or a line that cannot be understood.
         SystemExit: after printing help (`--help`).
     """
+    from rheobase.training.recipe import Recipe
+
     words = [word for word in arguments if word not in ("-h", "--help")]
-    for word in words:
-        if word.startswith("--"):
-            known(Recipe, word[2:].partition("=")[0])
-    flat = vars(_parser(DEFAULT, Recipe()).parse_args(words))
+    given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    for name in given:
+        known(Recipe, name)
+    free = set(given) - leaves(Recipe).keys()
+    flat = vars(_parser(DEFAULT, Recipe(), free).parse_args(words))
     source = flat.pop("recipe") or DEFAULT
     for name, values in flat.items():
         if len(values) > 1:
             raise ValueError(f"--{name} is given {len(values)} times")
-    recipe = load(source, {name: value for name, [value] in flat.items()})
+    recipe = load(source, {name: read(value) if name in free else value for name, [value] in flat.items()})
     if len(words) < len(arguments):
         _parser(source, recipe).print_help()
         raise SystemExit(0)
@@ -99,7 +105,7 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
+def _parser(source: str, recipe: Recipe, free: Collection[str] = ()) -> argparse.ArgumentParser:
     """The command line; its help shows the values of a recipe, which are what a key not given will be."""
     parser = _Parser(
         prog="rheobase train",
@@ -107,29 +113,24 @@ def _parser(source: str, recipe: Recipe) -> argparse.ArgumentParser:
         description="Train a recipe. Every key of a recipe can be given on the command line. "
         f"The defaults below are those of the recipe {source}.",
         epilog="Data and model of your own, from the folder you are in: --data.name mine:digits --model.name mine:net "
-        "--model.width null, where mine.py has functions digits() and net(classes, steps).",
+        "--model.width null, where mine.py has functions digits() and net(classes, steps); "
+        "what else net takes, as --model.options.NAME VALUE.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     help = "a file, or a name that `rheobase recipes` lists"
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", default=None, help=help)
     values = recipe.flat()
-    for name, leaf in leaves(Recipe).items():
+    for name, leaf in leaves(type(recipe)).items():
         shown = values[name] if leaf.textual and values[name] is not None else json.dumps(values[name])
         help = f"{leaf.field.description} ({leaf.wanted}; default: {shown})".replace("%", "%%")
         parser.add_argument(f"--{name}", action="append", metavar="VALUE", help=help)
+    for name in free:
+        parser.add_argument(f"--{name}", action="append")
     return parser
 
 
-def _typed(nested: Any) -> dict[str, Any]:
-    """Flat, in the types of the schema: YAML reads 1e-3 as a text, and 32 as a number where a text is wanted."""
-    flat = flatten(nested, Recipe)
-    for name, value in flat.items():
-        leaf = leaves(Recipe)[name]
-        if leaf.textual:
-            flat[name] = None if value == "null" and leaf.nullable else str(value) if type(value) is int else value
-        elif isinstance(value, str):
-            with suppress(yaml.YAMLError, ValueError):
-                read = yaml.safe_load(value)
-                flat[name] = float(read) if isinstance(read, str) else read
-    return flat
+def _typed(nested: Any, schema: type[Recipe]) -> dict[str, Any]:
+    """Flat, in the types of the schema."""
+    flat, known = flatten(nested, schema), leaves(schema)
+    return {name: known[name].read(value) if name in known else value for name, value in flat.items()}
