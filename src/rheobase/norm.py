@@ -202,8 +202,8 @@ class CurrentNorm(nn.Module):
             mean, var = self.running_mean.double(), self.running_var.double()
             return kernels.Norm(weight, self.bias, mean, var, self.eps, 0)
         if not self.together:
-            count, mean, m2 = kernels.moments(currents, by, self._running)
-            return kernels.Norm(weight, self.bias, mean, m2, self.eps, count)
+            count = currents.numel() // self.channels
+            return kernels.Norm(weight, self.bias, None, None, self.eps, count, running=self._running)
         count, mean, m2 = kernels.moments(currents, by)
         total, mean, m2 = processes.joined(count, mean, m2)
         kernels.follow(self._running, mean, m2 / (total - 1))

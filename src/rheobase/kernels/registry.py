@@ -163,8 +163,9 @@ def choose(how: How, x: Tensor) -> Engine | None:
         if reason is not None:
             raise RuntimeError(f"the {wanted} engine was asked for, but {reason}")
         return engine
+    device = x.device.type
     for engine in _found.values():  # type: ignore[assignment]
-        if isinstance(engine, str) or x.device.type not in engine.devices:
+        if isinstance(engine, str) or device not in engine.devices:
             continue
         reason = _why_not(engine, how, x)
         if reason is None:
