@@ -51,7 +51,7 @@ def grouped() -> bool:
 
 def transformed() -> str | None:
     """What of torch looks at derivatives in its own way now, or None."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():  # (which knows no other)
         return None
     if transforms() is not None:
         return "torch.func"

@@ -192,7 +192,7 @@ class CurrentNorm(nn.Module):
 
     @property
     def _running(self) -> kernels.Running:
-        return self.running_mean, self.running_var, self.momentum
+        return self._buffers["running_mean"], self._buffers["running_var"], self.momentum  # type: ignore[return-value]
 
     def operands(self, currents: Tensor, by: kernels.Engine) -> kernels.Norm:
         """What an engine's operator needs that has this norm in it; in training the running statistics move."""

@@ -209,7 +209,7 @@ def test_a_kernel_that_stops_early_raises(monkeypatch: pytest.MonkeyPatch, start
         pytest.skip("this torch has no OpenMP")
     monkeypatch.setattr(threads, "_start", start)
     job = Job(pieces=3, room=16)
-    with pytest.raises(RuntimeError, match="did 0 of 3 pieces of its work"):
+    with on_threads(3), pytest.raises(RuntimeError, match="did 0 of 3 pieces of its work"):
         threads.work_off(Kernel(body, "stops"), job)
     assert job.entered == 0
     with pytest.raises(RuntimeError, match="did 0 of 2 pieces"):  # wherever it is called

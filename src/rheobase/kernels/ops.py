@@ -330,20 +330,20 @@ class Fire(torch.autograd.Function):
                 found = Outputs(*_some(fire(*given, *how, keep_state, keep_drive, engine.name)))
         # all is done by now, as autograd hands what is saved to hooks, which may look at it
         ctx.engine, ctx.how = engine, how
-        ctx.joined, ctx.skipped = given.residual is not None, given.skip is not None
-        if ctx.joined and keep_drive:
+        if given.residual is not None and keep_drive:
             given = given._replace(residual=None)
-        if ctx.skipped:
+        if given.skip is not None:
             given = given._replace(skip=None)
         ctx.save_for_backward(*given, found.drive)
         ctx.set_materialize_grads(False)
-        return tuple(found)
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         """Gradients of the inputs."""
         refuse_second(ctx.engine.name)
-        engine, how, needs, joined = ctx.engine, ctx.how, ctx.needs_input_grad[1:], ctx.joined
+        engine, how, needs = ctx.engine, ctx.how, ctx.needs_input_grad[1:]
+        joined, skipped = needs[1:3]
         *saved, drive = ctx.saved_tensors
         given = Inputs(*saved)
         if grads[0] is None:
@@ -366,7 +366,7 @@ class Fire(torch.autograd.Function):
                 else:
                     gx = norm_backward(*arguments, engine.name)
         return (
-            None, gx, gy if joined else None, grads[0] if ctx.skipped else None,
+            None, gx, gy if joined else None, grads[0] if skipped else None,
             _as(found.state, given.state), _as(found.other, given.other),
             found.decay, found.threshold, found.input_scale, found.leak, found.adaptation, None, None,
             _as(found.weight, given.weight), _as(found.bias, given.bias), None, None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from struct import Struct
 from typing import NamedTuple
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from rheobase.kernels import ops
 from rheobase.kernels.layout import aligned
 from rheobase.kernels.numba import neuron
-from rheobase.kernels.numba.jit import ELEMENTS, Job, Kernel
+from rheobase.kernels.numba.jit import ELEMENTS, NUMBERS, Job, Kernel
 from rheobase.kernels.numba.rows import RESETS, SURROGATES
 from rheobase.kernels.numba.walk import Walk, walk
 from rheobase.kernels.ops import FIRST_NORM, FIRST_NUMBER, Gradients, Inputs, Outputs
@@ -24,12 +26,16 @@ def row(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values if values.dtype is dtype and values.is_contiguous() else values.to(dtype).contiguous()
 
 
-_Numbers = tuple[list[int], bool, bool, list[Tensor]]
-"""Fields of a job, whether there is a number for each channel, or for each neuron, and what the fields point into."""
+class _Numbers(NamedTuple):
+    """A neuron's numbers as the kernels read them: fields of a job, and the tensors that they point into."""
+
+    fields: list[int]
+    channels: bool  # whether there is one a channel
+    neurons: bool  # or one a neuron
+    tensors: list[Tensor]
 
 
 def _numbers(given: Inputs, x: Tensor) -> _Numbers:
-    """A neuron's numbers as the kernels read them."""
     fields: list[int] = []
     channels, neurons, tensors = False, False, []
     for number in given[FIRST_NUMBER:FIRST_NORM]:
@@ -46,7 +52,15 @@ def _numbers(given: Inputs, x: Tensor) -> _Numbers:
             number = number.to(torch.float32)
         tensors.append(number)
         fields += (number.data_ptr(), many)
-    return fields, channels, neurons, tensors
+    return _Numbers(fields, channels, neurons, tensors)
+
+
+@lru_cache(maxsize=4096)
+def _blank(how: Walk) -> Job:
+    return Job(0, 0, 0, *how)
+
+
+_pack_numbers, _NUMBERS_AT = Struct(f"={2 * len(NUMBERS)}q").pack_into, getattr(Job, f"n_{NUMBERS[0]}").offset
 
 
 def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
@@ -56,7 +70,10 @@ def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
 
 def job(x: Tensor, how: Walk, numbers: _Numbers | None = None, **tensors: Tensor | None) -> Job:
     """A job on currents x and these tensors, which live as long as it."""
-    made = Job(0, 0, 0, *how, *(() if numbers is None else numbers[0]), x=x.data_ptr())
+    made = Job.from_buffer_copy(_blank(how))
+    made.x = x.data_ptr()
+    if numbers is not None:
+        _pack_numbers(made, _NUMBERS_AT, *numbers.fields)
     for name, tensor in tensors.items():
         if tensor is not None:
             setattr(made, name, tensor.data_ptr())
@@ -93,11 +110,11 @@ def forward_task(given: Inputs, how: How, outputs: Outputs) -> Task:
     """What fills the outputs."""
     x = given.currents
     cuba, adaptive = how.kind == "CubaLIF", how.kind == "AdaptiveLIF"
-    numbers = _, channels, neurons, _ = _numbers(given, x)
-    shape = walk(x, channels or given.weight is not None, neurons)
+    numbers = _numbers(given, x)
+    shape = walk(x, numbers.channels or given.weight is not None, numbers.neurons)
     spikes, drive, final, other = outputs
     work = _neurons(given, how, numbers, shape, spikes=spikes, drive=drive, final=final, final_other=other)
-    kernel = neuron.forward(ELEMENTS[x.dtype], RESETS.index(how.reset), cuba, adaptive, channels or neurons)
+    kernel = neuron.forward(ELEMENTS[x.dtype], RESETS.index(how.reset), cuba, adaptive, numbers.channels or numbers.neurons)
     return Task(kernel, work)
 
 
@@ -119,11 +136,11 @@ def backward_task(
     """What fills the gradients, but for those of a neuron's numbers, which are in the sums then."""
     x = given.currents
     cuba, adaptive, normed = how.kind == "CubaLIF", how.kind == "AdaptiveLIF", given.weight is not None
-    numbers = _, channels, neurons, _ = _numbers(given, x)
+    numbers = _numbers(given, x)
     for_decay, for_threshold, for_scale, *_ = learned
     arrays = 1 + (cuba or adaptive) + (for_decay or (for_threshold and how.reset == "delayed")) + for_scale
-    shape = walk(x, channels or normed, neurons, arrays)
-    learning = _learning(gradients)
+    shape = walk(x, numbers.channels or normed, numbers.neurons, arrays)
+    learning = _learning(gradients) if True in learned else []
     # some are one a neuron, or there are so many channels that a sum of each in every piece would be more
     apart = bool(learning) and (any(g.dim() > 1 for g in learning) or shape.pieces * shape.C > shape.N)
     sum_rows = 2 * normed + (0 if apart else len(learning))
@@ -132,8 +149,10 @@ def backward_task(
     grad, grad_drive, final, final_other = grads
     assert grad is not None
     tensors = {"g": aligned(grad, x), "gy": gradients.drive, "sums": sums, "g_numbers": each}
-    tensors |= {"g_state": gradients.state, "g_other": gradients.other}
-    tensors |= {"g_weight": gradients.weight, "g_bias": gradients.bias}
+    if given.state is not None or given.other is not None:
+        tensors["g_state"], tensors["g_other"] = gradients.state, gradients.other
+    if normed:
+        tensors["g_weight"], tensors["g_bias"] = gradients.weight, gradients.bias
     if final is not None or final_other is not None:
         tensors["g_final"], tensors["g_final_other"] = _flat(final, x), _flat(final_other, x)
     if grad_drive is not None:
@@ -143,7 +162,7 @@ def backward_task(
     work = _neurons(given, how, numbers, shape, **tensors)
     work.sum_rows = sum_rows
     kind, reset = SURROGATES.index(how.surrogate), RESETS.index(how.reset)
-    flags = (how.detach_reset, channels or neurons, normed, learned, apart)
+    flags = (how.detach_reset, numbers.channels or numbers.neurons, normed, learned, apart)
     kernel = neuron.backward(ELEMENTS[x.dtype], kind, reset, cuba, adaptive, *flags)
     return Task(kernel, work), Sums(sums, each)
 
