@@ -97,7 +97,8 @@ class Fire(nn.Module):
 
     def forward(self, currents: Tensor, residual: Tensor | None = None, skip: Tensor | None = None) -> Any:
         """Spikes `[T, B, ...]`, or with `drive` the pair (spikes, drive)."""
-        norm, neuron = self._modules["norm"], self._modules["neuron"]
+        children: Any = self._modules
+        norm, neuron = children["norm"], children["neuron"]
         spec, by = self._together(norm, neuron, currents, residual, skip)
         if by is not None:
             options = {"spec": spec, "by": by, "norm": norm.operands(currents, by)}

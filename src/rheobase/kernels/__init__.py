@@ -107,7 +107,7 @@ def fire(
         by = registry.choose(spec.how, currents)
     if by is None:
         return _by_definition(spec, currents, state)
-    how, affine, running = spec.how, (None, None, None, None), None
+    how, affine, running = spec.how, [None] * 4, None
     if norm is not None:
         *affine, eps, samples, share, running = norm
         how = How(*how[:4], eps, samples)

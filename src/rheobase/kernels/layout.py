@@ -33,9 +33,7 @@ def empty_like(x: Tensor, steps: int | None = None, dtype: torch.dtype | None = 
 def aligned(x: Tensor, like: Tensor) -> Tensor:
     """x in the storage order of `like`: itself, or a copy."""
     strides, wanted = x.stride()[1:], like.stride()[1:]
-    same = strides == wanted or all(
-        a == b or n == 1 for a, b, n in zip(strides, wanted, like.shape[1:], strict=True)
-    )
+    same = strides == wanted or all(a == b or n == 1 for a, b, n in zip(strides, wanted, like.shape[1:], strict=True))
     if same and (x.shape[0] == 1 or x.stride(0) == math.prod(x.shape[1:])):
         return x
     return empty_like(like, x.shape[0], x.dtype).copy_(x)

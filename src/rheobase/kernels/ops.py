@@ -274,7 +274,7 @@ def plain(values: Sequence[Any]) -> bool:
     """Whether nobody looks on (a subclass, a mode, a tracer, a transform): the dispatcher costs as much as a kernel."""
     if dispatch_modes() or tracing() is not None or transforms() is not None:
         return False
-    for value in values:  # (a loop, as it runs in each call)
+    for value in values:  # noqa: SIM110  (it runs in each call)
         if value is not None and (type(value) not in _PLAIN or wrapped(value)):
             return False
     return True
@@ -350,7 +350,7 @@ class Fire(torch.autograd.Function):
             grads = (torch.zeros_like(given.currents), *grads[1:])
         learned = needs[FIRST_NUMBER : FIRST_NUMBER + len(LEARNABLE)]
         direct = not engine.operators or (
-            plain((*saved, *grads)) and not any([batched(g) for g in grads if g is not None])
+            plain((*saved, *grads)) and not any(batched(g) for g in grads if g is not None)
         )
         with engine.queue() if direct else nullcontext():
             if direct:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,8 +65,9 @@ def backward(
     task, sums = backward_task(given, how, grads, drive, learned, gradients)
     threads.run(*task, partial(fill, gradients, sums, x) if True in learned else None)
     if given.weight is not None:
-        C = given.weight.shape[0]
-        gradients = Gradients(*gradients[:3], sums.rows.as_strided((2, C), (C, 1)), *gradients[4:])
+        channels = given.weight.shape[0]
+        of_norm = sums.rows.as_strided((2, channels), (channels, 1))  # (as [0, :2], which takes longer)
+        return Gradients(*gradients[:3], of_norm, *gradients[4:])
     return gradients
 
 

@@ -114,7 +114,8 @@ def forward_task(given: Inputs, how: How, outputs: Outputs) -> Task:
     shape = walk(x, numbers.channels or given.weight is not None, numbers.neurons)
     spikes, drive, final, other = outputs
     work = _neurons(given, how, numbers, shape, spikes=spikes, drive=drive, final=final, final_other=other)
-    kernel = neuron.forward(ELEMENTS[x.dtype], RESETS.index(how.reset), cuba, adaptive, numbers.channels or numbers.neurons)
+    rows = numbers.channels or numbers.neurons
+    kernel = neuron.forward(ELEMENTS[x.dtype], RESETS.index(how.reset), cuba, adaptive, rows)
     return Task(kernel, work)
 
 
