@@ -145,3 +145,21 @@ def test_it_tells_what_it_is() -> None:
         == "CurrentNorm(3, eps=1e-05, momentum=0.1, scale=0.5, sync=False)"
     )
     assert repr(TEBN(3, 4)) == "TEBN(3, eps=1e-05, momentum=0.1, steps=4)"
+
+
+def test_who_kept_running_statistics_is_told_that_a_training_pass_moved_them() -> None:
+    fire, weight = rb.Fire(rb.CurrentNorm(C), rb.LIF()), torch.ones(C, requires_grad=True)
+    kept = (weight * fire.norm.running_mean).sum()
+    assert 0.05 < fire(currents()).mean() < 0.95
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.backward()
+
+
+def test_a_call_that_is_refused_moves_no_running_statistics() -> None:
+    fire = rb.Fire(rb.CurrentNorm(C), rb.LIF().to("meta"))
+    with pytest.raises(ValueError, match="decay must be on cpu"):
+        fire(currents())
+    assert not fire.norm.running_mean.any()
+    fire.neuron = rb.LIF()
+    fire(currents())
+    assert fire.norm.running_mean.all()
