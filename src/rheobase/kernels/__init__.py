@@ -65,13 +65,6 @@ def moments(currents: Tensor, by: Engine) -> tuple[int, Tensor, Tensor]:
     return currents.numel() // currents.shape[2], mean, m2
 
 
-def _followed(currents: Tensor, by: Engine, running: Running) -> tuple[Tensor, Tensor]:
-    """Mean and m2, towards which running statistics have moved."""
-    count, mean, m2 = moments(currents, by)
-    follow(running, mean, m2 / max(1, count - 1))
-    return mean, m2
-
-
 def _float32(mean: Tensor, var: Tensor, _: float) -> bool:
     return mean.dtype is var.dtype is torch.float32 and mean.is_contiguous() and var.is_contiguous()
 
@@ -107,7 +100,8 @@ def fire(
         by = registry.choose(spec.how, currents)
     if by is None:
         return _by_definition(spec, currents, state)
-    how, affine, running = spec.how, [None] * 4, None
+    affine: Any
+    how, affine, running = spec.how, (None, None, None, None), None
     if norm is not None:
         *affine, eps, samples, share, running = norm
         how = How(*how[:4], eps, samples)
@@ -118,12 +112,13 @@ def fire(
     compiling = torch.compiler.is_compiling()
     plain = not compiling and ops.plain(inputs if running is None else (*inputs, *running[:2]))
     if running is not None and not (plain and _float32(*running)):
-        mean, m2 = _followed(currents, by, running)
+        count, mean, m2 = moments(currents, by)
+        follow(running, mean, m2 / max(1, count - 1))
         inputs, running = inputs._replace(mean=mean, m2=m2), None
     if compiling and by.operators:
         found = ops.fire(*inputs, *how, keep_state, keep_drive, by.name)
     else:
-        call = ops.Call(by, how, keep_state, keep_drive, plain or not by.operators, running)
+        call = (by, how, keep_state, keep_drive, plain or not by.operators, running)
         found = (ops.fire_plain if plain else ops.Fire.apply)(call, *inputs)
     spikes, drive, v, other = found
     return Ran(spikes, currents if drive is None else drive, joined(how.kind, v, other) if keep_state else None)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rheobase.compat import applied, batched, below_autograd, dispatch_modes, tracing, transforms, wrapped
 from rheobase.kernels.layout import dense, empty_like
-from rheobase.kernels.registry import Engine, Running, by_name
+from rheobase.kernels.registry import by_name
 from rheobase.kernels.spec import How, check_shape
 
 LEARNABLE = ("decay", "threshold", "input_scale", "leak", "adaptation")
@@ -292,31 +292,16 @@ def refuse_second(name: str) -> None:
         )
 
 
-class Call(NamedTuple):
-    """How `Fire` is called.
-
-    Attributes:
-        direct: whether the engine is called past the dispatcher.
-        running: running statistics of a norm whose mean and m2 are still to be taken, so that the engine does both at
-            once.
-    """
-
-    engine: Engine
-    how: How
-    keep_state: bool
-    keep_drive: bool
-    direct: bool = False
-    running: Running | None = None
-
-
 class Fire(torch.autograd.Function):
     """A neuron over a sequence, by an engine or by a gradient rule; with an engine, a norm may go before it.
 
-    `forward(call, *inputs)`; differentiable once.
+    `forward((engine, how, keep_state, keep_drive, direct, running), *inputs)`; differentiable once. `direct`: past the
+    dispatcher, as what is `plain` may go. With `running` statistics a norm has no mean and m2 yet: they are taken here,
+    so that the engine does it all at once.
     """
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: Any) -> Any:
+    def forward(ctx: Any, call: tuple[Any, ...], *tensors: Any) -> Any:
         """Outputs."""
         engine, how, keep_state, keep_drive, direct, running = call
         with below_autograd(), engine.queue() if direct else nullcontext():
@@ -385,7 +370,7 @@ def _as(gradient: Tensor | None, of: Tensor | None) -> Tensor | None:
 def _recorded(*inputs: Any) -> tuple[Tensor, ...]:
     """`fire` under autograd."""
     given, how, (keep_state, keep_drive, engine) = _split(inputs)
-    return _whole(Fire.apply(Call(by_name(engine), how, keep_state, keep_drive, plain(given)), *given))
+    return _whole(Fire.apply((by_name(engine), how, keep_state, keep_drive, plain(given), None), *given))
 
 
 for _name, _function, _fake in (
