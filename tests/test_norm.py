@@ -163,3 +163,21 @@ def test_steps_that_are_the_same_memory_are_normed_as_copies_of_them_bit_for_bit
     assert not torch.equal(found[0][1][0], found[0][1][1]), "each step has its own gradient"
     assert found[0][0].flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
     assert found[0][0].stride() == found[1][0].stride()
+
+
+def test_who_kept_running_statistics_is_told_that_a_training_pass_moved_them() -> None:
+    fire, weight = rb.Fire(rb.CurrentNorm(C), rb.LIF()), torch.ones(C, requires_grad=True)
+    kept = (weight * fire.norm.running_mean).sum()
+    assert 0.05 < fire(currents()).mean() < 0.95
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.backward()
+
+
+def test_a_call_that_is_refused_moves_no_running_statistics() -> None:
+    fire = rb.Fire(rb.CurrentNorm(C), rb.LIF().to("meta"))
+    with pytest.raises(ValueError, match="decay must be on cpu"):
+        fire(currents())
+    assert not fire.norm.running_mean.any()
+    fire.neuron = rb.LIF()
+    fire(currents())
+    assert fire.norm.running_mean.all()

@@ -28,10 +28,15 @@ tracing: Callable[[], Any] = _private("_C._get_tracing_state", lambda: None)
 batched: Callable[[Tensor], bool] = _private("_C._functorch.is_legacy_batchedtensor", lambda x: False)
 """Whether a gradient is one of `is_grads_batched`."""
 
+transforms: Callable[[], Any] = _private("_C._functorch.peek_interpreter_stack", lambda: None)
+"""What transform of `torch.func` is at work; None for none."""
+
+wrapped: Callable[[Tensor], bool] = _private("_C._functorch.is_functorch_wrapped_tensor", lambda x: True)
+"""Whether a tensor is, or was, one of `torch.func`; where that is not known, it may be."""
+
 below_autograd: Callable[[], AbstractContextManager[Any]] = _private("_C._AutoDispatchBelowAutograd", nullcontext)
 """Within it operators are called past autograd, as within an autograd function."""
 
-_transforms: Callable[[], Any] = _private("_C._functorch.peek_interpreter_stack", lambda: None)
 _hooks: Callable[[bool], Any] = _private("_C._autograd._top_saved_tensors_default_hooks", lambda _: ())
 _any_global_hook: Callable[[], bool] = _private("nn.modules.module._has_any_global_hook", lambda: True)
 _world: Any = _private("distributed.distributed_c10d._world", None)
@@ -46,11 +51,17 @@ def grouped() -> bool:
 
 def transformed() -> str | None:
     """What of torch looks at derivatives in its own way now, or None."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():  # (which knows no other)
         return None
-    if _transforms() is not None:
+    if transforms() is not None:
         return "torch.func"
     return "forward-mode differentiation" if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0 else None
+
+
+def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Its `apply` without the look at `torch.func`, which takes as long as a small kernel: for who has looked."""
+    apply: Callable[..., Any] = getattr(super(torch.autograd.Function, function), "apply", function.apply)
+    return apply
 
 
 def saved_tensors_hooked() -> bool:

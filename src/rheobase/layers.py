@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -99,16 +97,16 @@ class Fire(nn.Module):
 
     def forward(self, currents: Tensor, residual: Tensor | None = None, skip: Tensor | None = None) -> Any:
         """Spikes `[T, B, ...]`, or with `drive` the pair (spikes, drive)."""
-        norm: Any = self.norm
-        neuron: Any = self.neuron
+        children: Any = self._modules
+        norm, neuron = children["norm"], children["neuron"]
         spec, by = self._together(norm, neuron, currents, residual, skip)
         if by is not None:
-            look = local.look
-            call = partial(neuron._call, state=None, keep_state=False) if look is None else partial(look.call, neuron)
-            unseen = look is None and not norm.together and not torch.compiler.is_compiling()
-            with by.queue() if unseen else nullcontext():
-                options = {"spec": spec, "by": by, "norm": norm.operands(currents, by)}
-                ran = call(currents, **options, residual=residual, skip=skip, keep_drive=self.drive)
+            options = {"spec": spec, "by": by, "norm": norm.operands(currents, by)}
+            options |= {"residual": residual, "skip": skip, "keep_drive": self.drive}
+            if (look := local.look) is None:
+                ran = neuron._ran(currents, None, keep_state=False, **options)
+            else:
+                ran = look.call(neuron, currents, **options)
             return (ran.outputs, ran.drive) if self.drive else ran.outputs
         drive = norm(currents)
         if residual is not None:

@@ -194,7 +194,7 @@ class CurrentNorm(nn.Module):
 
     @property
     def _running(self) -> kernels.Running:
-        return self.running_mean, self.running_var, self.momentum
+        return self._buffers["running_mean"], self._buffers["running_var"], self.momentum  # type: ignore[return-value]
 
     def operands(self, currents: Tensor, by: kernels.Engine) -> kernels.Norm:
         """What an engine's operator needs that has this norm in it; in training the running statistics move."""
@@ -204,8 +204,8 @@ class CurrentNorm(nn.Module):
             mean, var = self.running_mean.double(), self.running_var.double()
             return kernels.Norm(weight, self.bias, mean, var, self.eps, 0)
         if not self.together:
-            count, mean, m2 = kernels.moments(currents, by, self._running)
-            return kernels.Norm(weight, self.bias, mean, m2, self.eps, count)
+            count = currents.numel() // self.channels
+            return kernels.Norm(weight, self.bias, None, None, self.eps, count, running=self._running)
         count, mean, m2 = kernels.moments(currents, by)
         total, mean, m2 = processes.joined(count, mean, m2)
         kernels.follow(self._running, mean, m2 / (total - 1))

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ def test_a_kernel_that_stops_early_raises(monkeypatch: pytest.MonkeyPatch, start
         pytest.skip("this torch has no OpenMP")
     monkeypatch.setattr(threads, "_start", start)
     job = Job(pieces=3, room=16)
-    with pytest.raises(RuntimeError, match="did 0 of 3 pieces of its work"):
+    with on_threads(3), pytest.raises(RuntimeError, match="did 0 of 3 pieces of its work"):
         threads.work_off(Kernel(body, "stops"), job)
     assert job.entered == 0
     with pytest.raises(RuntimeError, match="did 0 of 2 pieces"):  # wherever it is called
@@ -311,6 +312,16 @@ def test_scratch_memory_of_many_steps(used: list, case: Case, shape: tuple[int, 
     assert len(used) == 2
     for _, job in used:
         assert job.room < 2 << 20
+
+
+def test_scratch_that_is_kept_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    want = results()
+    monkeypatch.setattr(threads, "KEPT", 0)
+    assert same(results(), want)
+    with ThreadPoolExecutor(1) as pool:  # whoever runs a kernel has its own
+        found = pool.submit(lambda: threads._local.scratch).result()
+    assert found != threads._local.scratch
+    assert found % 64 == threads._local.scratch % 64 == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts the most that was held")

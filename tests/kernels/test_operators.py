@@ -383,6 +383,23 @@ def test_functional_transforms_have_the_right_values(case: Case) -> None:
     torch.testing.assert_close(per_sample[0], torch.func.grad(lambda x: weighted(neuron(x)))(several[0]))
 
 
+@pytest.mark.parametrize("module", [DEFAULT.neuron(SHAPE), _fire()], ids=["a neuron", "a Fire"])
+def test_what_a_transform_has_left_behind_is_a_tensor_like_any_other(module: nn.Module) -> None:
+    left: list[Tensor] = []
+    torch.func.grad(lambda x: (left.append(x * 1), x.sum())[1])(x := grid(*SHAPE))
+    with rb.engine("numba"):
+        found, want = module(left[0]), module(x)
+    assert_fires(want)
+    assert torch.equal(found, want)
+
+
+def test_a_rule_is_not_called_under_a_transform() -> None:
+    lif = DEFAULT.neuron(SHAPE)
+    lif.rule = StraightThrough()
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(lambda x: lif(x).sum())(grid(*SHAPE))
+
+
 FUNCTIONAL = {
     **{f"{case.kind}, learned": lambda case=case: case.neuron(SHAPE) for case in (CHANNELS, NEURONS)},
     "a Fire": lambda: _fire(3, CHANNELS),

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from rheobase.kernels import ops, processes, reference, registry
-from rheobase.kernels.layout import dense
 from rheobase.kernels.packing import keeping
 from rheobase.kernels.recurrent import Recurrent
 from rheobase.kernels.registry import Engine, Running, engine, settings
 from rheobase.kernels.rules import Rule, by_rule
-from rheobase.kernels.spec import HALF, Ran, Spec, check_shape, joined, parted
+from rheobase.kernels.spec import HALF, How, Ran, Spec, check_shape, joined, parted
 
 __all__ = [
     "Engine",
@@ -35,17 +34,19 @@ class Norm(NamedTuple):
     """The norm in front of a neuron: weight (x - mean) / sqrt(var + eps) + bias, a channel at a time.
 
     With samples, mean and m2 are as `moments` gives them, and gradients go through them; with samples = 0, m2 is
-    var, and both are constants. Of several processes, samples are this one's, m2 is what comes to them, and `share` is
-    the part of all samples that they are.
+    var, and both are constants. None of them: `fire` takes those of the currents, and the running ones follow. Of
+    several processes, samples are this one's, m2 is what comes to them, and `share` is the part of all samples that
+    they are.
     """
 
     weight: Tensor
     bias: Tensor
-    mean: Tensor
-    m2: Tensor
+    mean: Tensor | None
+    m2: Tensor | None
     eps: float
     samples: int
     share: Tensor | None = None
+    running: Running | None = None
 
 
 def can_fuse(spec: Spec, currents: Tensor, residual: Tensor | None, skip: Tensor | None) -> Engine | None:
@@ -58,24 +59,14 @@ def can_fuse(spec: Spec, currents: Tensor, residual: Tensor | None, skip: Tensor
     return registry.choose(spec.how, currents)
 
 
-def moments(currents: Tensor, by: Engine, running: Running | None = None) -> tuple[int, Tensor, Tensor]:
-    """Of the values of each channel: how many, their mean, and the sum of their squared deviations (float64).
-
-    Running statistics, where given, move towards them. (Those of several processes are joined first.)
-    """
-    count = currents.numel() // currents.shape[2]
-    followers = () if running is None else running[:2]
-    if torch.compiler.is_compiling() or not _float32(followers) or not ops.plain((currents, *followers)):
-        mean, m2 = ops.moments(currents, by.name)
-        if running is not None:
-            follow(running, mean, m2 / max(1, count - 1))
-    else:
-        mean, m2 = by.moments(dense(currents.detach()), running)
-    return count, mean, m2
+def moments(currents: Tensor, by: Engine) -> tuple[int, Tensor, Tensor]:
+    """Of the values of each channel: how many, their mean, and the sum of their squared deviations (float64)."""
+    mean, m2 = ops.moments(currents, by.name)
+    return currents.numel() // currents.shape[2], mean, m2
 
 
-def _float32(running: tuple[Tensor, ...]) -> bool:
-    return all(r.dtype is torch.float32 and r.is_contiguous() for r in running)
+def _float32(mean: Tensor, var: Tensor, _: float) -> bool:
+    return mean.dtype is var.dtype is torch.float32 and mean.is_contiguous() and var.is_contiguous()
 
 
 def follow(running: Running, mean: Tensor, var: Tensor) -> None:
@@ -109,15 +100,26 @@ def fire(
         by = registry.choose(spec.how, currents)
     if by is None:
         return _by_definition(spec, currents, state)
-    inputs = _inputs(spec, currents, state, residual, skip, norm[:4] if norm else (None, None, None, None))
-    how = spec.how if norm is None else spec.how._replace(eps=norm.eps, samples=norm.samples)
+    affine: Any
+    how, affine, running = spec.how, (None, None, None, None), None
+    if norm is not None:
+        *affine, eps, samples, share, running = norm
+        how = How(*how[:4], eps, samples)
+        if share is not None:
+            by = processes.together(by, share)
     keep_drive = keep_drive and (norm is not None or residual is not None)  # else it is the currents
-    if norm is not None and norm.share is not None:
-        by = processes.together(by, norm.share)
-    if torch.compiler.is_compiling() and by.operators:
+    inputs = _inputs(spec, currents, state, residual, skip, affine)
+    compiling = torch.compiler.is_compiling()
+    plain = not compiling and ops.plain(inputs if running is None else (*inputs, *running[:2]))
+    if running is not None and not (plain and _float32(*running)):
+        count, mean, m2 = moments(currents, by)
+        follow(running, mean, m2 / max(1, count - 1))
+        inputs, running = inputs._replace(mean=mean, m2=m2), None
+    if compiling and by.operators:
         found = ops.fire(*inputs, *how, keep_state, keep_drive, by.name)
     else:
-        found = ops.Fire.apply(by, how, keep_state, keep_drive, *inputs)
+        call = (by, how, keep_state, keep_drive, plain or not by.operators, running)
+        found = (ops.fire_plain if plain else ops.Fire.apply)(call, *inputs)
     spikes, drive, v, other = found
     return Ran(spikes, currents if drive is None else drive, joined(how.kind, v, other) if keep_state else None)
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rheobase.compat import batched, below_autograd, dispatch_modes, tracing
+from rheobase.compat import applied, batched, below_autograd, dispatch_modes, tracing, transforms, wrapped
 from rheobase.kernels.layout import dense, empty_like
-from rheobase.kernels.registry import Engine, by_name
+from rheobase.kernels.registry import by_name
 from rheobase.kernels.spec import How, check_shape
 
 LEARNABLE = ("decay", "threshold", "input_scale", "leak", "adaptation")
@@ -115,7 +115,6 @@ def _fit(x: Tensor, name: str, tensor: Tensor | None, shape: Sequence[int], dtyp
 
 
 FIRST_NUMBER, FIRST_NORM = Inputs._fields.index("decay"), Inputs._fields.index("weight")
-_LEARNABLE_PLACES = tuple(Inputs._fields.index(name) for name in LEARNABLE)
 
 
 def check(given: Inputs) -> None:
@@ -172,15 +171,15 @@ def _like(number: Tensor | None) -> Tensor | None:
 
 def gradients(x: Tensor, given: Inputs, learned: Sequence[bool]) -> Gradients:
     """Room for what `fire_backward` gives, but for the sums."""
-    normed = given.weight is not None
+    weight = None if given.weight is None else x.new_empty(x.shape[2], dtype=torch.float32)
     return Gradients(
         empty_like(x),
         None if given.state is None else _state_like(x),
         None if given.other is None else _state_like(x),
         None,
-        x.new_empty(x.shape[2], dtype=torch.float32) if normed else None,
-        x.new_empty(x.shape[2], dtype=torch.float32) if normed else None,
-        *[_like(given[i]) if want else None for i, want in zip(_LEARNABLE_PLACES, learned, strict=True)],
+        weight,
+        None if weight is None else torch.empty_like(weight),
+        *[_like(n) if want else None for n, want in zip(given[FIRST_NUMBER:], learned, strict=False)],
     )
 
 
@@ -213,9 +212,7 @@ def laid(given: Inputs) -> Inputs:
 
 
 def _moments(currents: Tensor, engine: str) -> tuple[Tensor, Tensor]:
-    by = by_name(engine)
-    with by.queue():
-        mean, m2 = by.moments(dense(currents))
+    mean, m2 = by_name(engine).moments(dense(currents))
     return mean, m2
 
 
@@ -227,9 +224,7 @@ def _moments_fake(currents: Tensor, engine: str) -> tuple[Tensor, Tensor]:
 def _fire(*inputs: Any) -> tuple[Tensor, ...]:
     given, how, (keep_state, keep_drive, engine) = _split(inputs)
     check(given)
-    by = by_name(engine)
-    with by.queue():
-        return _whole(by.forward(laid(given), how, keep_state, keep_drive))
+    return _whole(by_name(engine).forward(laid(given), how, keep_state, keep_drive))
 
 
 def _fire_fake(*inputs: Any) -> tuple[Tensor, ...]:
@@ -251,9 +246,7 @@ def _check_backward(given: Inputs, grads: Sequence[Tensor | None], drive: Tensor
 def _fire_backward(*inputs: Any) -> tuple[Tensor, ...]:
     given, how, (*grads, drive, learned, engine) = _split(inputs)
     _check_backward(given, grads, drive)
-    by = by_name(engine)
-    with by.queue():
-        return _whole(by.backward(laid(given), how, grads, drive, tuple(learned)))
+    return _whole(by_name(engine).backward(laid(given), how, grads, drive, tuple(learned)))
 
 
 def _fire_backward_fake(*inputs: Any) -> tuple[Tensor, ...]:
@@ -266,9 +259,7 @@ def _fire_backward_fake(*inputs: Any) -> tuple[Tensor, ...]:
 
 def _norm_backward(grad: Tensor, currents: Tensor, *rest: Any) -> Tensor:
     *others, engine = rest
-    by = by_name(engine)
-    with by.queue():
-        found: Tensor = by.norm_backward(grad, dense(currents), *others, torch.empty_like(grad))
+    found: Tensor = by_name(engine).norm_backward(grad, dense(currents), *others, torch.empty_like(grad))
     return found
 
 
@@ -276,13 +267,17 @@ def _norm_backward_fake(grad: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(grad)
 
 
-_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
 def plain(values: Sequence[Any]) -> bool:
-    """Whether nobody looks on by way of the dispatcher (a subclass, a mode, a tracer): it costs as much as a kernel."""
-    quiet = dispatch_modes() == 0 and tracing() is None
-    return quiet and _PLAIN.issuperset(map(type, values))
+    """Whether nobody looks on (a subclass, a mode, a tracer, a transform): the dispatcher costs as much as a kernel."""
+    if dispatch_modes() or tracing() is not None or transforms() is not None:
+        return False
+    for value in values:  # noqa: SIM110  (it runs in each call)
+        if value is not None and (type(value) not in _PLAIN or wrapped(value)):
+            return False
+    return True
 
 
 def refuse_second(name: str) -> None:
@@ -300,42 +295,47 @@ def refuse_second(name: str) -> None:
 class Fire(torch.autograd.Function):
     """A neuron over a sequence, by an engine or by a gradient rule; with an engine, a norm may go before it.
 
-    `forward(engine, how, keep_state, keep_drive, *inputs)`; differentiable once.
+    `forward((engine, how, keep_state, keep_drive, direct, running), *inputs)`; differentiable once. `direct`: past the
+    dispatcher, as what is `plain` may go. With `running` statistics a norm has no mean and m2 yet: they are taken here,
+    so that the engine does it all at once.
     """
 
     @staticmethod
-    def forward(ctx: Any, engine: Engine, how: How, keep_state: bool, keep_drive: bool, *tensors: Any) -> Any:
+    def forward(ctx: Any, call: tuple[Any, ...], *tensors: Any) -> Any:
         """Outputs."""
-        given = Inputs(*tensors)
-        with below_autograd():
-            if engine.operators and not plain(tensors):
-                found = Outputs(*_some(fire(*tensors, *how, keep_state, keep_drive, engine.name)))
-            else:
+        engine, how, keep_state, keep_drive, direct, running = call
+        with below_autograd(), engine.queue() if direct else nullcontext():
+            if running is not None:
+                tensors = (*tensors[:-2], *engine.moments(dense(tensors[0]), running))
+            given = Inputs(*tensors)
+            if direct:
                 check(given)
-                with engine.queue():  # autograd hands what is saved to hooks, which may look at it
-                    found = engine.forward(laid(given), how, keep_state, keep_drive)
+                found = engine.forward(laid(given), how, keep_state, keep_drive)
+            else:
+                found = Outputs(*_some(fire(*given, *how, keep_state, keep_drive, engine.name)))
+        # all is done by now, as autograd hands what is saved to hooks, which may look at it
         ctx.engine, ctx.how = engine, how
-        ctx.joined, ctx.skipped = given.residual is not None, given.skip is not None
-        if ctx.joined and keep_drive:
+        if given.residual is not None and keep_drive:
             given = given._replace(residual=None)
-        if ctx.skipped:
+        if given.skip is not None:
             given = given._replace(skip=None)
         ctx.save_for_backward(*given, found.drive)
         ctx.set_materialize_grads(False)
-        return tuple(found)
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         """Gradients of the inputs."""
         refuse_second(ctx.engine.name)
-        engine, how, needs, joined = ctx.engine, ctx.how, ctx.needs_input_grad[4:], ctx.joined
+        engine, how, needs = ctx.engine, ctx.how, ctx.needs_input_grad[1:]
+        joined, skipped = needs[1:3]
         *saved, drive = ctx.saved_tensors
-        given, grads = Inputs(*saved), _some(grads)
+        given = Inputs(*saved)
         if grads[0] is None:
             grads = (torch.zeros_like(given.currents), *grads[1:])
-        learned = tuple(needs[i] for i in _LEARNABLE_PLACES)
+        learned = needs[FIRST_NUMBER : FIRST_NUMBER + len(LEARNABLE)]
         direct = not engine.operators or (
-            plain(saved) and plain(grads) and not any(batched(g) for g in grads if g is not None)
+            plain((*saved, *grads)) and not any(batched(g) for g in grads if g is not None)
         )
         with engine.queue() if direct else nullcontext():
             if direct:
@@ -351,11 +351,15 @@ class Fire(torch.autograd.Function):
                 else:
                     gx = norm_backward(*arguments, engine.name)
         return (
-            None, None, None, None, gx, gy if joined else None, grads[0] if ctx.skipped else None,
+            None, gx, gy if joined else None, grads[0] if skipped else None,
             _as(found.state, given.state), _as(found.other, given.other),
             found.decay, found.threshold, found.input_scale, found.leak, found.adaptation, None, None,
             _as(found.weight, given.weight), _as(found.bias, given.bias), None, None,
         )  # fmt: skip
+
+
+fire_plain = applied(Fire)
+"""`Fire.apply` on what is `plain`."""
 
 
 def _as(gradient: Tensor | None, of: Tensor | None) -> Tensor | None:
@@ -366,8 +370,7 @@ def _as(gradient: Tensor | None, of: Tensor | None) -> Tensor | None:
 def _recorded(*inputs: Any) -> tuple[Tensor, ...]:
     """`fire` under autograd."""
     given, how, (keep_state, keep_drive, engine) = _split(inputs)
-    found = Fire.apply(by_name(engine), how, keep_state, keep_drive, *given)
-    return _whole(found)
+    return _whole(Fire.apply((by_name(engine), how, keep_state, keep_drive, plain(given), None), *given))
 
 
 for _name, _function, _fake in (

@@ -159,14 +159,15 @@ def choose(how: How, x: Tensor) -> Engine | None:
         return None
     if wanted != "auto":
         engine = by_name(wanted)
-        reason = _why_not(engine, how, x)
+        reason = _why_not(engine, how, x, x.device.type)
         if reason is not None:
             raise RuntimeError(f"the {wanted} engine was asked for, but {reason}")
         return engine
+    device = x.device.type
     for engine in _found.values():  # type: ignore[assignment]
-        if isinstance(engine, str) or x.device.type not in engine.devices:
+        if isinstance(engine, str) or device not in engine.devices:
             continue
-        reason = _why_not(engine, how, x)
+        reason = _why_not(engine, how, x, device)
         if reason is None:
             return engine
         if reason not in _said and not torch.compiler.is_compiling():
@@ -178,8 +179,8 @@ def choose(how: How, x: Tensor) -> Engine | None:
 _said: set[str] = set()
 
 
-def _why_not(engine: Engine, how: How, x: Tensor) -> str | None:
-    if x.device.type not in engine.devices:
+def _why_not(engine: Engine, how: How, x: Tensor, device: str) -> str | None:
+    if device not in engine.devices:
         return f"it runs on {' and '.join(engine.devices)}, and the currents are on {x.device}"
     looked = transformed()
     return engine.why_not(how, x) if looked is None else f"{looked} sees through the definition only"

@@ -137,7 +137,7 @@ class LIF(Neuron):
     @property
     def native(self) -> bool:
         """Whether it does what the engines do: not where a step, or a run, is its own."""
-        return not (altered(self, LIF, "step") or altered(self, Neuron, "run"))
+        return not altered(self, LIF, "step", "run")
 
     @property
     def rests(self) -> bool:
@@ -148,7 +148,7 @@ class LIF(Neuron):
         self, currents: Tensor, state: State, watch: bool = False, spec: Spec | None = None, **options: Any
     ) -> Ran:
         """By an engine, with what it can do along (see `kernels.fire`); by the definition where a step is its own."""
-        if altered(self, LIF, "step"):
+        if spec is None and altered(self, LIF, "step"):
             if self.rule is not None:
                 raise ValueError(
                     f"the rule {self.rule.name!r} cannot be used here: {type(self).__name__} has a step of its own"

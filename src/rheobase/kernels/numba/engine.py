@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,12 +41,12 @@ def moments(x: Tensor, running: Running | None = None) -> tuple[Tensor, Tensor]:
     if not x.numel():
         return mean.zero_(), m2.zero_()
     sums = x.new_empty((how.pieces, 2, how.C), dtype=torch.float64)
-    fields: dict[str, Any] = {"sum_rows": 2, "count": how.N * how.T / how.C}
-    tensors = {"mean": mean, "m2": m2, "sums": sums}
+    running_mean, running_var, momentum = running or (None, None, 0)
+    work = job(x, how, mean=mean, m2=m2, sums=sums, running_mean=running_mean, running_var=running_var)
+    work.sum_rows, work.count, work.momentum = 2, how.N * how.T / how.C, momentum
     if running is not None:
-        tensors["running_mean"], tensors["running_var"], fields["momentum"] = running
-    moved = None if running is None else partial(torch.autograd.graph.increment_version, running[:2])
-    threads.run(norm.moments(ELEMENTS[x.dtype]), job(x, how, tensors, fields), moved)
+        torch.autograd.graph.increment_version(running[:2])
+    threads.run(norm.moments(ELEMENTS[x.dtype]), work)
     return mean, m2
 
 
@@ -68,8 +67,12 @@ def backward(
     if not x.numel():
         return zeroed(gradients)
     task, sums = backward_task(given, how, grads, drive, learned, gradients)
-    threads.run(*task, partial(fill, gradients, sums, x))
-    return gradients._replace(sums=sums.rows[0, :2]) if given.weight is not None else gradients
+    threads.run(*task, partial(fill, gradients, sums, x) if True in learned else None)
+    if given.weight is not None:
+        channels = given.weight.shape[0]
+        of_norm = sums.rows.as_strided((2, channels), (channels, 1))  # (as [0, :2], which takes longer)
+        return Gradients(*gradients[:3], of_norm, *gradients[4:])
+    return gradients
 
 
 def norm_backward(
@@ -88,8 +91,8 @@ def norm_backward(
         return out
     x = aligned(x[:1], grad).expand(x.shape) if static(x) else aligned(x, grad)
     weight, sums = row(weight, torch.float32), row(sums, torch.float64)
-    tensors: dict[str, Tensor | None] = {"weight": weight, "mean": mean, "m2": m2, "sums": sums, "gy": grad, "gx": out}
-    work = job(x, walk(x, True), tensors, {"eps": eps, "count": samples})
+    work = job(x, walk(x, True), weight=weight, mean=mean, m2=m2, sums=sums, gy=grad, gx=out)
+    work.eps, work.count = eps, samples
     threads.run(norm.norm_backward(ELEMENTS[x.dtype]), work)
     return out
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from functools import lru_cache
+from struct import Struct
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from rheobase.kernels import ops
 from rheobase.kernels.layout import aligned
 from rheobase.kernels.numba import neuron
-from rheobase.kernels.numba.jit import ELEMENTS, Job, Kernel
+from rheobase.kernels.numba.jit import ELEMENTS, NUMBERS, Job, Kernel
 from rheobase.kernels.numba.rows import RESETS, SURROGATES
 from rheobase.kernels.numba.walk import Walk, walk
 from rheobase.kernels.ops import FIRST_NORM, FIRST_NUMBER, Gradients, Inputs, Outputs
@@ -53,41 +55,49 @@ def _numbers(given: Inputs, x: Tensor) -> _Numbers:
     return _Numbers(fields, channels, neurons, tensors)
 
 
+@lru_cache(maxsize=4096)
+def _blank(how: Walk) -> Job:
+    """What jobs that walk so have in common, to be copied: making one takes longer."""
+    return Job(0, 0, 0, *how)
+
+
+_pack_numbers, _NUMBERS_AT = Struct(f"={2 * len(NUMBERS)}q").pack_into, getattr(Job, f"n_{NUMBERS[0]}").offset
+
+
 def _flat(state: Tensor | None, like: Tensor) -> Tensor | None:
     """A state `[B, ...]` in float32 and in the storage order of `like`."""
     return None if state is None else aligned(state.to(torch.float32).unsqueeze(0), like)
 
 
-def job(
-    x: Tensor, how: Walk, tensors: Mapping[str, Tensor | None], fields: dict[str, Any], numbers: _Numbers | None = None
-) -> Job:
+def job(x: Tensor, how: Walk, numbers: _Numbers | None = None, **tensors: Tensor | None) -> Job:
     """A job on currents x and these tensors, which live as long as it."""
+    made = Job.from_buffer_copy(_blank(how))
+    made.x = x.data_ptr()
+    if numbers is not None:
+        _pack_numbers(made, _NUMBERS_AT, *numbers.fields)
     for name, tensor in tensors.items():
         if tensor is not None:
-            fields[name] = tensor.data_ptr()
-    made = Job(0, 0, 0, *how, *(() if numbers is None else numbers.fields), x=x.data_ptr(), **fields)
+            setattr(made, name, tensor.data_ptr())
     made.alive = (x, tensors, numbers)
     return made
 
 
-def _brought(given: Inputs, x: Tensor, fields: dict[str, Any]) -> dict[str, Tensor | None]:
-    """What goes in, as kernels read it; and in the fields, how far apart the residual's steps are."""
-    found: dict[str, Tensor | None] = {}
-    if given.state is not None:
-        found["state"] = _flat(given.state, x)
-    if given.other is not None:
-        found["other"] = _flat(given.other, x)
-    residual = given.residual
-    if residual is not None:
-        moving = not static(residual)
-        found["residual"] = aligned(residual if moving else residual[:1], x)
-        fields["residual_step"] = x[0].numel() if moving else 0
+def _neurons(given: Inputs, how: How, numbers: _Numbers, shape: Walk, **tensors: Tensor | None) -> Job:
+    """A job with all that goes in, as kernels read it."""
+    x, residual = given.currents, given.residual
+    if given.state is not None or given.other is not None:
+        tensors["state"], tensors["other"] = _flat(given.state, x), _flat(given.other, x)
     if given.skip is not None:
-        found["skip"] = aligned(given.skip, x)
+        tensors["skip"] = aligned(given.skip, x)
+    moving = residual is not None and not static(residual)
+    if residual is not None:
+        tensors["residual"] = aligned(residual if moving else residual[:1], x)
     if given.weight is not None and given.bias is not None:
-        found["weight"], found["bias"] = row(given.weight, torch.float32), row(given.bias, torch.float32)
-        found["mean"], found["m2"] = given.mean, given.m2
-    return found
+        tensors["weight"], tensors["bias"] = row(given.weight, torch.float32), row(given.bias, torch.float32)
+        tensors["mean"], tensors["m2"] = given.mean, given.m2
+    made = job(x, shape, numbers, **tensors)
+    made.eps, made.count, made.residual_step = how.eps, how.samples, shape.N if moving else 0
+    return made
 
 
 class Task(NamedTuple):
@@ -102,11 +112,9 @@ def forward_task(given: Inputs, how: How, outputs: Outputs) -> Task:
     x = given.currents
     cuba, adaptive = how.kind == "CubaLIF", how.kind == "AdaptiveLIF"
     numbers = _numbers(given, x)
-    fields: dict[str, Any] = {"eps": how.eps, "count": how.samples}
-    tensors = _brought(given, x, fields)
-    tensors["spikes"], tensors["drive"], tensors["final"], tensors["final_other"] = outputs
     shape = walk(x, numbers.channels or given.weight is not None, numbers.neurons)
-    work = job(x, shape, tensors, fields, numbers)
+    spikes, drive, final, other = outputs
+    work = _neurons(given, how, numbers, shape, spikes=spikes, drive=drive, final=final, final_other=other)
     rows = numbers.channels or numbers.neurons
     kernel = neuron.forward(ELEMENTS[x.dtype], RESETS.index(how.reset), cuba, adaptive, rows)
     return Task(kernel, work)
@@ -131,31 +139,30 @@ def backward_task(
     x = given.currents
     cuba, adaptive, normed = how.kind == "CubaLIF", how.kind == "AdaptiveLIF", given.weight is not None
     numbers = _numbers(given, x)
-    fields: dict[str, Any] = {"eps": how.eps, "count": how.samples}
-    tensors = _brought(given, x, fields)
+    for_decay, for_threshold, for_scale, *_ = learned
+    arrays = 1 + (cuba or adaptive) + (for_decay or (for_threshold and how.reset == "delayed")) + for_scale
+    shape = walk(x, numbers.channels or normed, numbers.neurons, arrays)
+    learning = _learning(gradients) if True in learned else []
+    # some are one a neuron, or there are so many channels that a sum of each in every piece would be more
+    apart = bool(learning) and (any(g.dim() > 1 for g in learning) or shape.pieces * shape.C > shape.N)
+    sum_rows = 2 * normed + (0 if apart else len(learning))
+    sums = x.new_empty((shape.pieces, sum_rows, shape.C), dtype=torch.float64)
+    each = x.new_empty((len(learning), shape.N), dtype=torch.float32) if apart else None
     grad, grad_drive, final, final_other = grads
     assert grad is not None
-    tensors["g"], tensors["gy"] = aligned(grad, x), gradients.drive
+    tensors = {"g": aligned(grad, x), "gy": gradients.drive, "sums": sums, "g_numbers": each}
+    if given.state is not None or given.other is not None:
+        tensors["g_state"], tensors["g_other"] = gradients.state, gradients.other
+    if normed:
+        tensors["g_weight"], tensors["g_bias"] = gradients.weight, gradients.bias
     if final is not None or final_other is not None:
         tensors["g_final"], tensors["g_final_other"] = _flat(final, x), _flat(final_other, x)
     if grad_drive is not None:
         tensors["g_drive"] = aligned(grad_drive, x)
     if drive is not None:
         tensors["drive"] = aligned(drive, x)
-    tensors["g_state"], tensors["g_other"] = gradients.state, gradients.other
-    tensors["g_weight"], tensors["g_bias"] = gradients.weight, gradients.bias
-    for_decay, for_threshold, for_scale, *_ = learned
-    arrays = 1 + (cuba or adaptive) + (for_decay or (for_threshold and how.reset == "delayed")) + for_scale
-    shape = walk(x, numbers.channels or normed, numbers.neurons, arrays)
-    learning = _learning(gradients)
-    # some are one a neuron, or there are so many channels that a sum of each in every piece would be more
-    apart = any(g.dim() > 1 for g in learning) or (bool(learning) and shape.pieces * shape.C > shape.N)
-    sum_rows = 2 * normed + (0 if apart else len(learning))
-    fields["sum_rows"] = sum_rows
-    sums = x.new_empty((shape.pieces, sum_rows, shape.C), dtype=torch.float64)
-    each = x.new_empty((len(learning), shape.N), dtype=torch.float32) if apart else None
-    tensors["sums"], tensors["g_numbers"] = sums, each
-    work = job(x, shape, tensors, fields, numbers)
+    work = _neurons(given, how, numbers, shape, **tensors)
+    work.sum_rows = sum_rows
     kind, reset = SURROGATES.index(how.surrogate), RESETS.index(how.reset)
     flags = (how.detach_reset, numbers.channels or numbers.neurons, normed, learned, apart)
     kernel = neuron.backward(ELEMENTS[x.dtype], kind, reset, cuba, adaptive, *flags)
