@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from rheobase.chance import forked
+
 
 @contextmanager
 def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
@@ -25,9 +27,7 @@ def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
 def untouched(model: nn.Module, seed: int, training: bool) -> Iterator[None]:
     """Within it the model may run in this mode; after it buffers, modes, gradients and random numbers are as before."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices), in_mode(model, training):
-        torch.manual_seed(seed)
+    with forked(seed), in_mode(model, training):
         try:
             yield
         finally:

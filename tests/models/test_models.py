@@ -466,3 +466,12 @@ def test_a_bfloat16_model_runs() -> None:
     assert rates(model, x).min() > 0.02
     logits.float().square().sum().backward()
     assert all(p.grad.any() for p in model.parameters())
+
+
+def test_classic_nets_are_built_on_meta() -> None:
+    with torch.device("meta"):
+        model = rb.models.create("spiking_resnet18", classes=3, in_channels=1, steps=4, width=4)
+    real = rb.models.create("spiking_resnet18", classes=3, in_channels=1, steps=4, width=4)
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in real.named_parameters()]
+    model.to_empty(device="cpu").load_state_dict(real.state_dict())
+    assert torch.equal(model.eval()(images(2)[:, :1]), real.eval()(images(2)[:, :1]))

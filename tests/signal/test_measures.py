@@ -78,8 +78,8 @@ def test_what_a_linear_reader_tells_apart() -> None:
 
 def test_the_window_of_a_surrogate() -> None:
     distance = torch.linspace(-2, 2, 4001)
-    assert m.in_window(distance, rb.surrogate.Triangle(1.0)) == pytest.approx(0.25, abs=0.001)
-    assert m.in_window(distance, rb.surrogate.Rectangle(0.5)) == pytest.approx(0.125, abs=0.001)
+    assert m.in_window(distance, rb.surrogate.Triangle(1.0).derivative) == pytest.approx(0.25, abs=0.001)
+    assert m.in_window(distance, rb.surrogate.Rectangle(0.5).derivative) == pytest.approx(0.125, abs=0.001)
 
 
 def test_what_rounding_leaves_is_nothing() -> None:

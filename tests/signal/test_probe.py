@@ -137,3 +137,38 @@ def test_bad_input_is_told() -> None:
         rb.probe(model, x, y, loss=lambda logits, labels: logits.mean())
     with pytest.raises(ValueError, match="without a gradient"):
         rb.probe(model, x, y, loss=lambda logits, labels: logits.detach().mean((0, 2)))
+
+    class Stepped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.lif = nn.Linear(3, 3), rb.LIF()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            current, v = self.layer(x), torch.zeros(2, 3)
+            return torch.stack([self.lif.step(current, v)[0] for _ in range(3)])
+
+    with pytest.raises(ValueError, match=r"no neuron ran; they are called on sequences \[T, B, ...\]"):
+        rb.probe(Stepped(), torch.randn(2, 3))
+
+
+def test_surrogates_that_differ_from_channel_to_channel() -> None:
+    model = nn.Sequential(
+        rb.PerStep(nn.Linear(4, 6)), rb.LIF(threshold=torch.rand(6) + 0.2), rb.PerStep(nn.Linear(6, 3))
+    )
+    model[1].surrogate_width = torch.rand(6) + 1
+    report = rb.probe(model, 3 * torch.randn(7, 16, 4), torch.arange(16) % 3)
+    assert 0 < (report.layers[0].in_window or 0) < 1
+    assert rb.tune(model, 3 * torch.randn(7, 16, 4), torch.arange(16) % 3).left == {
+        "1": "its surrogate is not one for all"
+    }
+
+
+def test_labels_that_are_no_classes() -> None:
+    model, x, y = net()
+    for labels, loss in (
+        (torch.where(y == 0, -100, y), None),
+        (torch.arange(24) * 10**9, lambda logits, y: logits.mean((0, 2)) * y),
+    ):
+        report = rb.probe(model, x, labels, loss=loss)
+        assert (report.layers[0].accuracy is None) == (loss is not None)
+    assert rb.probe(model, x, torch.zeros(24).long()).layers[0].accuracy is None

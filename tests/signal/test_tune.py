@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -189,3 +190,135 @@ def test_bad_input_is_told() -> None:
     with pytest.raises(ValueError, match="probe: the model has no neurons"):
         rb.tune(nn.Linear(3, 3), torch.randn(8, 3))
     assert math.isfinite(rb.tune(Ladder(2), x, y, widths=False).after.level)
+
+
+@pytest.mark.parametrize(
+    ("depth", "surrogate"),
+    [
+        (12, rb.surrogate.SuperSpike(100.0)),
+        (20, rb.surrogate.SuperSpike(10.0)),
+        (20, rb.surrogate.SuperSpike(0.3)),
+        (12, rb.surrogate.SuperSpike(30.0)),
+    ],
+)
+def test_what_is_far_from_level_is_levelled_too(depth: int, surrogate: rb.surrogate.Surrogate) -> None:
+    x, y = digits(128)
+    found = rb.tune(Tower(depth, 4, rb.LIF(surrogate=surrogate)), x, y)
+    assert not 1e-3 < found.before.level < 1e3
+    assert 0.5 < found.after.level < 2
+    assert 0.4 < found.held_out.level < 2.5
+    assert len(found.unreached) <= 2, "beside the last neuron, which keeps its width"
+
+
+def test_it_tells_where_no_width_is_enough() -> None:
+    x, y = digits()
+    found = rb.tune(Tower(8, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(2.0).scaled(1e-3))), x, y)
+    assert found.unreached
+    assert "no width was enough at layers." in found.verdict
+
+
+def test_what_was_begun_by_tuning_is_saved_with_the_model(tmp_path: Path) -> None:
+    x, y = digits()
+    model = rb.models.create(
+        "spiking_resnet18", classes=10, in_channels=1, steps=4, width=4, start="plain", shortcut="pool"
+    )
+    rb.tune(model, x, y, start="identity")
+    rb.save(model, tmp_path / "net.safetensors")
+    again = rb.load(tmp_path / "net.safetensors")
+    assert torch.equal(again.eval()(x[:4]), model.eval()(x[:4]))
+    surrogates = [m.surrogate for m in model.modules() if isinstance(m, rb.LIF)]
+    assert [m.surrogate for m in again.modules() if isinstance(m, rb.LIF)] == surrogates
+    rb.tune(again, x, y, start="identity", widths=False)
+    fires = [m.fire.neuron.surrogate for m in again.modules() if isinstance(m, Block)]
+    rb.tune(again, x, y, start="identity", widths=False)
+    assert [m.fire.neuron.surrogate for m in again.modules() if isinstance(m, Block)] == fires
+
+
+def test_frozen_layers_are_looked_through() -> None:
+    x, y = digits()
+    for frozen in (1, 6):
+        model = Ladder(6, rb.LIF(surrogate=rb.surrogate.SuperSpike(8.0)))
+        for layer in list(model.layers)[:frozen]:
+            layer.requires_grad_(False)
+        report = rb.probe(model, x, y)
+        assert report.layers[0].gradient_norm > 0
+        assert "no gradient" not in report.verdict
+        assert report.layers[0].weight_ratio is None
+        rb.tune(model, x, y)
+        assert not any(p.requires_grad for p in model.layers[0].parameters())
+
+
+def test_a_start_that_does_not_go_with_the_model_is_refused_and_changes_nothing() -> None:
+    x, y = digits()
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ladder, self.lif = Ladder(3), rb.LIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            s = self.ladder.layers[0](x.flatten(1).expand(4, -1, -1))
+            for layer in list(self.ladder.layers)[1:]:
+                s = s + layer(s)
+            logits: Tensor = self.ladder.head(s)
+            return logits
+
+    for model, start, told in (
+        (Own(), "identity", "let the last norm of a branch begin at zero"),
+        (Ladder(3), "fluctuation", "it is for nets without norms and without skips"),
+    ):
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(ValueError, match=told):
+            rb.tune(model, x, y, start=start)  # type: ignore[arg-type]
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, before[name])
+
+
+def test_an_error_on_the_way_leaves_the_model_as_it_was() -> None:
+    x, y = digits()
+    model = Ladder(4)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="batch_size"):
+        rb.tune(model, x, y, start="orthogonal", held_out=(x[:8], y[:4]))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(m.rule is None for m in model.modules() if isinstance(m, rb.LIF))
+
+
+def test_sequences_are_divided_by_samples() -> None:
+    x, y = digits(24)
+    model = Tower(4, 10, rb.LIF())
+    model.forward = lambda frames: model.head(model.layers(frames))  # type: ignore[method-assign]
+    found = rb.tune(model, x.expand(10, *x.shape), y)
+    assert (found.after.steps, found.after.batch) == (10, 12)
+    with pytest.raises(ValueError, match=r"there are 5 labels, and x"):
+        rb.tune(model, x.expand(10, *x.shape), y[:5])
+    with pytest.raises(ValueError, match="give held_out"):
+        rb.tune(model, {"x": x}, y)  # type: ignore[arg-type]
+
+
+def test_one_neuron_for_several_places_is_left_alone() -> None:
+    x, y = digits()
+    model, lif = Ladder(4), rb.LIF(surrogate=rb.surrogate.SuperSpike(9.0))
+    for layer in model.layers:
+        layer[2] = lif  # type: ignore[index]
+    found = rb.tune(model, x, y)
+    assert found.left == {"layers.0.2": "it runs at several places, and has one surrogate"}
+    assert lif.surrogate == rb.surrogate.SuperSpike(9.0)
+
+
+def test_the_head_is_what_runs_last_wherever_it_is_declared() -> None:
+    x, y = digits()
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.ladder = rb.PerStep(nn.Linear(32, 10)), Ladder(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            s = x.flatten(1).expand(4, -1, -1)
+            for layer in self.ladder.layers:
+                s = layer(s)
+            logits: Tensor = self.head(s)
+            return logits
+
+    assert rb.tune(Turned(), x, y, start="orthogonal").begun == tuple(f"ladder.layers.{i}.0.module" for i in range(2))

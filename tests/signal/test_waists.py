@@ -83,3 +83,26 @@ def test_a_net_of_ones_own_with_one_neuron_for_all_places() -> None:
     report = rb.probe(Own(), x.detach(), torch.randint(8, (6,)))
     assert len(report.layers) == 5
     assert report.layers[0].gain == report.layers[0].gradient_norm / report.layers[1].gradient_norm
+
+
+def test_a_side_branch_that_runs_first_does_not_hide_the_rest() -> None:
+    torch.manual_seed(0)
+
+    class Sided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.side, self.main = nn.Linear(8, 3), nn.ModuleList(nn.Linear(8, 8) for _ in range(5))
+            self.lifs = nn.ModuleList(rb.LIF(threshold=0.3) for _ in range(6))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.expand(4, -1, -1)
+            side = self.side(self.lifs[5](x))
+            for layer, lif in zip(self.main, self.lifs, strict=False):
+                x = lif(layer(x))
+            logits: Tensor = self.head(x) + side
+            return logits
+
+    report = rb.probe(Sided(), 2 * torch.randn(12, 8), torch.arange(12) % 3)
+    assert [layer.beside for layer in report.layers] == [True, *[False] * 5]
+    assert len(report.waists) >= 5

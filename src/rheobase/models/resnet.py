@@ -71,16 +71,19 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(pool, parts.conv(inputs, end.outputs, 1), last(end.outputs))
         elif inputs != end.outputs or stride > 1:
             self.shortcut = nn.Sequential(parts.conv(inputs, end.outputs, 1, stride), last(end.outputs))
-        self.begun = False
         if begin.identity:
             self.begin_as_identity()
 
     def begin_as_identity(self) -> None:
         """Let nothing out of the branch."""
-        self.begun = True
         last = self._last
         for parameter in (last.weight, last.bias):
             nn.init.zeros_(parameter)
+
+    @property
+    def begun(self) -> bool:
+        """Whether nothing comes out of its branch yet."""
+        return not self._last.weight.any()
 
     @property
     def _last(self) -> Any:
@@ -103,15 +106,16 @@ class Classic(Block):
         For the spikes a constant current comes with them (`margin`). For the gradient it goes through the reset: with a
         soft one dv/du = 1 - threshold h, so that what goes to the spikes does not also stay in the potential. Were the
         reset detached, the gradient of a neuron that fires at every step would grow by up to 1 / (1 - decay) a block.
-        And the surrogate is `WIDE` times as wide, so that h is near its peak wherever the potential stands.
+        And the surrogate is `WIDE` times as wide as in the branch, so that h is near its peak wherever u stands.
         """
-        again = self.begun
         super().begin_as_identity()
         neuron: Any = self.fire.neuron
         if isinstance(neuron, LIF) and isinstance(self.shortcut, nn.Identity):
             neuron.detach_reset = False
-            neuron.surrogate = neuron.surrogate.stretched(1.0 if again else WIDE)
-            nn.init.constant_(self._last.bias, margin(neuron, self.steps) or 0.0)
+            if not neuron.surrogate_width.is_meta:
+                within: Any = next(layer.neuron for layer in self.branch if isinstance(layer, Fire))
+                neuron.surrogate = within.surrogate.stretched(WIDE)
+                nn.init.constant_(self._last.bias, margin(neuron, self.steps) or 0.0)
 
     def forward(self, s: Tensor) -> Tensor:
         """Spikes to spikes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -101,6 +102,7 @@ def told_apart(products: Tensor, labels: Tensor, ridge: float = 0.1) -> float:
     With H = K (K + l I)^-1, K inner products `[B, B]` about the mean, Y the labels, what sample i gets from the others
     is (H Y - H_ii Y_i) / (1 - H_ii); l is `ridge` times the mean of K's diagonal.
     """
+    labels = torch.unique(labels, return_inverse=True)[1]
     wanted = torch.nn.functional.one_hot(labels).double()
     wanted = wanted - wanted.mean(0)
     size = products.diagonal().mean()
@@ -113,8 +115,6 @@ def told_apart(products: Tensor, labels: Tensor, ridge: float = 0.1) -> float:
     return float((left_out.argmax(1) == labels).double().mean())
 
 
-def in_window(distance: Tensor, surrogate: object) -> float:
+def in_window(distance: Tensor, derivative: Callable[[Tensor], Tensor]) -> float:
     """Share of potentials, as distance u - threshold, at which the surrogate is at least half as high as its peak."""
-    h = surrogate.derivative(distance)  # type: ignore[attr-defined]
-    peak = surrogate.derivative(torch.zeros_like(distance[:1]))  # type: ignore[attr-defined]
-    return float((2 * h >= peak).double().mean())
+    return float((2 * derivative(distance) >= derivative(torch.zeros_like(distance))).float().mean())

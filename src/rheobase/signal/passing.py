@@ -18,9 +18,11 @@ from rheobase.layers import PerStep, readout
 from rheobase.modes import untouched
 from rheobase.neurons.base import Neuron, outermost
 from rheobase.neurons.looking import looking
-from rheobase.signal.waists import waists
+from rheobase.signal.waists import ordered, waists
 
 Loss = Callable[[Any, Any], Tensor]
+FIRST = 4
+"""So many neurons may be where a net begins."""
 
 
 class Place(NamedTuple):
@@ -149,13 +151,26 @@ class Run:
 
 
 @contextmanager
+def unfrozen(model: nn.Module) -> Iterator[None]:
+    """Within it all parameters want a gradient, so that one comes down through frozen layers too."""
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+@contextmanager
 def running(model: nn.Module, wanted: set[Place] | None = None) -> Iterator[Run]:
     """Take down what runs; of other modules than neurons only what is wanted, where that is known."""
     neurons = {neuron: path for path, neuron in outermost(model).items()}
     # what is within a neuron is its own, and within PerStep the steps lie one after the other
     closed = [*neurons, *(module for module in model.modules() if isinstance(module, PerStep))]
     inside = {child for module in closed for child in module.modules() if child is not module}
-    run = Run(neurons, {p: name for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad})
+    run = Run(neurons, {p: name for name, p in model.named_parameters() if p.dim() > 1})
     run.wanted = wanted
     with ExitStack() as hooks, looking(tape=run):
         paths = None if wanted is None else {place.path for place in wanted}
@@ -194,28 +209,40 @@ def passing(
     """
     if not outermost(model):
         raise ValueError("probe: the model has no neurons")
-    with untouched(model, seed, training), kernels.engine(fused=False), torch.enable_grad():
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with untouched(model, seed, training), unfrozen(model), kernels.engine(fused=False), torch.enable_grad():
         with running(model) as run:
             outputs = model(x)
+        if not run.calls:
+            raise ValueError("probe: no neuron ran; they are called on sequences [T, B, ...], as neuron(currents)")
         losses = loss(outputs, y)
         if losses.dim() != 1 or len(losses) < 1 + halves or not losses.requires_grad:
             what = f"{list(losses.shape)}{'' if losses.requires_grad else ' without a gradient'}"
             raise ValueError(f"probe: the loss must be one a sample, [B] with B >= {1 + halves}, got {what}")
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         height = _height(run, losses)
         narrow = _waists(run, height)
         wanted = [t for _, ran in run.calls for t in (ran.drive, ran.outputs)]
-        wanted += [*named.values(), *(features for _, features in narrow)]
+        wanted += [*trained.values(), *(features for _, features in narrow)]
         half = losses[: len(losses) // 2].sum() / len(losses)
-        parts = [(_gradients(half, list(named.values()), keep=True))] if halves else []
+        parts = [(_gradients(half, list(trained.values()), keep=True))] if halves else []
         gradients = iter(_gradients(losses.mean(), wanted, keep=False))
         beside = [bool(height) and ran.outputs.grad_fn not in height for _, ran in run.calls]
         seen = [(ran.drive.detach(), _potentials(neuron, ran), ran.outputs.detach()) for neuron, ran in run.calls]
     layers = [
-        Layer(path, neuron, *seen[i], next(gradients), next(gradients), tuple(dict.fromkeys(weights)), beside[i])
+        Layer(
+            path,
+            neuron,
+            *seen[i],
+            next(gradients),
+            next(gradients),
+            tuple(name for name in dict.fromkeys(weights) if name in trained),
+            beside[i],
+        )
         for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
     ]
-    weights = {name: tuple(each) for name, *each in zip(named, [next(gradients) for _ in named], *parts, strict=True)}
+    weights = {
+        name: tuple(each) for name, *each in zip(trained, [next(gradients) for _ in trained], *parts, strict=True)
+    }
     found = [Waist(place, features.detach(), next(gradients)) for place, features in narrow]
     return Passed(layers, found, outputs, weights, losses.detach().mean())
 
@@ -235,9 +262,23 @@ def _weights(run: Run) -> list[list[str]]:
 
 
 def _height(run: Run, losses: Tensor) -> dict[Any, int]:
-    """The nodes that everything goes through from the first neuron's currents on, the lowest with 0."""
-    bottom = next((ran.drive.grad_fn for _, ran in run.calls if ran.drive.grad_fn is not None), None)
-    return {} if bottom is None else {node: i for i, node in enumerate(waists(losses.grad_fn, bottom))}
+    """The nodes that everything goes through from a first neuron's currents on, the lowest with 0.
+
+    A net with side branches has several neurons with none below; that from which most neurons lie on the way is taken.
+    """
+    best: dict[Any, int] = {}
+    most = -1
+    for i, (_, first) in enumerate(run.calls[:FIRST]):
+        if first.drive.grad_fn is None:
+            continue
+        below = set(ordered(first.drive.grad_fn)) if i else set()
+        if any(ran.outputs.grad_fn in below for _, ran in run.calls[:i]):
+            continue
+        found = {node: height for height, node in enumerate(waists(losses.grad_fn, first.drive.grad_fn))}
+        count = sum(ran.outputs.grad_fn in found for _, ran in run.calls)
+        if count > most:
+            best, most = found, count
+    return best
 
 
 def _waists(run: Run, height: Mapping[Any, int]) -> list[tuple[Place, Tensor]]:

@@ -14,6 +14,7 @@ from rheobase.neurons import LIF
 from rheobase.signal import measures
 from rheobase.signal.gain import Profile
 from rheobase.signal.passing import Layer, Passed
+from rheobase.surrogate import SHAPES
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,11 @@ def _in_window(layer: Layer) -> float | None:
     neuron = getattr(layer.neuron, "neuron", layer.neuron)  # a recurrent one's
     if not isinstance(neuron, LIF) or neuron.kind == "AdaptiveLIF":
         return None
-    threshold = neuron.spec().fitted(layer.currents[0]).numbers["threshold"].detach()
-    distance = layer.potentials - threshold if threshold.dim() else measures.some(layer.potentials) - threshold
-    return measures.in_window(distance, neuron.surrogate)
+    spec = neuron.spec().fitted(layer.currents[0])
+    threshold, width, height = (spec.numbers[n].detach() for n in ("threshold", "surrogate_width", "surrogate_height"))
+    alike = not (threshold.dim() or width.dim() or height.dim())
+    potentials = measures.some(layer.potentials) if alike else layer.potentials
+    return measures.in_window(potentials - threshold, lambda x: height * SHAPES[spec.how.surrogate].formula(x, width))
 
 
 def _ratio(norm: float, above: list[float]) -> float | None:

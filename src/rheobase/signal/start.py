@@ -8,35 +8,39 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from rheobase import kernels
 from rheobase.models.resnet import Block
 from rheobase.modes import untouched
 from rheobase.neurons import LIF
 from rheobase.neurons.base import outermost
+from rheobase.norm import CurrentNorm
+from rheobase.signal.passing import running
 
 Start = Literal["identity", "orthogonal", "fluctuation"]
 NOISE = 0.3
 """Of the noise on the identity in a layer's weights, over that of random ones."""
+_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def identity(model: nn.Module, x: Any, seed: int) -> list[str]:
-    """Residual blocks begin as the identity; in a net without any, layers that can do, but for noise.
+    """Residual blocks of `rheobase.models` begin as the identity; in a net without skips, layers do, but for noise.
 
     Blocks whose shortcut is a convolution with a stride stay as they are: it throws most places away. In a net without
-    blocks, a layer of as many outputs as inputs begins as the identity plus noise.
+    skips a layer of as many outputs as inputs, without groups or a stride, begins as the identity plus noise.
     """
     blocks = {path: module for path, module in model.named_modules() if isinstance(module, Block)}
     done = []
     for path, block in blocks.items():
-        if all(getattr(layer, "stride", (1, 1)) in ((1, 1), 1) for layer in _layers(block.shortcut).values()):
+        if not any(_strided(layer) for layer in block.shortcut.modules() if isinstance(layer, _KINDS)):
             block.begin_as_identity()
             done.append(path)
     if blocks:
         return done
     generator = torch.Generator().manual_seed(seed)
-    for path, layer in list(_layers(model).items())[:-1]:
-        if layer.weight.shape[0] == layer.weight.shape[1] and getattr(layer, "groups", 1) == 1:
+    for path, layer in _layers(model, x, seed).items():
+        if layer.weight.shape[0] == layer.weight.shape[1] and getattr(layer, "groups", 1) == 1 and not _strided(layer):
             weight = torch.randn(layer.weight.shape, generator=generator) * NOISE * layer.weight[0].numel() ** -0.5
             middle = weight[(..., *(size // 2 for size in weight.shape[2:]))]  # of a kernel
             middle += torch.eye(len(weight))
@@ -45,12 +49,17 @@ def identity(model: nn.Module, x: Any, seed: int) -> list[str]:
     return done
 
 
+def _strided(layer: nn.Module) -> bool:
+    stride = getattr(layer, "stride", 1)
+    return max(stride) > 1 if isinstance(stride, tuple) else stride > 1
+
+
 def orthogonal(model: nn.Module, x: Any, seed: int) -> list[str]:
-    """Weights of all layers become orthogonal: rows of length 1 at right angles, or columns (Saxe et al. 2014)."""
+    """Weights of layers become orthogonal: rows of length 1 at right angles, or columns (Saxe et al. 2014)."""
     generator = torch.Generator().manual_seed(seed)
-    layers = dict(list(_layers(model).items())[:-1])
+    layers = _layers(model, x, seed)
     for layer in layers.values():
-        nn.init.orthogonal_(layer.weight, generator=generator)
+        layer.weight.copy_(nn.init.orthogonal_(torch.empty(layer.weight.shape), generator=generator))
     return list(layers)
 
 
@@ -60,11 +69,10 @@ def fluctuation(model: nn.Module, x: Any, seed: int) -> list[str]:
     So a norm would leave them; here without one, one neuron after the other in a single pass (as in Mishkin and Matas
     2016; for spikes, Rossbroich et al. 2022).
     """
-    layers = list(_layers(model).items())[:-1]
+    layers = _layers(model, x, seed)
+    paths = {layer: path for path, layer in layers.items()}
     pending: list[nn.Module] = []
     done: list[str] = []
-    inside = {child for neuron in outermost(model).values() for child in neuron.modules()}
-    paths = {layer: path for path, layer in layers if layer not in inside}
 
     def ran(layer: nn.Module, *_: Any) -> None:
         pending.append(layer)
@@ -105,7 +113,25 @@ def begin(model: nn.Module, start: str, x: Any, seed: int) -> list[str]:
         return STARTS[start](model, x, seed)
 
 
-def _layers(model: nn.Module) -> dict[str, Any]:
-    """Layers of weights by path; a model's last is what reads out, and is left alone."""
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
+def why_not(model: nn.Module, start: str, skips: bool) -> str | None:
+    """Why a start does not go with a model, which has skips or not; None if it does."""
+    own = not any(isinstance(module, Block) for module in model.modules())
+    if start == "identity" and skips and own:
+        return "it knows the residual blocks of rheobase.models; in yours let the last norm of a branch begin at zero"
+    normed = any(isinstance(module, CurrentNorm | nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if start == "fluctuation" and (skips or normed):
+        return "it is for nets without norms and without skips, where one neuron's currents are one layer's"
+    return None
+
+
+def _layers(model: nn.Module, x: Any, seed: int) -> dict[str, Any]:
+    """Layers that run once before some neuron, by path; not those within one, or whose weights are computed."""
+    with torch.no_grad(), untouched(model, seed, model.training), running(model) as run:
+        model(x)
+    names = [name for before in run.weights[:-1] for name in before]
+    found = {path: module for path, module in model.named_modules() if isinstance(module, _KINDS)}
+    return {
+        path: layer
+        for path, layer in found.items()
+        if names.count(f"{path}.weight") == 1 and not is_parametrized(layer)
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,15 +19,15 @@ from rheobase.modes import untouched
 from rheobase.neurons import LIF
 from rheobase.neurons.base import outermost
 from rheobase.signal import measures
-from rheobase.signal.passing import Loss, loss_of
+from rheobase.signal.passing import Loss, loss_of, unfrozen
 from rheobase.signal.probe import probe
 from rheobase.signal.report import Report
-from rheobase.signal.start import STARTS, Start, begin
+from rheobase.signal.start import STARTS, Start, begin, why_not
 from rheobase.surrogate import Surrogate
 
 NEAR = 0.02
 """How near, as a logarithm, a gradient's size has to come to what is wanted."""
-WIDEST = math.log(4.0)
+WIDEST = math.log(100.0)
 """So many times as wide, or as narrow, a surrogate may become, as a logarithm."""
 LEVEL = (0.5, 2.0)
 """Ratios of the first gradient to the last that are level."""
@@ -41,6 +43,7 @@ class Tuned:
         begun: paths of what was given another start.
         surrogates: of each neuron that was tuned, by path, the surrogate before and after.
         left: of each neuron that was not, why.
+        unreached: paths of neurons at which no width within a hundredth and a hundred times the given one was enough.
     """
 
     before: Report
@@ -49,6 +52,7 @@ class Tuned:
     begun: tuple[str, ...]
     surrogates: dict[str, tuple[Any, Any]]
     left: dict[str, str]
+    unreached: tuple[str, ...]
 
     @property
     def holds(self) -> bool:
@@ -62,6 +66,8 @@ class Tuned:
             f"gradient, first over last: {self.before.level:.2g} before, {self.after.level:.2g} after, "
             f"{self.held_out.level:.2g} on a batch that it was not tuned on"
         ]
+        if self.unreached:
+            lines.append(f"no width was enough at {', '.join(self.unreached)}: height=True may be")
         if not self.holds:
             lines.append("what levels one batch does not level another: leave the surrogates as they were")
         if self.left:
@@ -83,6 +89,7 @@ class _Leveller:
 
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
         """As without it."""
+        self._shared.calls[self._neuron] += 1
         with torch.no_grad():
             ran = kernels.fire(spec, currents, state)
         return ran.outputs, ran.state, currents.detach()
@@ -104,14 +111,16 @@ class _Leveller:
         if not 0 < size < math.inf:
             return gradient
         shared = self._shared
-        if shared.wanted is None:
+        if shared.wanted is None:  # the last neuron's
             shared.wanted = size
+            return gradient
         if shared.widths:
-            shared.width = (
-                shared.width + _stretch(lambda log: down(given.stretched(math.exp(log)))[1], shared.wanted)
-            ) / 2
+            wanted, reached = _stretch(lambda log: down(given.stretched(math.exp(log)))[1], shared.wanted)
+            shared.width = wanted if shared.width is None else (shared.width + wanted) / 2
             given = given.stretched(math.exp(shared.width))
             gradient, size = down(given)
+            if not reached and not 0.5 < size / shared.wanted < 2:
+                shared.unreached.add(self._neuron)
         if shared.height:
             given = given.scaled(shared.wanted / size)
             gradient, size = down(given)
@@ -126,12 +135,14 @@ class _Shared:
     widths: bool
     height: bool
     wanted: float | None = None  # size of the gradient
-    width: float = 0.0  # of the neuron above, as the logarithm of what its surrogate is stretched by
+    width: float | None = None  # of the neuron above, as the logarithm of what its surrogate is stretched by
     found: dict[LIF, Surrogate] = field(default_factory=dict)
+    calls: Counter[LIF] = field(default_factory=Counter)
+    unreached: set[LIF] = field(default_factory=set)
 
 
-def _stretch(size: Callable[[float], float], wanted: float) -> float:
-    """Where the size is as wanted, by halving; 0 where no stretching within reach makes it so."""
+def _stretch(size: Callable[[float], float], wanted: float) -> tuple[float, bool]:
+    """Where the size is as wanted, by halving, and whether that is within reach; else the end that is nearest to it."""
 
     def excess(log: float) -> float:
         found = size(log)
@@ -139,17 +150,19 @@ def _stretch(size: Callable[[float], float], wanted: float) -> float:
 
     here = excess(0.0)
     if abs(here) < NEAR:
-        return 0.0
+        return 0.0, True
     low, high = (-WIDEST, 0.0) if here > 0 else (0.0, WIDEST)
-    if (here > 0 and excess(low) > 0) or (here < 0 and excess(high) < 0):
-        return 0.0
-    for _ in range(8):
+    end = low if here > 0 else high
+    there = excess(end)
+    if (here > 0) == (there > 0):  # where potentials stand at the threshold no width changes anything
+        return (0.0 if abs(there - here) < NEAR else end), False
+    for _ in range(12):
         middle = (low + high) / 2
         off = excess(middle)
         if abs(off) < NEAR:
             break
         low, high = (low, middle) if off > 0 else (middle, high)
-    return middle
+    return middle, True
 
 
 def tune(
@@ -185,28 +198,54 @@ def tune(
         loss, training, seed: as of `probe`.
 
     Raises:
-        ValueError: a model without neurons, another start, a batch of fewer than four samples, or another kind of loss.
+        ValueError: a model without neurons, a start that does not go with it, a batch of fewer than four samples, or
+            one that cannot be divided, or another kind of loss. The model is as before then.
     """
     if start is not None and start not in STARTS:
         raise ValueError(f"tune: start must be None or one of {', '.join(STARTS)}, got {start!r}")
     if held_out is None:
-        if len(x) < 4:
-            raise ValueError(f"tune: the batch must have at least 4 samples, half of them held out, got {len(x)}")
-        half = len(x) // 2
-        x, y, held_out = x[:half], None if y is None else y[:half], (x[half:], None if y is None else y[half:])
+        x, y, held_out = _halves(x, y)
     look: dict[str, Any] = {"preset": "quick", "loss": loss, "training": training, "seed": seed}
     before = probe(model, x, y, **look)
-    begun = [] if start is None else begin(model, start, x, seed)
-    able, left = _able(model)
-    old = {path: neuron.surrogate for path, neuron in able.items()}
-    if widths or height:
+    reason = start and why_not(model, start, any(layer.beside for layer in before.layers))
+    if reason:
+        raise ValueError(f"tune: start {start!r} does not go with this model: {reason}")
+    old_state = copy.deepcopy(model.state_dict())
+    try:
+        begun = [] if start is None else begin(model, start, x, seed)
+        able, left = _able(model)
+        old = {path: neuron.surrogate for path, neuron in able.items()}
         shared = _Shared(widths, height)
-        _down(model, x, y, able, shared, loss_of(loss, y, seed), training, seed)
-        for neuron, surrogate in shared.found.items():
-            neuron.surrogate = surrogate
-    found = {path: (old[path], neuron.surrogate) for path, neuron in able.items()}
-    after, other = probe(model, x, y, **look), probe(model, *held_out, **look)
-    return Tuned(before, after, other, tuple(begun), found, left)
+        if widths or height:
+            _down(model, x, y, able, shared, loss_of(loss, y, seed), training, seed)
+        for path, neuron in list(able.items()):
+            if shared.calls[neuron] > 1:
+                left[path] = "it runs at several places, and has one surrogate"
+                del able[path]
+            elif neuron in shared.found:
+                neuron.surrogate = shared.found[neuron]
+        found = {path: (old[path], neuron.surrogate) for path, neuron in able.items()}
+        unreached = tuple(path for path, neuron in able.items() if neuron in shared.unreached)
+        after, other = probe(model, x, y, **look), probe(model, *held_out, **look)
+    except BaseException:
+        model.load_state_dict(old_state)
+        raise
+    return Tuned(before, after, other, tuple(begun), found, left, unreached)
+
+
+def _halves(x: Any, y: Any) -> tuple[Any, Any, tuple[Any, Any]]:
+    """The batch in two, along the axis of samples."""
+    if not isinstance(x, Tensor) or not (y is None or isinstance(y, Tensor)):
+        raise ValueError("tune: a batch that is no tensor cannot be divided: give held_out=(x, y)")
+    axis = int(x.dim() == 5 if y is None else len(y) != len(x))  # images [B, C, H, W], or sequences [T, B, ...]
+    samples = x.shape[axis]
+    if y is not None and len(y) != samples:
+        raise ValueError(f"tune: there are {len(y)} labels, and x {list(x.shape)}: give held_out=(x, y)")
+    if samples < 4:
+        raise ValueError(f"tune: the batch must have at least 4 samples, half of them held out, got {samples}")
+    first, second = x.split([samples // 2, samples - samples // 2], axis)
+    parts = (None, None) if y is None else (y[: samples // 2], y[samples // 2 :])
+    return first, parts[0], (second, parts[1])
 
 
 def _able(model: nn.Module) -> tuple[dict[str, LIF], dict[str, str]]:
@@ -236,10 +275,16 @@ def _down(
     seed: int,
 ) -> None:
     """One pass up, and one down through levellers in the neurons' places."""
-    fixed = [p for neuron in able.values() for p in neuron.parameters() if p.requires_grad]
-    with ExitStack() as after, untouched(model, seed, training), kernels.engine(fused=False), torch.enable_grad():
+    fixed = [p for neuron in able.values() for p in neuron.parameters()]
+    with (
+        ExitStack() as after,
+        untouched(model, seed, training),
+        unfrozen(model),
+        kernels.engine(fused=False),
+        torch.enable_grad(),
+    ):
         for parameter in fixed:  # a rule has no gradient of a neuron's numbers
-            after.callback(parameter.requires_grad_, True)
+            after.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(False)
         for neuron in able.values():
             after.callback(setattr, neuron, "rule", None)

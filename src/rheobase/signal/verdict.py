@@ -117,11 +117,12 @@ def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
         what = f"is the highest of {len(under)} layers whose gradient is below what its dtype can hold"
         yield Fault("underflow", under[-1].path, what, _WIDEN)
         return
-    if last.gradient_norm > 0 and first.gradient_norm == 0:
-        lowest = next(i for i, place in enumerate(places) if place.gradient_norm > 0)
-        what = f"gets no gradient, and {places[lowest].path} above it does"
+    cut = [layer.gradient_norm == 0 for layer in layers]
+    if last.gradient_norm > 0 and (cut[0] or first.gradient_norm == 0):
+        highest = cut.index(False) - 1 if cut[0] and False in cut else 0
+        what = "gets no gradient, nor does what is below it, and what is above it does"
         mend = "Look at what is between them: a comparison instead of rb.spike, a detach, weights that are all zero"
-        yield Fault("no gradient", places[lowest - 1].path, what, mend)
+        yield Fault("no gradient", layers[highest].path, what, mend)
         return
     if last.gradient_norm == 0:
         yield Fault("no gradient", last.path, "gets no gradient", "Look at what is between it and the loss")

@@ -17,7 +17,7 @@ def waists(top: Node, bottom: Node) -> list[Node]:
     A node is one if the ways through it, those to it times those from it, are all that there are. The lowest comes
     first. None: there is no way.
     """
-    order = _ordered(top)
+    order = ordered(top)
     down: dict[Node, int] = {}
     for node in reversed(order):  # the lowest first
         down[node] = 1 if node is bottom else sum(down[below] for below in _below(node))
@@ -33,8 +33,8 @@ def _below(node: Node) -> list[Node]:
     return [below for below, _ in node.next_functions if below is not None]
 
 
-def _ordered(top: Node) -> list[Node]:
-    """All nodes, each before those below it."""
+def ordered(top: Node) -> list[Node]:
+    """The node and all below it, each before those below itself."""
     found: list[Node] = []
     seen, stack = {top}, [(top, iter(_below(top)))]
     while stack:

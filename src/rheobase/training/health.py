@@ -47,6 +47,8 @@ def health(
     """
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
+    if start is not None and not tuned:
+        raise ValueError("--start is of --tune")
     folder = Path(what)
     if (folder / "recipe.json").is_file():
         if keys:
@@ -59,7 +61,10 @@ def health(
         _, recipe = sources.from_arguments([what, *keys])
         data, net = prepare(recipe, None, None)
     net = net.cpu()
-    few = build.sample(data, data.train, samples * (1 + tuned))
+    wanted = samples * (1 + tuned)
+    if wanted > len(data.train):
+        raise ValueError(f"{wanted} samples are wanted, and {data.name} has {len(data.train)} to train on")
+    few = build.sample(data, data.train, wanted)
     inputs, labels, lengths = few
     if tuned:
         if lengths is not None:
