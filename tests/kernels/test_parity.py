@@ -513,18 +513,20 @@ def test_running_statistics_follow_as_those_of_torch(currents: str, momentum: fl
     channels = x.shape[2]
     start = torch.linspace(-1, 1, channels), torch.linspace(0.5, 2, channels)
     in_kernel, by_lerp, by_torch = ([s.clone() for s in start] for _ in range(3))
-    count, *_ = kernels.moments(x, by, (*in_kernel, momentum))
-    mean, m2 = ops.moments(x, "numba")
-    kernels.follow((*by_lerp, momentum), mean, m2 / (count - 1))
+    by.moments(layout.dense(x), (*in_kernel, momentum))
+    count, *_ = kernels.moments(x, by, (*by_lerp, momentum))
     F.batch_norm(x.flatten(0, 1), *by_torch, training=True, momentum=momentum)
     assert count == x.numel() / channels
     for a, b, c in zip(in_kernel, by_lerp, by_torch, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-7, atol=1e-7)
         torch.testing.assert_close(a, c, rtol=1e-6, atol=1e-6)
-    doubles = [s.double() for s in start]
-    kernels.moments(x, by, (*doubles, momentum))  # which the kernel does not take
-    for a, b in zip(doubles, in_kernel, strict=True):
-        torch.testing.assert_close(a.float(), b, rtol=2e-7, atol=1e-7)
+    fire = rb.Fire(rb.CurrentNorm(channels, momentum=momentum), rb.LIF())
+    for dtype in (torch.float32, torch.float64):  # the kernel does not take the second
+        fire.norm.running_mean, fire.norm.running_var = (s.clone().to(dtype) for s in start)
+        assert_fires(fire(x))
+        for a, b in zip(fire.norm.buffers(), in_kernel, strict=True):
+            assert a.dtype is dtype
+            torch.testing.assert_close(a.float(), b, rtol=2e-7, atol=1e-7)
 
 
 def test_exponential_of_the_kernels() -> None:

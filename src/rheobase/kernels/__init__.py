@@ -59,10 +59,16 @@ def can_fuse(spec: Spec, currents: Tensor, residual: Tensor | None, skip: Tensor
     return registry.choose(spec.how, currents)
 
 
-def moments(currents: Tensor, by: Engine) -> tuple[int, Tensor, Tensor]:
-    """Of the values of each channel: how many, their mean, and the sum of their squared deviations (float64)."""
+def moments(currents: Tensor, by: Engine, running: Running | None = None) -> tuple[int, Tensor, Tensor]:
+    """Of the values of each channel: how many, their mean, and the sum of their squared deviations (float64).
+
+    Running statistics, where given, move towards them. (Those of several processes are joined first.)
+    """
+    count = currents.numel() // currents.shape[2]
     mean, m2 = ops.moments(currents, by.name)
-    return currents.numel() // currents.shape[2], mean, m2
+    if running is not None:
+        follow(running, mean, m2 / max(1, count - 1))
+    return count, mean, m2
 
 
 def _float32(mean: Tensor, var: Tensor, _: float) -> bool:
@@ -112,8 +118,7 @@ def fire(
     compiling = torch.compiler.is_compiling()
     plain = not compiling and ops.plain(inputs if running is None else (*inputs, *running[:2]))
     if running is not None and not (plain and _float32(*running)):
-        count, mean, m2 = moments(currents, by)
-        follow(running, mean, m2 / max(1, count - 1))
+        _, mean, m2 = moments(currents, by, running)
         inputs, running = inputs._replace(mean=mean, m2=m2), None
     if compiling and by.operators:
         found = ops.fire(*inputs, *how, keep_state, keep_drive, by.name)
