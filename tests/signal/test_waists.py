@@ -106,3 +106,32 @@ def test_a_side_branch_that_runs_first_does_not_hide_the_rest() -> None:
     report = rb.probe(Sided(), 2 * torch.randn(12, 8), torch.arange(12) % 3)
     assert [layer.beside for layer in report.layers] == [True, *[False] * 5]
     assert len(report.waists) >= 5
+
+
+def test_sums_in_place_leave_the_spikes_as_they_were() -> None:
+    """`out += identity` is how many residual nets are written."""
+
+    class Added(nn.Module):
+        def __init__(self, in_place: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers, self.in_place = nn.ModuleList(nn.Linear(8, 8) for _ in range(4)), in_place
+            self.lifs = nn.ModuleList(rb.LIF(threshold=0.4) for _ in range(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.lifs[4](x.expand(3, -1, -1))
+            for layer, lif in zip(self.layers, self.lifs, strict=False):
+                out = lif(layer(h))
+                if self.in_place:
+                    out += h
+                    h = out
+                else:
+                    h = out + h
+            return h
+
+    x, y = torch.randn(8, 8), torch.randint(8, (8,))
+    found, wanted = (rb.probe(Added(in_place), x, y) for in_place in (True, False))
+    for a, b in zip(found.layers, wanted.layers, strict=True):
+        assert (a.rate, a.dead, a.saturated, a.similarity) == (b.rate, b.dead, b.saturated, b.similarity)
+        assert a.gradient_norm == b.gradient_norm
+        assert 0 < a.rate < 1

@@ -227,7 +227,7 @@ def passing(
         parts = [(_gradients(half, list(trained.values()), keep=True))] if halves else []
         gradients = iter(_gradients(losses.mean(), wanted, keep=False))
         beside = [bool(height) and ran.outputs.grad_fn not in height for _, ran in run.calls]
-        seen = [(ran.drive.detach(), _potentials(neuron, ran), ran.outputs.detach()) for neuron, ran in run.calls]
+        seen = [_seen(neuron, ran) for neuron, ran in run.calls]
     layers = [
         Layer(
             path,
@@ -248,11 +248,12 @@ def passing(
 
 
 @torch.no_grad()
-def _potentials(neuron: Neuron, ran: Ran) -> Tensor:
-    """Those of a neuron that ran."""
-    potentials = neuron._call(ran.drive.detach(), None, watch=True).potentials
-    assert potentials is not None
-    return potentials
+def _seen(neuron: Neuron, ran: Ran) -> tuple[Tensor, Tensor, Tensor]:
+    """Currents, potentials and spikes of a neuron that ran; spikes anew where somebody has added to them in place."""
+    currents = ran.drive.detach()
+    again = neuron._call(currents, None, watch=True)
+    assert again.potentials is not None
+    return currents, again.potentials, again.outputs if ran.outputs._version else ran.outputs.detach()
 
 
 def _weights(run: Run) -> list[list[str]]:
