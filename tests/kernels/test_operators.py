@@ -394,10 +394,11 @@ def test_what_a_transform_has_left_behind_is_a_tensor_like_any_other(module: nn.
 
 
 def test_a_rule_is_not_called_under_a_transform() -> None:
-    lif = DEFAULT.neuron(SHAPE)
+    lif, x = DEFAULT.neuron(SHAPE), grid(*SHAPE)
     lif.rule = StraightThrough()
-    with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.func.grad(lambda x: lif(x).sum())(grid(*SHAPE))
+    for function in (lambda y: lif(y).sum(), lambda y: (lif(x) * y).sum()):
+        with pytest.raises(RuntimeError, match="functorch transforms"):
+            torch.func.grad(function)(x)
 
 
 FUNCTIONAL = {
