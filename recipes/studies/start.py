@@ -45,7 +45,10 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A net. `start` and `shortcut` at None are what the registry chooses; `without` names a part of the start."""
+    """A net. `start` and `shortcut` at None are what the registry chooses; `without` names a part of the start.
+
+    A classic net from a plain start has the published shortcut, "conv", where none is named.
+    """
 
     part: str
     name: str
@@ -62,8 +65,9 @@ class Arm:
         kind, _, width = self.surrogate.rstrip(")").partition("(")
         surrogate = getattr(rb.surrogate, kind)(float(width))
         options: dict[str, Any] = {"start": self.start}
-        if self.shortcut is not None:
-            options["shortcut"] = self.shortcut
+        plain = self.start == "plain" and self.name.startswith("spiking")
+        if self.shortcut is not None or plain:
+            options["shortcut"] = self.shortcut or "conv"
         neuron = getattr(rb, self.neuron)(surrogate=surrogate)
         torch.manual_seed(self.seed)
         net = rb.models.create(

@@ -217,7 +217,7 @@ class ResNet(Family):
             authors' code. Classic nets of 34 layers and more do not learn from a plain start.
         shortcut: what a shortcut is where a block has a stride: "conv", a 1x1 convolution with that stride; or "pool",
             the mean over as many places, and a 1x1 convolution (He et al. 2019, ResNet-D), which throws nothing away;
-            None: "pool" for classic blocks that begin as the identity, which have nothing else at first.
+            None: "pool" for classic blocks, which have nothing else at first where they begin as the identity.
     """
 
     junction: Literal["classic", "sew", "ms"]
@@ -240,7 +240,7 @@ class ResNet(Family):
             )
         default = "identity" if (classic and able) or (self.junction == "ms" and parts.normed) else "plain"
         identity = (self.start or default) == "identity"
-        begin = Begin(identity, self.shortcut or ("pool" if classic and identity else "conv"))
+        begin = Begin(identity, self.shortcut or ("pool" if classic else "conv"))
         block: Any = partial({"classic": Classic, "sew": SEW, "ms": MS}[self.junction], parts, begin=begin)
         if self.junction == "sew":
             block = partial(block, connect=self.connect)
