@@ -214,7 +214,7 @@ class ResNet(Family):
         connect: g of the SEW junction.
         start: whether each block begins as the identity, but for what has to be in its shortcut (`Block`); None:
             classic blocks do where their neurons pass spikes on (`margin`), and MS blocks with a norm, as in their
-            authors' code. Classic nets of 34 layers and more do not learn from a plain start.
+            authors' code. Classic nets of 34 layers and more hardly learn from a plain start.
         shortcut: what a shortcut is where a block has a stride: "conv", a 1x1 convolution with that stride; or "pool",
             the mean over as many places, and a 1x1 convolution (He et al. 2019, ResNet-D), which throws nothing away;
             None: "pool" for classic blocks, which have nothing else at first where they begin as the identity.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rheobase.chance import forked
 from rheobase.kernels import Rule
 from rheobase.kernels.rules import placed
 from rheobase.modes import in_mode
@@ -74,8 +75,7 @@ def directions(
     }
 
     def value() -> Tensor:
-        with torch.random.fork_rng(devices=[many.device] if many.is_cuda else []):
-            torch.manual_seed(seed)
+        with forked(seed):
             return loss(model(many), repeated)
 
     found, neurons = {}, {path: n for path, n in outermost(model).items() if isinstance(n, LIF)}

@@ -8,6 +8,7 @@ sequences). So a layer is a population of neurons that get such currents, and a 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from rheobase.neurons import LIF
 from rheobase.signal.gain import Profile, through_neuron
+from rheobase.surrogate import Surrogate
 
 VIEWS = 0.995
 """Correlation of two views of one input: that of x and x + noise a tenth of its size."""
@@ -172,21 +174,26 @@ def critical(stack: Stack) -> LIF:
     Raises:
         ValueError: no width from a 20th to 20 times the given one does it.
     """
-    climbed, low, high = up(stack), 0.05, 20.0
+    climbed, neuron = up(stack), copy.deepcopy(stack.neuron)
 
-    def excess(factor: float) -> float:
-        sizes = [each.size for each in down(replace(stack, neuron=_stretched(stack.neuron, factor)), climbed)]
-        return sizes[0] / sizes[-1] - 1
+    def ratio(surrogate: Surrogate) -> float:
+        neuron.surrogate = surrogate
+        sizes = [each.size for each in down(replace(stack, neuron=neuron), climbed)]
+        return sizes[0] / sizes[-1]
 
-    if excess(low) > 0 or excess(high) < 0:
+    found = so_wide(stack.neuron.surrogate, ratio)
+    if found is None:
         raise ValueError(f"no surrogate like {stack.neuron.surrogate} levels the gradient of {stack}")
+    neuron.surrogate = found
+    return neuron
+
+
+def so_wide(surrogate: Surrogate, ratio: Callable[[Surrogate], float]) -> Surrogate | None:
+    """The surrogate, stretched until a ratio that grows with its width is 1; None: no 20th to 20-fold width does it."""
+    low, high = 0.05, 20.0
+    if ratio(surrogate.stretched(low)) > 1 or ratio(surrogate.stretched(high)) < 1:
+        return None
     for _ in range(12):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return _stretched(stack.neuron, middle)
-
-
-def _stretched(neuron: LIF, factor: float) -> LIF:
-    found = copy.deepcopy(neuron)
-    found.surrogate = neuron.surrogate.stretched(factor)
-    return found
+        low, high = (middle, high) if ratio(surrogate.stretched(middle)) < 1 else (low, middle)
+    return surrogate.stretched(middle)

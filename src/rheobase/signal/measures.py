@@ -60,15 +60,15 @@ def rates(spikes: Tensor) -> Tensor:
 
 def gram(features: Tensor) -> Tensor:
     """Inner products `[B, B]`, float64, of features `[B, N]` about their mean over the batch."""
-    centred = about(features, features.mean(0))
-    return (centred @ centred.T).double()
+    about = centred(features)
+    return (about @ about.T).double()
 
 
-def about(features: Tensor, mean: Tensor) -> Tensor:
-    """Features about a mean of theirs; nothing where all that is left is rounding."""
-    centred = features - mean
+def centred(features: Tensor) -> Tensor:
+    """Features about their mean over the batch; nothing where all that is left is rounding."""
+    found = features - features.mean(0)
     rounding = 8 * torch.finfo(features.dtype).eps * features.abs().amax()
-    return centred.masked_fill_(centred.abs() <= rounding, 0)
+    return found.masked_fill_(found.abs() <= rounding, 0)
 
 
 def likeness(products: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def kept(above: Tensor, below: Tensor) -> float:
 
 def alike(features: Tensor, others: Tensor) -> float:
     """Mean cosine between two views `[B, N]` of the same samples, each about its mean over the batch."""
-    a, b = about(features, features.mean(0)), about(others, others.mean(0))
+    a, b = centred(features), centred(others)
     size = (a.norm(dim=1) * b.norm(dim=1)).clamp(min=_SMALL)
     return float(((a * b).sum(1) / size).mean())
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from rheobase.neurons import LIF
-from rheobase.signal.field import Stack, up
+from rheobase.signal.field import Stack, so_wide, up
 from rheobase.signal.gain import Profile, through_neuron
 from rheobase.surrogate import Surrogate
 
@@ -75,19 +75,16 @@ def critical(
         ValueError: no width from a 20th to 20 times the given one does it; or as of `gain`.
     """
     neuron = LIF(decay, threshold, reset, detach_reset=detach_reset, surrogate=surrogate)
-    found = _layer(neuron, steps, r, junction, samples)
+    layer = _layer(neuron, steps, r, junction, samples)
 
-    def excess(log: float) -> float:
-        neuron.surrogate = surrogate.stretched(math.exp(log))
-        return found(neuron) - 1
+    def ratio(stretched: Surrogate) -> float:
+        neuron.surrogate = stretched
+        return layer(neuron)
 
-    low, high = -math.log(20.0), math.log(20.0)
-    if excess(low) > 0 or excess(high) < 0:
+    found = so_wide(surrogate, ratio)
+    if found is None:
         raise ValueError(f"critical: no width of {surrogate} has a gain of 1 at {steps} steps")
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return surrogate.stretched(math.exp(middle))
+    return found
 
 
 def depth(stack: Stack, least: float = 0.05) -> float:

@@ -23,7 +23,7 @@ class Information:
 
     Attributes:
         similarity: correlation, over pairs of samples, of their likeness here with that of the inputs; 1: all is kept.
-        noisy: mean cosine, about the common mean, of two views of a sample, the input and input + noise a tenth of its
+        noisy: mean cosine, each about its mean, of two views of a sample, the input and input + noise a tenth of its
             size; 0: they are as different as two samples. None where it was not asked for.
         accuracy: of a linear reader of the classes, each sample left out in turn; None without labels.
     """
