@@ -37,6 +37,9 @@ wrapped: Callable[[Tensor], bool] = _private("_C._functorch.is_functorch_wrapped
 below_autograd: Callable[[], AbstractContextManager[Any]] = _private("_C._AutoDispatchBelowAutograd", nullcontext)
 """Within it operators are called past autograd, as within an autograd function."""
 
+cpu_has_bfloat16: Callable[[], bool] = _private("ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
+"""Whether torch has fast convolutions and products in bfloat16 for this CPU; where that is not known, it may."""
+
 _hooks: Callable[[bool], Any] = _private("_C._autograd._top_saved_tensors_default_hooks", lambda _: ())
 _any_global_hook: Callable[[], bool] = _private("nn.modules.module._has_any_global_hook", lambda: True)
 _world: Any = _private("distributed.distributed_c10d._world", None)

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 import rheobase as rb
+from rheobase import compat
 from rheobase.data import load
 from rheobase.training import Recipe, Run, board, build, console, evaluate, loop, resume, runs, sources
 from rheobase.training.evaluation import weights_sha256
@@ -173,6 +174,13 @@ def test_variants_train(tiny, options):
     steps = 1 if "model.spiking" in options else 2
     assert evaluate(run.folder)[steps] == run.summary["validation_accuracy"]
     assert evaluate(run.folder, [steps], "test")[steps] == run.summary["test_accuracy"]
+
+
+@pytest.mark.parametrize(("precision", "has", "told"), [("bf16", False, 1), ("bf16", True, 0), ("32", False, 0)])
+def test_slow_arithmetic_is_told(tiny, monkeypatch, capsys, precision, has, told):
+    monkeypatch.setattr(compat, "cpu_has_bfloat16", lambda: has)
+    rb.train("digits", **{**tiny, "trainer.epochs": 1, "data.train_limit": 32, "trainer.precision": precision})
+    assert capsys.readouterr().out.count("no instructions for bfloat16") == told
 
 
 def test_the_learning_rate_follows_the_schedule(tiny, monkeypatch):

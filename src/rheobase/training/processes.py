@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from rheobase.training.console import console
+from rheobase import compat
+from rheobase.training.console import console, say
 from rheobase.training.recipe import TrainerOptions
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def launched(options: TrainerOptions) -> Iterator[Fabric]:
         )
         fabric.launch()
         console.quiet = not fabric.is_global_zero
+        if options.precision == "bf16" and fabric.device.type == "cpu" and not compat.cpu_has_bfloat16():
+            say("this CPU has no instructions for bfloat16: trainer.precision=32 may be ten times as fast here")
         try:
             yield fabric
         finally:
