@@ -7,13 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rheobase.data import digits, events, idx, image_sets, sounds
+from rheobase.data import digits, events, idx, image_sets, sounds, spoken
 from rheobase.data.augmentation import Augmentation
 from rheobase.data.batches import Batch, Batches
+from rheobase.data.bsa import bsa
 from rheobase.data.dataset import Dataset, Split, Streamed
 from rheobase.data.options import Option, told
 from rheobase.data.seeds import on_host, seed_of
 from rheobase.data.sounds import log_mel
+from rheobase.data.spoken import cochlear_spikes
 
 __all__ = [
     "Augmentation",
@@ -23,6 +25,8 @@ __all__ = [
     "Option",
     "Split",
     "Streamed",
+    "bsa",
+    "cochlear_spikes",
     "load",
     "log_mel",
     "names",
@@ -35,6 +39,8 @@ _loaders: dict[str, Callable[..., Dataset]] = {
     **{name: partial(idx.load, name) for name in idx.SOURCES},
     **{name: partial(image_sets.load, name) for name in image_sets.SOURCES},
     "spoken-digits": sounds.load,
+    "spoken-digits-spikes": spoken.load_digits,
+    "ti46": spoken.load_ti46,
     "nmnist": events.load,
 }
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from rheobase.data.dataset import Dataset, Split
+from rheobase.data.kept import kept
 from rheobase.data.options import Count, Positive
 from rheobase.data.roots import find
 from rheobase.data.threads import in_threads
-from rheobase.files import write_atomic
 
 SIDE = 34
-_log = logging.getLogger("rheobase")
 
 
 def load(
@@ -56,29 +51,20 @@ def load(
 def _split(folder: Path, frames: int, by: str, cache: Path) -> Split:
     """The frames of all recordings, from the cache where it has those of just these files."""
     paths = sorted(folder.glob("[0-9]/*.bin"))
-    made_from = [(path.parent.name, path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    key = hashlib.blake2b(repr(("frames 1", frames, by, made_from)).encode(), digest_size=8).hexdigest()
-    file = cache / f"{folder.name.lower()}-{key}.safetensors"
-    if file.is_file():
-        try:
-            return Split(**load_file(file))
-        except SafetensorError as error:
-            _log.warning("%s is damaged (%s): the frames are made anew", file, error)
-    inputs = torch.empty(len(paths), frames, 2, SIDE, SIDE, dtype=torch.uint8)
 
-    def build(index: int) -> None:
-        try:
-            inputs[index] = torch.from_numpy(to_frames(*read_events(paths[index].read_bytes()), frames, by))
-        except ValueError as error:
-            raise ValueError(f"{paths[index]}: {error}") from error
+    def make() -> Split:
+        inputs = torch.empty(len(paths), frames, 2, SIDE, SIDE, dtype=torch.uint8)
 
-    in_threads(build, len(paths))
-    split = Split(inputs, torch.tensor([int(path.parent.name) for path in paths]))
-    try:
-        write_atomic(file, save({"inputs": split.inputs, "labels": split.labels}))
-    except OSError as error:
-        _log.warning("frames are kept in memory only: %s cannot be written (%s)", file, error)
-    return split
+        def build(index: int) -> None:
+            try:
+                inputs[index] = torch.from_numpy(to_frames(*read_events(paths[index].read_bytes()), frames, by))
+            except ValueError as error:
+                raise ValueError(f"{paths[index]}: {error}") from error
+
+        in_threads(build, len(paths))
+        return Split(inputs, torch.tensor([int(path.parent.name) for path in paths]))
+
+    return kept(cache, folder.name.lower(), ("frames 1", frames, by), paths, make)
 
 
 def read_events(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

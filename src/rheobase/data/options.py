@@ -15,6 +15,7 @@ from pydantic import Field
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 _INSIDE = {
     "ge": (operator.ge, "at least"),
     "gt": (operator.gt, "above"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import wave
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,43 @@ def load(
     Raises:
         ValueError, FileNotFoundError: what is missing, damaged or of another kind, by name.
     """
+    found = recordings(root)
+    frames: list[Tensor] = [torch.empty(0)] * len(found.paths)
+
+    def transform(index: int) -> None:
+        sound = read_wav(found.paths[index])
+        frames[index] = log_mel(sound, RATE, mels=mels, frame=frame, hop=hop)
+
+    in_threads(transform, len(found.paths))
+    return found.divided("spoken-digits", padded(frames, found.labels), split, validation)
+
+
+class Recordings(NamedTuple):
+    """The files of spoken digits, and what their names tell."""
+
+    paths: list[Path]
+    labels: Tensor
+    speakers: list[str]
+    indices: list[int]
+
+    def divided(self, name: str, every: Split, split: str, validation: float) -> Dataset:
+        """All of them as a data set. Errors as in `load`."""
+        if split == "official":
+            held = torch.tensor([index < 5 for index in self.indices])
+        else:
+            names, known = set(split.removeprefix("speaker:").split(",")), set(self.speakers)
+            if not split.startswith("speaker:") or not names < known:
+                raise ValueError(
+                    "split must be official or speaker:NAME,... with some, not all, of the speakers "
+                    f"{', '.join(sorted(known))}, got {split!r}"
+                )
+            held = torch.tensor([speaker in names for speaker in self.speakers])
+        train, validating = every.at((~held).nonzero().flatten()).divide(validation)
+        return Dataset.of(name, 10, train, validating, every.at(held.nonzero().flatten()))
+
+
+def recordings(root: str | None) -> Recordings:
+    """The recordings below a data root, or in their folder itself. Errors as in `load`."""
     folders = ("fsdd/recordings", "free-spoken-digit-dataset/recordings", "spoken-digits", "recordings", ".")
     advice = "get the recordings of the Free Spoken Digit Dataset"
     folder = find("spoken-digits", folders, ("*_*_*.wav",), advice, root)
@@ -49,29 +87,13 @@ def load(
         if parts is None:
             raise ValueError(f"{path}: wanted a name DIGIT_SPEAKER_INDEX.wav, got {path.name}")
     digits, speakers, indices = zip(*(parts.groups() for parts in told if parts), strict=True)
-    labels = torch.tensor([int(digit) for digit in digits])
-    if split == "official":
-        held = torch.tensor([int(index) < 5 for index in indices])
-    else:
-        names = set(split.removeprefix("speaker:").split(","))
-        if not split.startswith("speaker:") or not names < set(speakers):
-            raise ValueError(
-                "split must be official or speaker:NAME,... with some, not all, of the speakers "
-                f"{', '.join(sorted(set(speakers)))}, got {split!r}"
-            )
-        held = torch.tensor([speaker in names for speaker in speakers])
-    frames: list[Tensor] = [torch.empty(0)] * len(paths)
+    return Recordings(paths, torch.tensor([int(digit) for digit in digits]), list(speakers), [*map(int, indices)])
 
-    def transform(index: int) -> None:
-        sound = read_wav(paths[index])
-        frames[index] = log_mel(sound, RATE, mels=mels, frame=frame, hop=hop)
 
-    in_threads(transform, len(paths))
-    lengths = torch.tensor([len(steps) for steps in frames])
+def padded(frames: list[Tensor], labels: Tensor) -> Split:
+    """Sequences `[T, C]` of several lengths as one split of `[N, T, C, 1, 1]`."""
     inputs = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)[..., None, None]
-    every = Split(inputs, labels, lengths)
-    train, validating = every.at((~held).nonzero().flatten()).divide(validation)
-    return Dataset.of("spoken-digits", 10, train, validating, every.at(held.nonzero().flatten()))
+    return Split(inputs, labels, torch.tensor([len(steps) for steps in frames]))
 
 
 def read_wav(path: Path, rate: int = RATE) -> Tensor:
