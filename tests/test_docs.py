@@ -1,6 +1,5 @@
 """Every snippet of README and docs runs as printed, backward pass included; every recipe and figure has its run."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import mission, tables
 from rheobase.models import registry
 from rheobase.surrogate import SHAPES
 from rheobase.training.sources import from_arguments, load
@@ -162,11 +162,14 @@ def test_a_recipes_result_is_that_of_its_committed_runs(recipe: Path) -> None:
     assert told == pytest.approx(100 * sum(accuracies) / len(accuracies), abs=0.005)
 
 
+def test_results_tell_what_the_runs_say() -> None:
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert page.count("| `results/") >= 6
+    assert mission.filled(page) == page, "run python -m benchmarks.mission"
+
+
 def test_speed_tells_what_was_measured() -> None:
     """Its tables are those that benchmarks/tables.py makes of the samples."""
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
     page = (ROOT / "docs" / "speed.md").read_text()
     assert set(re.findall(r"<!-- (\w+) -->", page)) == set(tables.MAKERS)
     assert tables.filled(page) == page
