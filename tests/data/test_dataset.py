@@ -183,7 +183,7 @@ def test_a_part_that_leaves_nothing_is_refused(part, digits):
 
 
 def test_unknown_data_set_is_named():
-    with pytest.raises(ValueError, match=r"digits, .*spoken-digits, got 'cifar'; did you mean 'cifar"):
+    with pytest.raises(ValueError, match=r"digits, .*ti46, got 'cifar'; did you mean 'cifar"):
         rheobase.data.load("cifar")
 
 
