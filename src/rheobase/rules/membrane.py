@@ -84,31 +84,30 @@ class Membrane:
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Saved]:
         """The neuron's own spikes and state, by whichever engine."""
         ran = kernels.fire(spec, currents, state)
-        fires, known = ran.outputs != 0, lengths()
-        real = None
-        if known is not None and len(fires) > 1:  # what fires in padding is not active
-            real = real_steps(known, fires.shape[0], fires.shape[1], "Membrane")
-            real = real.view(*real.shape, *[1] * (fires.dim() - 2))
-        fired = (fires if real is None else fires & real).any(0)
-        full = (fires if real is None else fires | ~real).all(0) if self.output else None
+        spikes, known = ran.outputs.detach(), lengths()  # (the outputs themselves will hold what holds this)
+        most = least = spikes
+        if known is not None and len(spikes) > 1:  # what fires in padding is not active
+            real = real_steps(known, spikes.shape[0], spikes.shape[1], "Membrane")
+            real = real.view(*real.shape, *[1] * (spikes.dim() - 2))
+            most, least = spikes.where(real, 0), spikes.where(real, 1)
+        fired = most.amax(0) > 0
+        full = least.amin(0) > 0 if self.output else None
         learned = spec.numbers["threshold"].requires_grad
-        # detached: the outputs themselves will hold what holds this
-        return ran.outputs, ran.state, Saved(fired, full, ran.outputs.detach() if learned else None)
+        return ran.outputs, ran.state, Saved(fired, full, spikes if learned else None)
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents."""
-        grad = self._charge(spec, grad_spikes, saved) * self._fitted(spec, "input_scale", saved.fired)
-        return grad.to(grad_spikes.dtype)
+        return self._charge(spec, grad_spikes, saved, "input_scale").to(grad_spikes.dtype)
 
     def numbers(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> dict[str, Tensor]:
         """The gradient of the threshold: of its charge, times what a larger one takes from it."""
         assert saved.spikes is not None
         spikes = saved.spikes.to(torch.promote_types(saved.spikes.dtype, torch.float32))
-        taken = -spikes
+        taken = spikes
         if spec.how.kind == "LateralLIF":
             others = spikes.sum(2, keepdim=True) - spikes
-            taken = taken + self._coupling(spec).to(spikes.dtype) * others
-        whole = (self._charge(spec, grad_spikes, saved) * taken).sum((0, 1))
+            taken = spikes - self._coupling(spec).to(spikes.dtype) * others
+        whole = (self._charge(spec, grad_spikes, saved) * taken).sum((0, 1)).neg()
         threshold = spec.numbers["threshold"]
         if not threshold.dim():
             whole = whole.sum()
@@ -127,22 +126,22 @@ class Membrane:
             number = number.reshape(-1, *[1] * (active.dim() - 2))
         return number
 
-    def _charge(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
-        """The gradient of the charge that each neuron gets in each step: the transposed Jacobian."""
+    def _charge(self, spec: Spec, grad_spikes: Tensor, saved: Saved, number: str | None = None) -> Tensor:
+        """The gradient of the charge that each neuron gets in each step: the transposed Jacobian; times a number."""
         active, grad = saved.fired, grad_spikes.to(torch.promote_types(grad_spikes.dtype, torch.float32))
-        if saved.full is None:
-            grad = grad * active
-        else:
+        if saved.full is not None:
             grad = grad.clamp(max=0).where(~active, grad.clamp(min=0).where(saved.full, grad))
             active = torch.ones_like(active)
-        if spec.how.kind == "LateralLIF":
-            grad = uncoupled(grad, self._coupling(spec).to(grad.dtype), active)
-        gain = 1 / self._fitted(spec, "threshold", active)
+        gain = active / self._fitted(spec, "threshold", active)
         if self.normalise:
             places = tuple(range(1, active.dim()))
             count = active.sum(places, keepdim=True).clamp(min=1)
-            mean = (gain.square() * active).sum(places, keepdim=True) / count
+            mean = gain.square().sum(places, keepdim=True) / count
             gain = gain / mean.clamp(min=1e-30).sqrt() * (active[0].numel() / count).sqrt()
+        if number is not None:
+            gain = gain * self._fitted(spec, number, active)
+        if spec.how.kind == "LateralLIF":
+            grad = uncoupled(grad * active, self._coupling(spec).to(grad.dtype), active)
         return grad * gain.to(grad.dtype)
 
 
