@@ -158,6 +158,23 @@ def test_silent_neurons_have_no_gradient_but_at_the_output() -> None:
         assert x.grad[:, 0].tolist() == [want] * 4
 
 
+@pytest.mark.parametrize(("begin", "still"), [(5.0, 0), (-0.5, 1)])
+def test_outputs_come_back_from_either_end(begin: float, still: int) -> None:
+    """Both full, then both silent: the one that is wrong moves, or the one that is right; the other cannot."""
+    weight = torch.full((2,), begin, requires_grad=True)
+    neuron = rb.LIF(0.9, 1.0)
+    neuron.rule = Membrane().at_output
+    optimizer = torch.optim.SGD([weight], 0.3)
+    for _ in range(60):
+        counts = neuron(weight.expand(8, 1, 2)).sum(0)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(counts, torch.tensor([0])).backward()
+        optimizer.step()
+    assert counts[0, 0] > counts[0, 1]
+    assert weight[still] == begin
+    assert weight[1 - still] != begin
+
+
 def test_padding_neither_fills_nor_wakes_an_output() -> None:
     """Two real steps of three: the first neuron fires in both, the second in the padding alone."""
     x = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]]).unsqueeze(1).requires_grad_()
