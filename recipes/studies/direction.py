@@ -1,6 +1,6 @@
 """Study: do membrane-potential backpropagation and the surrogate through time lead downhill in the spiking loss?
 
-    python recipes/studies/direction.py [--out FILE.json]
+    python recipes/studies/direction.py [--state STATE ...] [--out FILE]      measures what the file has not yet
 
 The embedded digits as Poisson spikes, 64-32-32-10, T = 25: cosine of each rule's gradient to finite differences of the
 mean loss over the draws of those spikes (`rheobase.rules.direction`), before training, and after it, by either rule.
@@ -26,10 +26,11 @@ from rheobase.rules.direction import directions
 from rheobase.training import losses
 from rheobase.training.recipe import LossOptions
 
-OUT = Path(__file__).parents[2] / "results" / "studies" / "direction.json"
+OUT = Path(__file__).parents[2] / "results" / "studies" / "direction.jsonl"
 RULES: dict[str, Rule | None] = {"membrane": rb.rules.Membrane(), "surrogate": None}
 DECAY = 0.9512294
-EPOCHS, SAMPLES, DRAWS, ELEMENTS, STEP = 10, 20, 60, 64, 0.02
+STATES = ("start", "membrane", "surrogate")  # at the beginning, or trained by that rule
+EPOCHS, SAMPLES, DRAWS, ELEMENTS, STEP = 10, 20, 100, 24, 0.3
 LOSS = partial(losses.loss, options=LossOptions(name="membrane", membrane_decay=DECAY))
 
 
@@ -71,29 +72,35 @@ def seen(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
     return {"loss": float(LOSS(logits, labels)), "accuracy": float(right), "rates": rates}
 
 
+def measured(state: str, seed: int) -> dict[str, Any]:
+    """One row: of a net in that state, and with noise of that seed."""
+    data, began = rb.data.load("digits"), time.perf_counter()
+    images, labels, _ = batches(data.validation, len(data.validation)).batch(0, 0)
+    model = net("surrogate") if state == "start" else trained(state, data)
+    found = directions(
+        model, images[:SAMPLES], labels[:SAMPLES], RULES,
+        loss=LOSS, noise=0, draws=DRAWS, step=STEP, elements=ELEMENTS, seed=seed,
+    )  # fmt: skip
+    sizes = {"epochs": EPOCHS, "samples": SAMPLES, "draws": DRAWS, "step": STEP, "elements": ELEMENTS}
+    row = {"state": state, "seed": seed, **sizes, **seen(model, images, labels)}
+    row |= {rule: direction._asdict() for rule, direction in found.items()}
+    return row | {"seconds": round(time.perf_counter() - began, 1)}
+
+
 def main() -> None:
-    """Measure, and write it."""
+    """Measure what the file has not yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
-    out: Path = parser.parse_args().out
-    data = rb.data.load("digits")
-    images, labels, _ = batches(data.validation, len(data.validation)).batch(0, 0)
-    found: dict[str, Any] = {"samples": SAMPLES, "draws": DRAWS, "elements": ELEMENTS, "step": STEP, "epochs": EPOCHS}
-    models = {"start": net("surrogate")} | {f"trained by {rule}": trained(rule, data) for rule in RULES}
-    for name, model in models.items():
-        began = time.perf_counter()
-        found[name] = seen(model, images, labels) | {
-            f"seed {seed}": {
-                rule: direction._asdict()
-                for rule, direction in directions(
-                    model, images[:SAMPLES], labels[:SAMPLES], RULES,
-                    loss=LOSS, noise=0, draws=DRAWS, step=STEP, elements=ELEMENTS, seed=seed,
-                ).items()
-            }
-            for seed in (0, 1)
-        }  # fmt: skip
-        print(name, json.dumps(found[name]), f"{time.perf_counter() - began:.0f} s", flush=True)
-    write_atomic(out, (json.dumps(found, indent=2) + "\n").encode())
+    parser.add_argument("--state", nargs="+", choices=STATES, default=STATES)
+    given = parser.parse_args()
+    rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    there = {(row["state"], row["seed"]) for row in rows}
+    for state in given.state:
+        for seed in (0, 1):
+            if (state, seed) not in there:
+                rows.append(measured(state, seed))
+                print(json.dumps(rows[-1]), flush=True)
+                write_atomic(given.out, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 if __name__ == "__main__":
