@@ -44,7 +44,7 @@ def test_the_papers_nets_begin_as_it_says(what: str) -> None:
         assert neuron.threshold.shape == w.shape[:1]
         torch.testing.assert_close(neuron.threshold, torch.full(w.shape[:1], (5.0 if last else 3.0) * edge))
         assert neuron.raw_threshold.requires_grad
-        assert neuron.rule == Membrane(silent=last)
+        assert neuron.rule == Membrane(output=last)
     with torch.no_grad(), rb.record(model) as tape:
         logits = model(torch.rand(2, 1, 28, 28))
     assert all(trace.spikes.mean() > 0.02 for trace in tape.values())
@@ -91,7 +91,7 @@ def test_the_rule_goes_along_when_it_is_saved(tmp_path: Path) -> None:
     model = made("300-300", neuron=rb.LIF(0.9, learn="threshold"))
     rb.save(model, tmp_path / "m")
     again = rb.load(tmp_path / "m")
-    assert [m.rule for m in again.modules() if isinstance(m, rb.LIF)] == [Membrane(), Membrane(), Membrane(silent=True)]
+    assert [m.rule for m in again.modules() if isinstance(m, rb.LIF)] == [Membrane(), Membrane(), Membrane(output=True)]
     model.features[3].neuron.rule = None
     with pytest.raises(TypeError, match="rule of module features.3.neuron"):
         rb.save(model, tmp_path / "m")

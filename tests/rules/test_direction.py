@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.rules import Membrane
-from rheobase.rules.direction import cosine, directions, finite_differences
+from rheobase.rules.direction import _compared, cosine, directions, finite_differences
 
 
 class Net(nn.Module):
@@ -69,6 +69,28 @@ def test_a_neuron_of_one_step_under_noise_is_known() -> None:
     assert found["surrogate"].cosine > 0.5
 
 
+def test_the_ceiling_is_what_the_true_gradient_reaches() -> None:
+    """Of many elements of a linear loss with noise in its slopes, as of the differences over few draws."""
+    torch.manual_seed(0)
+    truth = torch.randn(4000, dtype=torch.float64)
+    for noise, wanted in ((0.01, 1.0), (1.0, 2**0.5 / 3**0.5), (100.0, 0.0)):
+        halves = truth.unsqueeze(1) + noise * torch.randn(4000, 2, dtype=torch.float64)
+        found = _compared({"p": truth}, {"p": halves})
+        assert found.ceiling == found.ceilings["p"] == pytest.approx(wanted, abs=0.2 if noise > 10 else 0.02)
+        assert found.cosine == pytest.approx(found.ceiling, abs=0.2 if noise > 10 else 0.02)
+
+
+def test_more_draws_have_a_higher_ceiling() -> None:
+    model, x = Net(6, 5), (torch.rand(12, 4, 6, dtype=torch.float64) < 0.4).double()
+    labels = torch.randn(4, 5, dtype=torch.float64)
+    few, many = (
+        directions(model, x, labels, {"r": None}, loss=rate, noise=0.3, draws=draws, step=0.05)["r"]
+        for draws in (20, 2000)
+    )
+    assert 0.2 < few.ceiling < many.ceiling - 0.02
+    assert many.ceiling > 0.95
+
+
 def test_both_rules_lead_downhill_in_a_small_net() -> None:
     model = Net(6, 5, 3)
     with torch.no_grad():
@@ -98,8 +120,9 @@ def test_both_rules_lead_downhill_in_a_small_net() -> None:
 
 def test_without_noise_there_is_nothing_to_find() -> None:
     model, x = Net(3, 2), torch.rand(5, 1, 3, dtype=torch.float64)
-    found = directions(model, x, torch.ones(1, 2).double(), {"r": Membrane()}, loss=rate, noise=0, draws=1, step=1e-9)
+    found = directions(model, x, torch.ones(1, 2).double(), {"r": Membrane()}, loss=rate, noise=0, draws=2, step=1e-9)
     assert math.isnan(found["r"].cosine)
+    assert math.isnan(found["r"].ceiling)
 
 
 def test_of_a_registered_model_that_draws() -> None:
@@ -122,5 +145,5 @@ def test_cosine() -> None:
     a, b = torch.tensor([3.0, 0.0]), torch.tensor([3.0, 4.0])
     assert cosine(a, b) == pytest.approx(0.6)
     assert cosine(a, -a) == pytest.approx(-1)
-    with pytest.raises(ValueError, match="draws must be at least 1, step above 0 and noise at least 0, got 0, 0.02"):
-        directions(Net(2, 1), torch.rand(1, 1, 2), torch.rand(1, 1), {}, loss=rate, noise=0.1, draws=0)
+    with pytest.raises(ValueError, match="draws must be even and at least 2, step above 0 and noise at least 0, got 3"):
+        directions(Net(2, 1), torch.rand(1, 1, 2), torch.rand(1, 1), {}, loss=rate, noise=0.1, draws=3)

@@ -11,6 +11,7 @@ import rheobase as rb
 from rheobase import kernels
 from rheobase.rules import Membrane
 from rheobase.rules.membrane import uncoupled
+from rheobase.training.passes import padded
 
 D = torch.float64
 
@@ -143,14 +144,48 @@ def test_the_gradient_is_that_of_the_activities(kappa: float) -> None:
 
 
 def test_silent_neurons_have_no_gradient_but_at_the_output() -> None:
-    x = torch.tensor([0.1, 2.0]).expand(4, 1, 2).clone().requires_grad_()
-    for silent, want in ((False, [0, 2]), (True, [2, 2])):
+    """There, one that leads to more spikes; a neuron that fires in each step has one that leads to fewer."""
+    x = torch.tensor([0.1, 0.4, 2.0]).expand(4, 1, 3).clone().requires_grad_()
+    for output, sign, want in (
+        (False, 1, [0, 2, 2]), (False, -1, [0, -2, -2]), (True, 1, [0, 2, 2]), (True, -1, [-2, -2, 0])
+    ):  # fmt: skip
         neuron = rb.LIF(0.5, 0.5)
-        neuron.rule = Membrane(silent=silent)
+        neuron.rule = Membrane(output=output)
         spikes = neuron(x)
-        assert spikes.sum(0).tolist() == [[0, 4]]
+        assert spikes.sum(0).tolist() == [[0, 2, 4]]
         x.grad = None
-        spikes.sum().backward()
+        (sign * spikes).sum().backward()
+        assert x.grad[:, 0].tolist() == [want] * 4
+
+
+@pytest.mark.parametrize(("begin", "still"), [(5.0, 0), (-0.5, 1)])
+def test_outputs_come_back_from_either_end(begin: float, still: int) -> None:
+    """Both full, then both silent: the one that is wrong moves, or the one that is right; the other cannot."""
+    weight = torch.full((2,), begin, requires_grad=True)
+    neuron = rb.LIF(0.9, 1.0)
+    neuron.rule = Membrane().at_output
+    optimizer = torch.optim.SGD([weight], 0.3)
+    for _ in range(60):
+        counts = neuron(weight.expand(8, 1, 2)).sum(0)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(counts, torch.tensor([0])).backward()
+        optimizer.step()
+    assert counts[0, 0] > counts[0, 1]
+    assert weight[still] == begin
+    assert weight[1 - still] != begin
+
+
+def test_padding_neither_fills_nor_wakes_an_output() -> None:
+    """Two real steps of three: the first neuron fires in both, the second in the padding alone."""
+    x = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]]).unsqueeze(1).requires_grad_()
+    for sign, want in ((1, [1, 0]), (-1, [0, -1])):
+        neuron = rb.LIF(0.0, 1.0)
+        neuron.rule = Membrane(output=True)
+        x.grad = None
+        with padded(torch.tensor([2])):
+            spikes = neuron(x)
+            assert spikes[:, 0].tolist() == [[1, 0], [1, 0], [0, 1]]
+            (sign * spikes).sum().backward()
         assert x.grad[0, 0].tolist() == want
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -20,11 +21,14 @@ class Direction(NamedTuple):
     """Cosines between a rule's gradient and the finite differences: of all that was compared, and of each parameter.
 
     NaN where one of the two is zero. `norm` is the length of the rule's gradient over that of the differences.
+    `ceiling` and `ceilings` are the cosines to expect of the true gradient, as the differences have an error.
     """
 
     cosine: float
     norm: float
     parameters: dict[str, float]
+    ceiling: float
+    ceilings: dict[str, float]
 
 
 def directions(
@@ -44,7 +48,8 @@ def directions(
 
     The loss of a spiking net is a staircase in its weights; its mean over noise on the inputs is smooth, and what
     finite differences find of that asks no rule. All is measured with the same draws (also those that the model makes
-    itself). The differences have an error of their own, which falls with `draws`: look at it with another seed.
+    itself). The differences have an error of their own, which falls with `draws`: from the cosine c between those of
+    either half of the draws follows sqrt(2 c / (1 + c)), what the true gradient would have with the mean of both.
 
     Args:
         model: it stays as it is, rules included; its neurons must take every rule.
@@ -52,7 +57,7 @@ def directions(
         rules: by any name; None is the surrogate, through time. Neurons of a model's head get what a rule has for them.
         loss: (logits, labels) -> a scalar, a mean over the batch.
         noise: standard deviation of what is added to the inputs.
-        draws: of noise, for each sample.
+        draws: of noise, for each sample; an even number.
         step: of each difference, as a share of the root mean square of its parameter.
         elements: compare at most so many of each parameter, chosen by the seed; None: all.
         seed: of noise and choice.
@@ -60,9 +65,10 @@ def directions(
     Raises:
         ValueError: draws, step or noise out of range; or a rule that a neuron does not take.
     """
-    if draws < 1 or step <= 0 or noise < 0:
+    if draws < 2 or draws % 2 or step <= 0 or noise < 0:
         raise ValueError(
-            f"directions: draws must be at least 1, step above 0 and noise at least 0, got {draws}, {step} and {noise}"
+            "directions: draws must be even and at least 2, step above 0 and noise at least 0, got "
+            f"{draws}, {step} and {noise}"
         )
     generator = torch.Generator().manual_seed(seed)
     batch = 0 if inputs.dim() == 4 else 1
@@ -74,22 +80,23 @@ def directions(
         name: torch.randperm(p.numel(), generator=generator)[: elements or p.numel()] for name, p in named.items()
     }
 
-    def value() -> Tensor:
+    def halves() -> Tensor:
         with forked(seed):
-            return loss(model(many), repeated)
+            logits = model(many)
+        return torch.stack([loss(logits[:, half::2], repeated[half::2]) for half in (0, 1)])
 
     found, neurons = {}, {path: n for path, n in outermost(model).items() if isinstance(n, LIF)}
     before = [neuron.rule for neuron in neurons.values()]
     with in_mode(model, training=False):
         wanted = {
-            name: finite_differences(value, p, chosen[name], step * float(p.detach().square().mean().sqrt()) or step)
+            name: finite_differences(halves, p, chosen[name], step * float(p.detach().square().mean().sqrt()) or step)
             for name, p in named.items()
         }
         try:
             for name, rule in rules.items():
                 for path, neuron in neurons.items():
                     neuron.rule = placed(rule, path)
-                gradients = torch.autograd.grad(value(), list(named.values()), allow_unused=True)
+                gradients = torch.autograd.grad(halves().mean(), list(named.values()), allow_unused=True)
                 got = {
                     key: torch.zeros(len(chosen[key])) if g is None else g.detach().flatten()[chosen[key]]
                     for key, g in zip(named, gradients, strict=True)
@@ -103,7 +110,10 @@ def directions(
 
 @torch.no_grad()
 def finite_differences(value: Callable[[], Tensor], parameter: Tensor, places: Tensor, step: float) -> Tensor:
-    """(value(p + step) - value(p - step)) / (2 step) at each of these places of a flat parameter, float64."""
+    """(value(p + step) - value(p - step)) / (2 step) at each of these places of a flat parameter, float64.
+
+    `[places, ...]` for a value of any shape.
+    """
     flat = parameter.view(-1)
     found = []
     for place in places.tolist():
@@ -117,14 +127,26 @@ def finite_differences(value: Callable[[], Tensor], parameter: Tensor, places: T
     return torch.stack(found).cpu()
 
 
-def _compared(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Direction:
+def _compared(got: Mapping[str, Tensor], halves: Mapping[str, Tensor]) -> Direction:
+    wanted = {name: half.mean(1) for name, half in halves.items()}
     every = _whole(got.values()), _whole(wanted.values())
-    norm = float(every[0].norm() / every[1].norm())
-    return Direction(cosine(*every), norm, {name: cosine(got[name], wanted[name]) for name in wanted})
+    return Direction(
+        cosine(*every),
+        float(every[0].norm() / every[1].norm()),
+        {name: cosine(got[name], wanted[name]) for name in wanted},
+        _ceiling(_whole(halves.values())),
+        {name: _ceiling(half) for name, half in halves.items()},
+    )
 
 
 def _whole(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.double().cpu() for tensor in tensors])
+
+
+def _ceiling(halves: Tensor) -> float:
+    """Of the mean of two vectors `[N, 2]`, a truth and errors of their own, the cosine to expect with the truth."""
+    c = cosine(*halves.unbind(1))
+    return c if math.isnan(c) else math.sqrt(2 * max(c, 0) / (1 + max(c, 0)))
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

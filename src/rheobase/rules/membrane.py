@@ -19,10 +19,12 @@ KINDS = ("LIF", "LateralLIF")
 class Saved(NamedTuple):
     """What the backward pass needs.
 
-    active: `[B, ...]`, which neurons fired in which sample. spikes: `[T, B, ...]`, where thresholds are learned.
+    fired: `[B, ...]`, which neurons fired in which sample. full: of an output, which did so in each of its steps.
+    spikes: `[T, B, ...]`, where thresholds are learned.
     """
 
-    active: Tensor
+    fired: Tensor
+    full: Tensor | None
     spikes: Tensor | None
 
 
@@ -42,7 +44,9 @@ class Membrane:
         efficacy: sigma, the share of lateral inhibition that counts (the rest meets the floor of the potential).
         normalise: the paper's error normalisation: in place of 1 / threshold its ratio to the root mean square over
             the active neurons of a sample, times sqrt(neurons / active ones).
-        silent: whether silent neurons count as active: for output neurons, which could not begin to fire otherwise.
+        output: whether their spikes are the model's answer. All neurons count as active then, as a silent one could not
+            begin to fire otherwise; but a gradient that would have a silent neuron fire less is dropped, or one that
+            fires in each step more: neither can, and their potentials would run away.
 
     It goes with LIF, IF and LateralLIF with a soft reset, and has a gradient of their threshold (`learn`).
 
@@ -52,7 +56,7 @@ class Membrane:
 
     efficacy: float = 0.5
     normalise: bool = False
-    silent: bool = False
+    output: bool = False
     name: ClassVar[str] = "membrane"
     learns: ClassVar[tuple[str, ...]] = ("threshold",)
 
@@ -63,7 +67,7 @@ class Membrane:
     @property
     def at_output(self) -> Membrane:
         """The rule for neurons whose spikes are the model's answer."""
-        return replace(self, silent=True)
+        return replace(self, output=True)
 
     def why_not(self, spec: Spec, currents: Tensor) -> str | None:
         """Why it does not go with such a neuron, or None."""
@@ -80,31 +84,30 @@ class Membrane:
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Saved]:
         """The neuron's own spikes and state, by whichever engine."""
         ran = kernels.fire(spec, currents, state)
-        fired, known = ran.outputs != 0, lengths()
-        if known is not None and len(fired) > 1:  # what fires in padding is not active
-            real = real_steps(known, fired.shape[0], fired.shape[1], "Membrane")
-            fired = fired & real.view(*real.shape, *[1] * (fired.dim() - 2))
-        active = fired.any(0)
-        if self.silent:
-            active = torch.ones_like(active)
+        spikes, known = ran.outputs.detach(), lengths()  # (the outputs themselves will hold what holds this)
+        most = least = spikes
+        if known is not None and len(spikes) > 1:  # what fires in padding is not active
+            real = real_steps(known, spikes.shape[0], spikes.shape[1], "Membrane")
+            real = real.view(*real.shape, *[1] * (spikes.dim() - 2))
+            most, least = spikes.where(real, 0), spikes.where(real, 1)
+        fired = most.amax(0) > 0
+        full = least.amin(0) > 0 if self.output else None
         learned = spec.numbers["threshold"].requires_grad
-        # detached: the outputs themselves will hold what holds this
-        return ran.outputs, ran.state, Saved(active, ran.outputs.detach() if learned else None)
+        return ran.outputs, ran.state, Saved(fired, full, spikes if learned else None)
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents."""
-        grad = self._charge(spec, grad_spikes, saved.active) * self._fitted(spec, "input_scale", saved.active)
-        return grad.to(grad_spikes.dtype)
+        return self._charge(spec, grad_spikes, saved, "input_scale").to(grad_spikes.dtype)
 
     def numbers(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> dict[str, Tensor]:
         """The gradient of the threshold: of its charge, times what a larger one takes from it."""
         assert saved.spikes is not None
         spikes = saved.spikes.to(torch.promote_types(saved.spikes.dtype, torch.float32))
-        taken = -spikes
+        taken = spikes
         if spec.how.kind == "LateralLIF":
             others = spikes.sum(2, keepdim=True) - spikes
-            taken = taken + self._coupling(spec).to(spikes.dtype) * others
-        whole = (self._charge(spec, grad_spikes, saved.active) * taken).sum((0, 1))
+            taken = spikes - self._coupling(spec).to(spikes.dtype) * others
+        whole = (self._charge(spec, grad_spikes, saved) * taken).sum((0, 1)).neg()
         threshold = spec.numbers["threshold"]
         if not threshold.dim():
             whole = whole.sum()
@@ -123,17 +126,22 @@ class Membrane:
             number = number.reshape(-1, *[1] * (active.dim() - 2))
         return number
 
-    def _charge(self, spec: Spec, grad_spikes: Tensor, active: Tensor) -> Tensor:
-        """The gradient of the charge that each neuron gets in each step: the transposed Jacobian."""
-        grad = grad_spikes.to(torch.promote_types(grad_spikes.dtype, torch.float32)) * active
-        if spec.how.kind == "LateralLIF":
-            grad = uncoupled(grad, self._coupling(spec).to(grad.dtype), active)
-        gain = 1 / self._fitted(spec, "threshold", active)
+    def _charge(self, spec: Spec, grad_spikes: Tensor, saved: Saved, number: str | None = None) -> Tensor:
+        """The gradient of the charge that each neuron gets in each step: the transposed Jacobian; times a number."""
+        active, grad = saved.fired, grad_spikes.to(torch.promote_types(grad_spikes.dtype, torch.float32))
+        if saved.full is not None:
+            grad = grad.clamp(max=0).where(~active, grad.clamp(min=0).where(saved.full, grad))
+            active = torch.ones_like(active)
+        gain = active / self._fitted(spec, "threshold", active)
         if self.normalise:
             places = tuple(range(1, active.dim()))
             count = active.sum(places, keepdim=True).clamp(min=1)
-            mean = (gain.square() * active).sum(places, keepdim=True) / count
+            mean = gain.square().sum(places, keepdim=True) / count
             gain = gain / mean.clamp(min=1e-30).sqrt() * (active[0].numel() / count).sqrt()
+        if number is not None:
+            gain = gain * self._fitted(spec, number, active)
+        if spec.how.kind == "LateralLIF":
+            grad = uncoupled(grad * active, self._coupling(spec).to(grad.dtype), active)
         return grad * gain.to(grad.dtype)
 
 
