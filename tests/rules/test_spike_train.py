@@ -315,8 +315,8 @@ def test_a_whole_net_learns_without_a_surrogate(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("the derivative was asked for")
 
     model = rb.models.create(
-        "mlp", classes=3, in_channels=1, image_size=4, layers="30-R20", norm="none", alpha=1.5, alpha_out=1.5,
-        output="spikes", coding="poisson", rule="spike_train", steps=20,
+        "mlp", classes=3, in_channels=1, image_size=4, layers="30-R20", norm="none", alpha=3.0, alpha_out=3.0,
+        output="spikes", coding="poisson", coding_rate=0.4, rule="spike_train", steps=40,
         neuron=rb.CubaLIF(0.5, 0.9, reset="hard", input_scale=0.5),
     )  # fmt: skip
     rules = [m.rule for m in model.modules() if isinstance(m, rb.LIF)]
@@ -324,18 +324,19 @@ def test_a_whole_net_learns_without_a_surrogate(monkeypatch: pytest.MonkeyPatch)
     for shape in rb.surrogate.SHAPES.values():
         monkeypatch.setattr(shape, "derivative", never)
         monkeypatch.setattr(shape, "formula", staticmethod(never))
-    images, labels = torch.rand(48, 1, 4, 4), torch.arange(48) % 3
+    labels = torch.arange(24) % 3
+    images = (torch.rand(3, 1, 4, 4) > 0.5)[labels] * 0.8 + torch.rand(24, 1, 4, 4) * 0.2
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = []
-    for _ in range(60):
-        torch.manual_seed(1)
+    for step in range(40):
+        torch.manual_seed(step)
         loss = (rb.readout(model(images)) - torch.eye(3)[labels] * 0.4).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.3 * losses[0]
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
