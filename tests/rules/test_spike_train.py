@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import rheobase as rb
 from rheobase.rules import SpikeTrain
 from rheobase.rules.spike_train import Parts, growth, psp_ratios, responses, together
+from rheobase.rules.spike_train_topology import connect, grid
 
 D = torch.float64
 DECAY, CURRENT, SCALE = 0.9, 0.7, 0.3
@@ -316,7 +317,7 @@ def test_a_whole_net_learns_without_a_surrogate(monkeypatch: pytest.MonkeyPatch)
 
     model = rb.models.create(
         "mlp", classes=3, in_channels=1, image_size=4, layers="30-R20", norm="none", alpha=3.0, alpha_out=3.0,
-        output="spikes", coding="poisson", coding_rate=0.4, rule="spike_train", steps=40,
+        output="spikes", coding="poisson", coding_rate=0.4, rule="spike_train", steps=30,
         neuron=rb.CubaLIF(0.5, 0.9, reset="hard", input_scale=0.5),
     )  # fmt: skip
     rules = [m.rule for m in model.modules() if isinstance(m, rb.LIF)]
@@ -329,7 +330,7 @@ def test_a_whole_net_learns_without_a_surrogate(monkeypatch: pytest.MonkeyPatch)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = []
-    for step in range(40):
+    for step in range(30):
         torch.manual_seed(step)
         loss = (rb.readout(model(images)) - torch.eye(3)[labels] * 0.4).square().mean()
         optimizer.zero_grad()
@@ -435,3 +436,46 @@ def test_the_rule_goes_along_when_it_is_saved(tmp_path: Path) -> None:
     again = rb.load(tmp_path / "m")
     rules = [m.rule for m in again.modules() if isinstance(m, rb.LIF)]
     assert rules == [SpikeTrain(), SpikeTrain(), SpikeTrain(silent=35)]
+
+
+@pytest.mark.parametrize(("shape", "published", "selves"), [((5, 5, 4), 879, 40), ((5, 5, 16), 4445, None)])
+def test_the_grid_has_as_many_connections_as_the_reference_code_draws(
+    shape: tuple[int, ...], published: int, selves: int | None
+) -> None:
+    masks = torch.stack([grid(shape, seed) for seed in range(8)]).float()
+    assert abs(masks.sum((1, 2)).mean() / published - 1) < 0.05
+    if selves:
+        assert abs(masks.diagonal(dim1=1, dim2=2).sum(1).mean() - selves) < 5
+    assert not torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], grid(shape).float())
+    one = grid((20, 1), inhibitory=0.0).float() + grid((20, 1), 1, inhibitory=1.0).float()
+    assert one.tril(-8).sum() == one.triu(8).sum() == 0
+
+
+def test_only_connections_that_there_are_learn() -> None:
+    mask = torch.rand(4, 4) < 0.5
+    net, dense, x = Net(), Net(), poisson(30, 2, 6)
+    connect(net.above.module, mask)
+    dense.load_state_dict(net.state_dict(), strict=False)
+    with torch.no_grad():
+        dense.above.neuron.threshold = net.above.neuron.threshold
+        dense.above.module.weight.copy_(net.above.module.weight)
+    for each in (net, dense):
+        each(x)[1].sum().backward()
+    got, want = net.above.module.parametrizations.weight.original.grad, dense.above.module.weight.grad
+    assert (want[~mask] != 0).any()
+    torch.testing.assert_close(got, want * mask)
+    torch.testing.assert_close(net.first.weight.grad, dense.first.weight.grad)
+    with pytest.raises(ValueError, match=r"mask must be \[4, 4\], got \[3, 4\]"):
+        connect(nn.Linear(4, 4), mask[:3])
+    with pytest.raises(ValueError, match="shape must be positive"):
+        grid((5, 0))
+
+
+def test_masked_weights_run_on_the_engine_too() -> None:
+    x, layer = 2 * torch.rand(9, 3, 4), connect(nn.Linear(4, 4), torch.rand(4, 4) < 0.5)
+    net, grads = rb.Recurrent(rb.LIF(0.9), layer), []
+    for name in ("reference", "numba"):
+        with rb.engine(name):
+            grads.append(torch.autograd.grad(net(x).sum(), list(net.parameters())))
+    torch.testing.assert_close(*grads)

@@ -123,8 +123,8 @@ class LossOptions(Group):
     """What to minimise, with m the mean of the logits over time and y the label as a one-hot vector, smoothed.
 
     cross_entropy: CE(m, y). tet (Deng et al. 2022): (1 - lambda) mean_t CE(logits[t], y) + lambda mean (logits -
-    target)^2. count: mean (m - c)^2, the distance of spike counts over T from c = count_low + (count_high - count_low) y,
-    where the last layer spikes; a distance up to count_margin is none.
+    target)^2. count: mean (m - c)^2, the distance of spike counts over T from c = count_low + (count_high -
+    count_low) y, where the last layer spikes; a distance up to count_margin is none.
     membrane: CE(v, y) of the potential of an integrator without spikes whose currents are the logits, v[t] =
     membrane_decay v[t-1] + logits[t], after the last step, or of each class its maximum over time; v, not m, then
     decides for a class. (decay 0: the logits are potentials, of a model that integrates itself.)
