@@ -51,6 +51,20 @@ def test_the_papers_nets_begin_as_it_says(what: str) -> None:
     assert set(logits.unique().tolist()) == {0, 1}
 
 
+def test_neurons_that_hear_each_other_begin_so_too() -> None:
+    neuron = rb.CubaLIF(0.8, 0.9, reset="hard")
+    model = made("800", layers="800-R400", neuron=neuron, rule="spike_train", steps=12)
+    back = model.features[5].neuron
+    edge = math.sqrt(3 / 800)
+    torch.testing.assert_close(back.neuron.threshold, torch.full((400,), 3.0 * edge))
+    bound = edge * math.sqrt(11 / 400)
+    assert 0.99 * bound < back.module.weight.abs().max() <= bound
+    with rb.record(model) as tape:
+        model(torch.rand(2, 1, 28, 28)).sum().backward()
+    assert all(trace.spikes.mean() > 0.02 for trace in tape.values())
+    assert all(p.grad.norm() > 0 for p in model.parameters())
+
+
 def test_a_fixed_threshold_and_a_twin() -> None:
     model = made("conv", neuron=rb.LateralLIF(-0.1, decay=0.95))
     assert [m.threshold.shape for m in model.modules() if isinstance(m, rb.LIF)] == [(20,), (50,), (200,), (10,)]
@@ -69,7 +83,6 @@ def test_a_fixed_threshold_and_a_twin() -> None:
         ({"norm": "current"}, "alpha must be a number > 0, with norm='none' and alpha, got 3.0, norm='current'"),
         ({"alpha": None}, "alpha_out must be a number > 0, with norm='none' and alpha, got 5.0"),
         ({"alpha": -1.0}, "alpha must be a number > 0 or null, got -1.0"),
-        ({"layers": "20-R20", "rule": "surrogate"}, "alpha must be null for a Recurrent"),
         ({"output": "logits"}, "output must be 'currents' or 'spikes', got 'logits'"),
         ({"coding": "rate"}, "coding must be 'direct' or 'poisson', got 'rate'"),
         ({"coding_rate": 0.0}, r"Poisson: rate must be in \(0, 1\], got 0"),

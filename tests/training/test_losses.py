@@ -38,6 +38,13 @@ def test_count_is_the_squared_error_of_the_mean_over_time():
     assert found == pytest.approx(((0.75 - 1) ** 2 + 0.25**2) / 2)
     smooth = loss(spikes, LABELS, LossOptions(name="count", label_smoothing=0.2)).item()
     assert smooth == pytest.approx(((0.75 - 0.9) ** 2 + (0.25 - 0.1) ** 2) / 2)
+    rates = {"name": "count", "count_high": 0.5, "count_low": 0.1}
+    assert loss(spikes, LABELS, LossOptions(**rates)).item() == pytest.approx((0.25**2 + 0.15**2) / 2)
+    spikes.requires_grad_()
+    near = loss(spikes, LABELS, LossOptions(**rates, count_margin=0.2))
+    assert near.item() == pytest.approx(0.25**2 / 2)
+    near.backward()
+    torch.testing.assert_close(spikes.grad, torch.tensor([0.25 / 4, 0.0]).expand(4, 1, 2))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +157,11 @@ def _read(content: bytes) -> models.Net:
         raise ValueError(f"it has format {about['format']}, and this version of rheobase reads format {FORMAT}")
     tensors |= {name: tensors[first] for name, first in about["tied"].items()}
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # what create draws must not be seen
-        model = models.create(**_made(about["arguments"], "arguments", tensors))
+        arguments = _made(about["arguments"], "arguments", tensors)
+        rule = arguments.pop("rule", "surrogate")
+        model = models.create(**arguments)
         for path, module in _made(about["modules"], "", tensors).items():
             model.set_submodule(path, module)
-        put_rule(model, model.description.rule)
     whole = _whole(model)
     made = whole.state_dict(keep_vars=True)
     for name, tensor in made.items():
@@ -169,6 +171,8 @@ def _read(content: bytes) -> models.Net:
         owner, _, leaf = name.rpartition(".")
         nn.Module.__setattr__(whole.get_submodule(owner), leaf, made[first])  # a neuron's own takes a copy
     whole.load_state_dict(tensors)
+    model.description = replace(model.description, rule=rule)
+    put_rule(model, rule)  # which looks at what the neurons are, their reset among it
     model.steps = about["steps"]
     return model
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rheobase.kernels.ops import Gradients, Inputs, Outputs
 from rheobase.kernels.registry import Engine
-from rheobase.kernels.spec import How, Spec, joined, parted
+from rheobase.kernels.spec import How, Ran, Spec, joined, parted
 
 
 class Rule(Protocol):
@@ -49,7 +49,14 @@ class Learning(Rule, Protocol):
         """The gradient of each that is learned, in its shape."""
 
 
-MODULES = {"membrane": "rheobase.rules.membrane"}
+class Recurring(Rule, Protocol):
+    """A rule that also knows neurons which hear each other's spikes of the step before (`rheobase.Recurrent`)."""
+
+    def recurrent(self, weight: Tensor, ran: Ran) -> Rule:
+        """The rule for one call: of neurons that have `ran`, with the weight `[N, N]` of the layer between them."""
+
+
+MODULES = {"membrane": "rheobase.rules.membrane", "spike_train": "rheobase.rules.spike_train"}
 """Where the rules are that have a name, each as its `RULE`; they are imported at their first use."""
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from rheobase.kernels import rules
 from rheobase.models.net import Net, Norm, Parts, linear
 from rheobase.models.segments import Segmented
-from rheobase.neurons import LIF, Neuron
+from rheobase.neurons import LIF, Neuron, Recurrent
 from rheobase.neurons.base import outermost
 
 Count = Annotated[int, "from 1 on"]
@@ -30,7 +30,7 @@ class Description:
         steps: T for static images.
         spiking: False for the ANN twin.
         rule: how gradients pass the neurons, by name: "surrogate", through time with the surrogate derivative, or
-            "membrane" (`rheobase.rules.Membrane`). (A rule of one's own is an object: `neuron.rule`.)
+            "membrane" or "spike_train" (see `rheobase.rules`). (A rule of one's own is an object: `neuron.rule`.)
 
     Raises:
         ValueError: a value that its field does not take.
@@ -40,7 +40,7 @@ class Description:
     in_channels: Count = 3
     steps: Count = 4
     spiking: bool = True
-    rule: Literal["surrogate", "membrane"] = "surrogate"
+    rule: Literal["surrogate", "membrane", "spike_train"] = "surrogate"
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self), include_extras=True).items():
@@ -105,6 +105,8 @@ def put_rule(net: Net, name: str) -> None:
     if rule is None:
         return
     for path, neuron in outermost(net).items():
+        if isinstance(neuron, Recurrent) and hasattr(rule, "recurrent"):
+            neuron = neuron.neuron
         if not isinstance(neuron, LIF) or not neuron.native:
             raise ValueError(f"rule must be 'surrogate' for the {type(neuron).__name__} {path}, got {name!r}")
         mine = rules.placed(rule, path)

@@ -9,15 +9,18 @@ from torch import nn
 
 from rheobase.layers import Fire, PerStep
 from rheobase.models.net import Rate
-from rheobase.neurons import LIF
+from rheobase.neurons import LIF, Recurrent
 from rheobase.neurons.numbers import spread
+
+HEARD = 11  # neurons that one of 400 hears, on a grid of 5 x 5 x 16
 
 
 def uniform(layer: PerStep, fire: Fire | None, alpha: float) -> None:
     """Begin a convolution or linear layer, and the neurons behind it (None: there are none), anew.
 
     Weights of M inputs are uniform between -r and r = sqrt(3 / M), so that the sum of their squares is 1 on average;
-    there is no bias; thresholds, one a channel, are alpha r.
+    there is no bias; thresholds, one a channel, are alpha r. Where N neurons hear each other, the weights between them
+    are within r sqrt(11 / N): as if each heard 11 others, as in the layers of Zhang and Li 2019, with weights within r.
 
     Raises:
         ValueError: neurons without a threshold of their own.
@@ -30,6 +33,12 @@ def uniform(layer: PerStep, fire: Fire | None, alpha: float) -> None:
     module.register_parameter("bias", None)
     if fire is None or isinstance(fire.neuron, Rate):
         return
-    if not isinstance(fire.neuron, LIF):
-        raise ValueError(f"alpha must be null for a {type(fire.neuron).__name__}, whose threshold it would set")
-    spread(fire.neuron, "threshold", torch.full((len(weight),), alpha * edge))
+    neuron = fire.neuron
+    if isinstance(neuron, Recurrent):
+        assert isinstance(neuron.module, nn.Linear)
+        bound = edge * math.sqrt(min(1, HEARD / len(weight)))
+        nn.init.uniform_(neuron.module.weight, -bound, bound)
+        neuron = neuron.neuron
+    if not isinstance(neuron, LIF):
+        raise ValueError(f"alpha must be null for a {type(neuron).__name__}, whose threshold it would set")
+    spread(neuron, "threshold", torch.full((len(weight),), alpha * edge))

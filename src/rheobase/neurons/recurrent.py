@@ -43,8 +43,39 @@ class Recurrent(Neuron):
         return self.neuron.initial_state(current), torch.zeros_like(current)
 
     def _ran(self, currents: Tensor, state: State, watch: bool = False, **_: Any) -> Ran:
-        """All steps in one go where the neuron and the module are such that an engine can."""
+        """By the neuron's rule, if it has one that knows neurons which hear each other."""
         self.check(currents)
+        rule = getattr(self.neuron, "rule", None)
+        if hasattr(rule, "recurrent"):
+            return self._by_rule(rule, currents, state, watch)
+        return self._alone(currents, state, watch)
+
+    def _by_rule(self, rule: Any, currents: Tensor, state: State, watch: bool) -> Ran:
+        """The rule takes the whole loop for one neuron: no gradient goes from step to step.
+
+        Raises:
+            ValueError: what is between the neurons is not a linear layer over all of them.
+        """
+        size = currents.shape[-1]
+        if not self._linear(currents) or currents.dim() != 3:
+            raise ValueError(
+                f"the rule {rule.name!r} cannot be used here: Recurrent must have its own step, and for currents "
+                f"[T, B, {size}] a torch.nn.Linear({size}, {size}) without hooks, got {self.module} for "
+                f"{list(currents.shape)}"
+            )
+        neuron: Any = self.neuron
+        weight: Any = self.module.weight
+        with torch.no_grad():
+            ran = self._alone(currents, state, watch)
+        before = torch.zeros_like(currents[0]) if state is None else state[1]
+        heard = torch.cat([before.detach().unsqueeze(0), ran.outputs[:-1]]).to(weight.dtype)
+        inner = None if state is None else state[0]
+        this = rule.recurrent(weight.detach().clone(), ran._replace(state=ran.state[0]))
+        found = kernels.fire(neuron.spec(), currents + self.module(heard), inner, rule=this)
+        return ran._replace(outputs=found.outputs, drive=currents)
+
+    def _alone(self, currents: Tensor, state: State, watch: bool) -> Ran:
+        """All steps in one go where the neuron and the module are such that an engine can."""
         if watch or torch.compiler.is_compiling() or not self._usual(currents):
             return super()._ran(currents, state, watch)
         rest = self.initial_state(currents[0].float() if currents.dtype in HALF else currents[0])
@@ -59,16 +90,21 @@ class Recurrent(Neuron):
         return fired._replace(state=(fired.state, fired.outputs[-1].to(before.dtype)))
 
     def _usual(self, currents: Tensor) -> bool:
-        """Whether a neuron that engines know hears itself through a linear layer, and nobody looks on."""
-        if _autocast(currents):
+        """Whether an engine knows the neuron and how it hears itself."""
+        neuron = self.neuron
+        if _autocast(currents) or not isinstance(neuron, LIF) or not neuron.native:
             return False
-        neuron, module = self.neuron, self.module
-        if not isinstance(neuron, LIF) or not neuron.native or neuron.rule is not None or type(module) is not nn.Linear:
+        ruled = neuron.rule is not None and torch.is_grad_enabled()
+        return not ruled and self._linear(currents)
+
+    def _linear(self, currents: Tensor) -> bool:
+        """Whether it hears itself through a linear layer over the last axis, as torch has it, and nobody looks on."""
+        module = self.module
+        if not isinstance(module, nn.Linear) or altered(module, nn.Linear, "forward") or hooked(module):
             return False
-        fits = module.in_features == module.out_features == currents.shape[-1]
-        return fits and not (
-            altered(self, Recurrent, "step") or altered(module, nn.Linear, "forward") or hooked(module)
-        )
+        if altered(self, Recurrent, "step"):
+            return False
+        return module.in_features == module.out_features == currents.shape[-1]
 
     def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step."""

@@ -43,7 +43,9 @@ def loss(logits: Tensor, labels: Tensor, options: LossOptions, lengths: Tensor |
     if options.name == "count":
         wanted = labels if labels.dim() == 2 else F.one_hot(labels, classes).float()
         wanted = wanted.lerp(logits.new_tensor(1 / classes), options.label_smoothing)
-        return (readout(logits, lengths) - wanted).square().mean()
+        wanted = options.count_low + (options.count_high - options.count_low) * wanted
+        error = readout(logits, lengths) - wanted
+        return error.where(error.abs() > options.count_margin, 0 * error).square().mean()
     repeated = labels.repeat(len(logits), *[1] * (labels.dim() - 1))
     entropy = F.cross_entropy(
         logits.flatten(0, 1), repeated, label_smoothing=options.label_smoothing, reduction="none"

@@ -95,7 +95,7 @@ class ModelOptions(Group):
     name: str = key("sew_resnet18", "of rheobase.models.names(), or your own package.module:function that gives one")
     steps: int = key(4, "time steps T", ge=1)
     spiking: bool = key(True, "false: the ANN twin")
-    rule: Literal["surrogate", "membrane"] = key("surrogate", "gradient rule")
+    rule: Literal["surrogate", "membrane", "spike_train"] = key("surrogate", "gradient rule")
     width: int | None = key(None, "channels of the first stage, or units of a layer", ge=1)
     depth: int | None = key(None, "layers", ge=1)
     stem: Literal["cifar", "imagenet"] | None = key(None, "first layers: 3x3, or 7x7 with stride and pooling")
@@ -123,7 +123,8 @@ class LossOptions(Group):
     """What to minimise, with m the mean of the logits over time and y the label as a one-hot vector, smoothed.
 
     cross_entropy: CE(m, y). tet (Deng et al. 2022): (1 - lambda) mean_t CE(logits[t], y) + lambda mean (logits -
-    target)^2. count: mean (m - y)^2, the distance of spike counts over T from y, where the last layer spikes.
+    target)^2. count: mean (m - c)^2, the distance of spike counts over T from c = count_low + (count_high -
+    count_low) y, where the last layer spikes; a distance up to count_margin is none.
     membrane: CE(v, y) of the potential of an integrator without spikes whose currents are the logits, v[t] =
     membrane_decay v[t-1] + logits[t], after the last step, or of each class its maximum over time; v, not m, then
     decides for a class. (decay 0: the logits are potentials, of a model that integrates itself.)
@@ -139,6 +140,9 @@ class LossOptions(Group):
     tet_target: float = key(1.0, "what TET's second term pulls the logits to")
     membrane_decay: float = key(1.0, "share of the integrator's potential kept from step to step", ge=0, le=1)
     membrane_at: Literal["last", "max"] = key("last", "potential after the last step, or its maximum over time")
+    count_high: float = key(1.0, "spikes a step that count wants of the class", ge=0, le=1)
+    count_low: float = key(0.0, "spikes a step that count wants of the others", ge=0, le=1)
+    count_margin: float = key(0.0, "distance from them, in spikes a step, that count lets pass", ge=0)
     rate_penalty: float = key(0.0, "weight of the squared distance of each layer's firing rate from rate_target", ge=0)
     rate_target: float = key(0.1, "spikes a step that rate_penalty pulls each layer to", ge=0, le=1)
     weight_penalty: float = key(0.0, "lambda: keeps the sum of a hidden neuron's squared weights near 1", ge=0)
@@ -187,6 +191,7 @@ LATER = (
     *("model.neuron.input_scale", "model.neuron.learn", "model.neuron.current_decay"),
     *("model.neuron.adaptation_decay", "model.neuron.adaptation"),
     *("loss.weight_penalty", "loss.weight_penalty_beta"),
+    *("loss.count_high", "loss.count_low", "loss.count_margin"),
     *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
     *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
 )
