@@ -49,7 +49,7 @@ class Learning(Rule, Protocol):
         """The gradient of each that is learned, in its shape."""
 
 
-MODULES = {"membrane": "rheobase.rules.membrane"}
+MODULES = {"membrane": "rheobase.rules.membrane", "neighborhood": "rheobase.rules.neighborhood"}
 """Where the rules are that have a name, each as its `RULE`; they are imported at their first use."""
 
 

@@ -29,8 +29,9 @@ class Description:
         in_channels: C of the images.
         steps: T for static images.
         spiking: False for the ANN twin.
-        rule: how gradients pass the neurons, by name: "surrogate", through time with the surrogate derivative, or
-            "membrane" (`rheobase.rules.Membrane`). (A rule of one's own is an object: `neuron.rule`.)
+        rule: how gradients pass the neurons, by name: "surrogate", through time with the surrogate derivative,
+            "membrane" (`rheobase.rules.Membrane`) or "neighborhood" (`rheobase.rules.Neighborhood`). (A rule of one's
+            own is an object: `neuron.rule`.)
 
     Raises:
         ValueError: a value that its field does not take.
@@ -40,7 +41,7 @@ class Description:
     in_channels: Count = 3
     steps: Count = 4
     spiking: bool = True
-    rule: Literal["surrogate", "membrane"] = "surrogate"
+    rule: Literal["surrogate", "membrane", "neighborhood"] = "surrogate"
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self), include_extras=True).items():

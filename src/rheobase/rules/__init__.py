@@ -1,5 +1,6 @@
 """Gradient rules other than surrogate BPTT: how a gradient passes a neuron. `neuron.rule = rb.rules.Membrane()`."""
 
 from rheobase.rules.membrane import Membrane
+from rheobase.rules.neighborhood import Neighborhood
 
-__all__ = ["Membrane"]
+__all__ = ["Membrane", "Neighborhood"]
