@@ -24,6 +24,7 @@ __all__ = [
     "engine",
     "fire",
     "follow",
+    "inputs_of",
     "keeping",
     "moments",
     "recur",
@@ -114,7 +115,7 @@ def fire(
         if share is not None:
             by = processes.together(by, share)
     keep_drive = keep_drive and (norm is not None or residual is not None)  # else it is the currents
-    inputs = _inputs(spec, currents, state, residual, skip, affine)
+    inputs = inputs_of(spec, currents, state, residual, skip, affine)
     compiling = torch.compiler.is_compiling()
     plain = not compiling and ops.plain(inputs if running is None else (*inputs, *running[:2]))
     if running is not None and not (plain and _float32(*running)):
@@ -143,13 +144,13 @@ def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tens
     plain = ops.plain((currents, before, weight, bias)) and currents.dtype is weight.dtype is before.dtype
     if by is None or by.recur is None or not plain or torch.compiler.is_compiling():
         return None
-    inputs = _inputs(spec, currents, state)
+    inputs = inputs_of(spec, currents, state)
     ops.check(inputs)
     spikes, *states = Recurrent.apply(by, spec.how, before, weight, bias, *inputs)
     return Ran(spikes, currents, joined(spec.how.kind, *states))
 
 
-def _inputs(
+def inputs_of(
     spec: Spec,
     currents: Tensor,
     state: Any,
@@ -157,6 +158,7 @@ def _inputs(
     skip: Tensor | None = None,
     affine: Any = (None, None, None, None),
 ) -> ops.Inputs:
+    """What the operators take."""
     kind, numbers = spec.how.kind, spec.numbers
     v, other = parted(kind, state)
     for name, number in numbers.items():

@@ -41,6 +41,8 @@ class Engine:
         recur: (inputs, how, before, weight, bias) -> `recurrent.Steps`; None where a neuron that hears itself through
             a linear layer runs step by step.
         recur_backward: (inputs, how, grads, steps, weight, learned) -> `ops.Gradients`.
+        neighborhood: (inputs, how, grad, power, clip, twice) -> the gradient of the currents, by the rule of that name
+            with a whole power; None where it runs in plain torch.
         queue: () -> a context in which it may wait with what it gives until its end, where Python's time between two
             functions would cost.
         operators: whether the operators reach it by its name; a gradient rule is called directly.
@@ -55,6 +57,7 @@ class Engine:
     norm_backward: Callable[..., Any]
     recur: Callable[..., Any] | None = None
     recur_backward: Callable[..., Any] | None = None
+    neighborhood: Callable[..., Tensor] | None = None
     queue: Callable[[], AbstractContextManager[Any]] = nullcontext
     operators: bool = True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from torch import Tensor
 
@@ -56,8 +56,8 @@ class Recurring(Rule, Protocol):
         """The rule for one call: of neurons that have `ran`, with the weight `[N, N]` of the layer between them."""
 
 
-MODULES = {"membrane": "rheobase.rules.membrane", "spike_train": "rheobase.rules.spike_train"}
-"""Where the rules are that have a name, each as its `RULE`; they are imported at their first use."""
+RuleName = Literal["surrogate", "membrane", "neighborhood", "spike_train"]
+"""All rules: "surrogate", the neuron's own gradient, and the others, each the `RULE` of a module of `rheobase.rules`."""
 
 
 def named(name: str) -> Rule | None:
@@ -68,11 +68,12 @@ def named(name: str) -> Rule | None:
     """
     if name == "surrogate":
         return None
-    if name not in MODULES:
-        near = difflib.get_close_matches(name, MODULES, n=1)
+    names = get_args(RuleName)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"rule must be one of surrogate, {', '.join(MODULES)}, got {name!r}{hint}")
-    rule: Rule = importlib.import_module(MODULES[name]).RULE
+        raise ValueError(f"rule must be one of {', '.join(names)}, got {name!r}{hint}")
+    rule: Rule = importlib.import_module(f"rheobase.rules.{name}").RULE
     return rule
 
 

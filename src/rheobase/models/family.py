@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rheobase.kernels import rules
+from rheobase.kernels.rules import RuleName
 from rheobase.models.net import Net, Norm, Parts, linear
 from rheobase.models.segments import Segmented
 from rheobase.neurons import LIF, Neuron, Recurrent
@@ -30,7 +31,7 @@ class Description:
         steps: T for static images.
         spiking: False for the ANN twin.
         rule: how gradients pass the neurons, by name: "surrogate", through time with the surrogate derivative, or
-            "membrane" or "spike_train" (see `rheobase.rules`). (A rule of one's own is an object: `neuron.rule`.)
+            another (see `rheobase.rules`). (A rule of one's own is an object: `neuron.rule`.)
 
     Raises:
         ValueError: a value that its field does not take.
@@ -40,7 +41,7 @@ class Description:
     in_channels: Count = 3
     steps: Count = 4
     spiking: bool = True
-    rule: Literal["surrogate", "membrane", "spike_train"] = "surrogate"
+    rule: RuleName = "surrogate"
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self), include_extras=True).items():

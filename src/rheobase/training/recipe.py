@@ -12,6 +12,7 @@ from pydantic import ValidationError, create_model, model_validator
 
 from rheobase.data import Augmentation, Option, names, options
 from rheobase.data.options import told
+from rheobase.kernels.rules import RuleName
 from rheobase.training.keys import Group, Open, build, flatten, in_words, key
 
 
@@ -95,7 +96,7 @@ class ModelOptions(Group):
     name: str = key("sew_resnet18", "of rheobase.models.names(), or your own package.module:function that gives one")
     steps: int = key(4, "time steps T", ge=1)
     spiking: bool = key(True, "false: the ANN twin")
-    rule: Literal["surrogate", "membrane", "spike_train"] = key("surrogate", "gradient rule")
+    rule: RuleName = key("surrogate", "gradient rule")
     width: int | None = key(None, "channels of the first stage, or units of a layer", ge=1)
     depth: int | None = key(None, "layers", ge=1)
     stem: Literal["cifar", "imagenet"] | None = key(None, "first layers: 3x3, or 7x7 with stride and pooling")

@@ -76,7 +76,7 @@ class Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in INTEGERS),
-        *((name, ctypes.c_double) for name in ("eps", "count", "momentum")),
+        *((name, ctypes.c_double) for name in ("eps", "count", "momentum", "clip")),
     )
 
 

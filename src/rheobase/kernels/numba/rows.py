@@ -34,7 +34,8 @@ def _potential(y: Any, v: Any, decay: Any, threshold: Any, input_scale: Any, res
 
 
 @exact
-def _reset(u: Any, fired: bool, threshold: Any, reset: int) -> Any:
+def settled(u: Any, fired: bool, threshold: Any, reset: int) -> Any:
+    """What the reset leaves of the potential."""
     if reset == SOFT:
         return u - threshold if fired else u
     if reset == HARD:
@@ -43,7 +44,7 @@ def _reset(u: Any, fired: bool, threshold: Any, reset: int) -> Any:
 
 
 @exact
-def _spike(u: Any, bar: Any) -> Any:
+def spike(u: Any, bar: Any) -> Any:
     """1 or 0; not a number where it cannot be told."""
     return f32(1) if u >= bar else (f32(0) if u < bar else u - bar)
 
@@ -70,12 +71,12 @@ def fire(
         bar = at(threshold, i)
         if adaptive:
             bar = bar + at(adaptation, i) * w[i]
-            w[i] = at(leak, i) * w[i] + _spike(u, bar)
+            w[i] = at(leak, i) * w[i] + spike(u, bar)
         if alone:
             mark(s, i, u, bar)
         else:
-            put(s, i, _spike(u, bar) + wide(skip[i]))
-        v[i] = _reset(u, u >= bar, at(threshold, i), reset)
+            put(s, i, spike(u, bar) + wide(skip[i]))
+        v[i] = settled(u, u >= bar, at(threshold, i), reset)
 
 
 @exact
@@ -102,7 +103,7 @@ def charge(
             bar = bar + at(adaptation, i) * w[i]
             w[i] = at(leak, i) * w[i] + (f32(1) if u >= bar else f32(0))
         us[i] = u
-        v[i] = _reset(u, u >= bar, at(threshold, i), reset)
+        v[i] = settled(u, u >= bar, at(threshold, i), reset)
 
 
 @fast

@@ -35,7 +35,8 @@ class _Numbers(NamedTuple):
     tensors: list[Tensor]
 
 
-def _numbers(given: Inputs, x: Tensor) -> _Numbers:
+def numbers_of(given: Inputs, x: Tensor) -> _Numbers:
+    """The numbers of the neurons that currents x drive."""
     fields: list[int] = []
     channels, neurons, tensors = False, False, []
     for number in given[FIRST_NUMBER:FIRST_NORM]:
@@ -82,7 +83,7 @@ def job(x: Tensor, how: Walk, numbers: _Numbers | None = None, **tensors: Tensor
     return made
 
 
-def _neurons(given: Inputs, how: How, numbers: _Numbers, shape: Walk, **tensors: Tensor | None) -> Job:
+def neurons(given: Inputs, how: How, numbers: _Numbers, shape: Walk, **tensors: Tensor | None) -> Job:
     """A job with all that goes in, as kernels read it."""
     x, residual = given.currents, given.residual
     if given.state is not None or given.other is not None:
@@ -111,10 +112,10 @@ def forward_task(given: Inputs, how: How, outputs: Outputs) -> Task:
     """What fills the outputs."""
     x = given.currents
     cuba, adaptive = how.kind == "CubaLIF", how.kind == "AdaptiveLIF"
-    numbers = _numbers(given, x)
+    numbers = numbers_of(given, x)
     shape = walk(x, numbers.channels or given.weight is not None, numbers.neurons)
     spikes, drive, final, other = outputs
-    work = _neurons(given, how, numbers, shape, spikes=spikes, drive=drive, final=final, final_other=other)
+    work = neurons(given, how, numbers, shape, spikes=spikes, drive=drive, final=final, final_other=other)
     rows = numbers.channels or numbers.neurons
     kernel = neuron.forward(ELEMENTS[x.dtype], RESETS.index(how.reset), cuba, adaptive, rows)
     return Task(kernel, work)
@@ -138,7 +139,7 @@ def backward_task(
     """What fills the gradients, but for those of a neuron's numbers, which are in the sums then."""
     x = given.currents
     cuba, adaptive, normed = how.kind == "CubaLIF", how.kind == "AdaptiveLIF", given.weight is not None
-    numbers = _numbers(given, x)
+    numbers = numbers_of(given, x)
     for_decay, for_threshold, for_scale, *_ = learned
     arrays = 1 + (cuba or adaptive) + (for_decay or (for_threshold and how.reset == "delayed")) + for_scale
     shape = walk(x, numbers.channels or normed, numbers.neurons, arrays)
@@ -161,7 +162,7 @@ def backward_task(
         tensors["g_drive"] = aligned(grad_drive, x)
     if drive is not None:
         tensors["drive"] = aligned(drive, x)
-    work = _neurons(given, how, numbers, shape, **tensors)
+    work = neurons(given, how, numbers, shape, **tensors)
     work.sum_rows = sum_rows
     kind, reset = SURROGATES.index(how.surrogate), RESETS.index(how.reset)
     flags = (how.detach_reset, numbers.channels or numbers.neurons, normed, learned, apart)
