@@ -70,7 +70,7 @@ class RefractoryLIF(Neuron):
         q = torch.lerp(p, q, keep)
         drive = self.gain * q  # above the threshold
         awake = (self.dt - wait).clamp(min=0)
-        u = (drive + (v - 1 - drive) * torch.exp(awake / -self.tau_rc)).clamp(min=-1)  # V, above the threshold
+        u = (v - 1 - (drive + 1 - v) * torch.expm1(awake / -self.tau_rc)).clamp(min=-1)  # V, above the threshold
         s = spike(u)
         with torch.no_grad():
             since = -self.tau_rc * torch.log1p(-u / drive.clamp(min=1e-30))
