@@ -11,6 +11,8 @@ from rheobase.neurons.base import Neuron
 from rheobase.neurons.numbers import single
 from rheobase.surrogate import spike
 
+TINY = 1e-30
+"""What is nothing beside 1: V that by rounding is at the threshold itself, where a LIF never comes, does not fire."""
 State = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -19,7 +21,7 @@ class RefractoryLIF(Neuron):
 
     Currents pass two low-passes in a row (an alpha function), each p[t] = k p[t-1] + (1 - k) x[t] with
     k = exp(-dt / synapse), and drive tau_rc dV/dt = -V + gain p + 1, V >= 0, which is solved exactly for a drive that
-    is constant in a step. Where V has reached 1 there is a spike, V is 0 and stays so for tau_ref from that moment,
+    is constant in a step. Where V exceeds 1 there is a spike, V is 0 and stays so for tau_ref from that moment,
     inside the step, on: so its rate under a constant current is that of the equation, not of the grid of time.
 
     Spikes are 0 and 1. The state is (V, seconds that V still rests, the two low-passes). In the backward pass dspike/dV
@@ -71,10 +73,10 @@ class RefractoryLIF(Neuron):
         drive = self.gain * q  # above the threshold
         awake = (self.dt - wait).clamp(min=0)
         u = (v - 1 - (drive + 1 - v) * torch.expm1(awake / -self.tau_rc)).clamp(min=-1)  # V, above the threshold
-        s = spike(u)
+        s = spike(u - TINY)
         with torch.no_grad():
-            since = -self.tau_rc * torch.log1p(-u / drive.clamp(min=1e-30))
-            wait = torch.where(u >= 0, self.tau_ref - since.clamp(max=self.dt), wait - self.dt).clamp(min=0)
+            since = -self.tau_rc * torch.log1p(-u / drive)
+            wait = torch.where(u > TINY, self.tau_ref - since.clamp(max=self.dt), wait - self.dt).clamp(min=0)
         return s, ((u + 1) * (1 - s.detach()), wait, p, q)
 
     def extra_repr(self) -> str:
