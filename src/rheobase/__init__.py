@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rheobase.interop.weights import load, save
     from rheobase.kernels import engine
     from rheobase.layers import Fire, PerStep, Poisson, readout
-    from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, LateralLIF, Neuron, Recurrent
+    from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, LateralLIF, Neuron, Recurrent, SoftLIF
     from rheobase.norm import CurrentNorm, padding
     from rheobase.recording import record
     from rheobase.signal.probe import probe
@@ -44,6 +44,7 @@ _WHERE = {
     "Poisson": "layers",
     "QCFS": "graph",
     "Recurrent": "neurons",
+    "SoftLIF": "neurons",
     "convert": "graph",
     "data": "",
     "energy": "energetics",
@@ -79,6 +80,7 @@ __all__ = [
     "PerStep",
     "Poisson",
     "Recurrent",
+    "SoftLIF",
     "convert",
     "data",
     "energy",

@@ -72,6 +72,7 @@ def convert(options: Options) -> None:
         at=options.at,
         samples=options.samples,
         confidence=options.exit,
+        start=options.start,
     )
     print(found.net.report)
     print(f"\n{options.split} accuracy ({found.curve.samples} samples; the ANN: {found.ann_accuracy:.2%})")
@@ -107,7 +108,7 @@ COMMANDS = {
     "convert": convert,
     "probe": probe,
 }
-METHODS = ("percentile", "threshold_balancing", "calibrated", "qcfs")
+METHODS = ("percentile", "threshold_balancing", "calibrated", "qcfs", "soft_lif")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -163,6 +164,8 @@ def _parsed(arguments: Sequence[str]) -> Options:
     add("--samples", type=int, default=512, metavar="N", help=help)
     help = "also decide early, at this softmax of the mean logits"
     add("--exit", type=float, metavar="P", help=help)
+    help = "steps at the beginning whose logits do not count (default: %(default)s)"
+    add("--start", type=int, default=0, metavar="N", help=help)
     add = parsers["probe"].add_argument
     add("what", metavar="RECIPE|RUN", help="a recipe, changed by --key value as for train, or a run folder")
     add("--preset", choices=("quick", "standard", "full"), default="standard", help="(default: %(default)s)")

@@ -126,6 +126,8 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     later |= {"loss.count_high": 0.3, "loss.count_low": 0.05, "loss.count_margin": 0.05}
     later |= {"model.options": {"wings": 2}, "model.neuron.input_scale": 2.0, "model.neuron.learn": "decay"}
     later |= {"model.neuron.current_decay": 0.9, "model.neuron.adaptation_decay": 0.8, "model.neuron.adaptation": 0.2}
+    soft = {"tau_rc": 0.05, "tau_ref": 0.001, "amplitude": 0.1, "gain": 0.8, "smoothing": 0.01, "noise": 0.0}
+    later |= {f"model.neuron.{name}": value for name, value in soft.items()}
     assert set(later) == set(LATER)
     lateral = {name: {"model.neuron.kind": "lateral"} for name in later if name.startswith("model.neuron.")}
     changed = [recipe.replace({name: value, **lateral.get(name, {})}) for name, value in later.items()]

@@ -106,7 +106,7 @@ def test_help_shows_what_would_be_trained(capsys, monkeypatch, words, name, size
     output = " ".join(output.split())
     assert f"over all processes (an integer >= 1; default: {size})" in output
     assert f"time steps T (an integer >= 1; default: {steps})" in output
-    assert "(one of lif, if, cuba_lif, adaptive_lif, lateral; default: lif)" in output
+    assert "(one of lif, if, cuba_lif, adaptive_lif, lateral, soft_lif; default: lif)" in output
     assert "augmentation (an integer >= 0; default: 0)" in output
     assert "(true or false; default: true)" in output
     assert "(a number > 0 or null; default: null)" in output

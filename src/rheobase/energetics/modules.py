@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from rheobase.layers import Fire, PerStep
-from rheobase.neurons import LIF, AdaptiveLIF, CubaLIF, Integrator, Neuron, Recurrent
+from rheobase.neurons import LIF, AdaptiveLIF, CubaLIF, Integrator, Neuron, Recurrent, RefractoryLIF
 from rheobase.norm import CurrentNorm
 
 
@@ -56,8 +56,11 @@ def innermost(neuron: Neuron) -> Any:
 def update(neuron: Neuron) -> Update:
     """That of a LIF: leak; current, comparison, reset. A neuron that is not known is taken for one.
 
-    (A factor on the current is one on the weights.)
+    (A factor on the current is one on the weights. Of `RefractoryLIF` two filters, and a count down; the moment of a
+    spike inside a step is our simulation's.)
     """
+    if type(neuron) is RefractoryLIF:
+        return Update(3, 6, 4) if neuron.synapse else Update(1, 4, 2)
     if not isinstance(neuron, LIF | Integrator) or (isinstance(neuron, LIF) and not neuron.native):
         return Update(1, 3, 1, known=False)
     leak = int(bool((neuron.decay != 1).any()))

@@ -2,7 +2,7 @@
 
 from rheobase.graph.accuracy import Curve, accuracies
 from rheobase.graph.conversion import ConvertedNet, convert
-from rheobase.graph.methods import Calibrated, ClipFloorShift, Method, Percentile, ThresholdBalancing
+from rheobase.graph.methods import Calibrated, ClipFloorShift, Method, Percentile, SpikingTwin, ThresholdBalancing
 from rheobase.graph.qcfs import QCFS, with_qcfs
 from rheobase.graph.reader import read
 from rheobase.graph.spiking import to_spiking
@@ -15,6 +15,7 @@ __all__ = [
     "Curve",
     "Method",
     "Percentile",
+    "SpikingTwin",
     "ThresholdBalancing",
     "accuracies",
     "convert",

@@ -17,16 +17,20 @@ from rheobase.graph.converted import Charged, MaxSpikes, Scale
 from rheobase.graph.folding import Affine
 from rheobase.graph.layers import INPUT, Cat, Flow, Graph, Layer, Step
 from rheobase.layers import PerStep
-from rheobase.neurons import IF
+from rheobase.neurons import IF, Neuron, RefractoryLIF
 
 
 @dataclass
 class Choices:
-    """What a method chooses: of each activation the threshold, and the potential that its neurons start at."""
+    """What a method chooses: of each activation the threshold, and the potential that its neurons start at.
+
+    Or neurons of another kind, whose spikes stand for that threshold.
+    """
 
     reset: str = "soft"
     thresholds: dict[str, float] = field(default_factory=dict)
     initial: dict[str, float | Tensor] = field(default_factory=dict)
+    neurons: dict[str, RefractoryLIF] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ class _Builder:
         self.units[layer.name] = unit
         self.now[layer.name] = _told(module)
 
-    def _neuron(self, layer: Layer) -> IF:
+    def _neuron(self, layer: Layer) -> Neuron:
+        if layer.name in self.choices.neurons:
+            return self.choices.neurons[layer.name]
         threshold = self.choices.thresholds[layer.name]
         initial = self.choices.initial.get(layer.name, 0.0)
         options: dict[str, Any] = {"reset": self.choices.reset}
@@ -135,6 +141,8 @@ def _told(module: nn.Module) -> str:
     if isinstance(module, IF):
         start = f", starts at {_number(module.initial)}" if isinstance(module, Charged) else ""
         return f"IF, threshold {_number(module.threshold)}{start}"
+    if isinstance(module, RefractoryLIF):
+        return str(module)
     if isinstance(module, PerStep):
         return (
             f"{type(module.module).__name__}, norm and scale in its weights"

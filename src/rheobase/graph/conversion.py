@@ -18,7 +18,7 @@ from rheobase.graph.reader import read
 from rheobase.graph.simulation import Counts, stream
 from rheobase.models import Net
 from rheobase.modes import in_mode
-from rheobase.neurons import IF
+from rheobase.neurons import Neuron
 from rheobase.padded import real_mean
 
 
@@ -62,16 +62,19 @@ def convert(
 ) -> ConvertedNet:
     """A spiking net with the weights of a trained network, in evaluation mode.
 
-    Batch norms are folded into weights, each ReLU becomes integrate-and-fire neurons with a threshold, sums and
-    average pooling stay, maximum pooling is of spike counts, and the last layer's logits are left as they are: their
-    mean over time (`rheobase.readout`) is its accumulated potential over T. `net.report` tells the error of each layer.
+    Batch norms are folded into weights, each activation becomes neurons (integrate-and-fire with a threshold; by
+    "soft_lif" leaky ones, in seconds), sums and average pooling stay, maximum pooling is of spike counts, and the last
+    layer's logits are left as they are: their mean over time (`rheobase.readout`) is its accumulated potential over T.
+    `net.report` tells the error of each layer.
 
     Args:
-        ann: what `rheobase.graph.read` understands, with ReLU or ReLU6 (`method="qcfs"`: with `QCFS`).
+        ann: what `rheobase.graph.read` understands, with ReLU or ReLU6 (`method="qcfs"`: with `QCFS`; "soft_lif": with
+            `SoftLIF`).
         batches: images `[B, C, H, W]` as it was trained on (or tuples that begin with them, such as `rb.data.Batches`
             gives), some hundred in all: they are kept while it works. (Of sequences `[T, B, C, H, W]` the mean counts.)
-        method: "percentile", "threshold_balancing", "calibrated" or "qcfs"; or one of `rheobase.graph.Percentile`,
-            `ThresholdBalancing`, `Calibrated`, `ClipFloorShift` with options of its own.
+        method: "percentile", "threshold_balancing", "calibrated", "qcfs" or "soft_lif"; or one of
+            `rheobase.graph.Percentile`, `ThresholdBalancing`, `Calibrated`, `ClipFloorShift`, `SpikingTwin` with
+            options of its own.
         steps: T for static images, and the T that "calibrated" is for.
 
     Returns:
@@ -102,7 +105,7 @@ def convert(
     net.method = chosen
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     net.eval().requires_grad_(False)
-    net.layers = _errors(graph, net, images, steps)
+    net.layers = _errors(graph, net, choices.thresholds, images, steps)
     return net
 
 
@@ -151,10 +154,12 @@ def _compare(graph: Graph, ann: nn.Module, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def _errors(graph: Graph, net: ConvertedNet, images: list[Tensor], steps: int) -> list[Converted]:
+def _errors(
+    graph: Graph, net: ConvertedNet, thresholds: dict[str, float], images: list[Tensor], steps: int
+) -> list[Converted]:
     """How far each activation is from the network's."""
     names = [layer.name for layer in graph.of("activation")]
-    neurons: dict[str, IF] = {name: net.features.get_submodule(name) for name in names}  # type: ignore[misc]
+    neurons: dict[str, Neuron] = {name: net.features.get_submodule(name) for name in names}  # type: ignore[misc]
     flow = as_network(graph)
     away, size, rate = (dict.fromkeys(names, 0.0) for _ in range(3))
     for batch in images:
@@ -165,7 +170,7 @@ def _errors(graph: Graph, net: ConvertedNet, images: list[Tensor], steps: int) -
         def compare(name: str, value: Tensor, counts: Counts = counts) -> None:
             if name in neurons:
                 mean = counts.sums[name] / steps
-                away[name] += float((mean * neurons[name].threshold - value).double().square().sum())
+                away[name] += float((mean * thresholds[name] - value).double().square().sum())
                 size[name] += float(value.double().square().sum())
                 rate[name] += float(mean.mean()) * len(value)
 
@@ -174,7 +179,7 @@ def _errors(graph: Graph, net: ConvertedNet, images: list[Tensor], steps: int) -
     return [
         Converted(
             name,
-            float(neurons[name].threshold),
+            thresholds[name],
             rate[name] / total,
             (away[name] / size[name]) ** 0.5 if size[name] else float("nan"),
         )

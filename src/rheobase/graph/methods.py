@@ -16,6 +16,7 @@ from rheobase.graph.distribution import ann, distributions
 from rheobase.graph.layers import Graph
 from rheobase.graph.qcfs import QCFS
 from rheobase.graph.simulation import mean, stream
+from rheobase.neurons import SoftLIF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +191,39 @@ class ClipFloorShift(Method):
         return graph, Choices("soft", thresholds, self._initial(self.initial, thresholds))
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpikingTwin(Method):
+    """For networks that were trained with `SoftLIF` activations: LIF neurons in their place, with the same weights.
+
+    T steps are an image's presentation of T dt seconds. Rates are there only when filters and potentials have settled,
+    so logits are best read from a later step on: `rb.readout(logits[start:])`, `accuracies(..., start=start)`.
+
+    Attributes:
+        dt: duration of a step, in seconds; at most tau_ref of each neuron.
+        synapse: time constant of the filter on each neuron's input, in seconds; 0: none.
+
+    Source: Hunsberger and Eliasmith 2016.
+    """
+
+    name = "soft_lif"
+    activations = (SoftLIF,)
+    dt: float = 0.001
+    synapse: float = 0.005
+
+    def __post_init__(self) -> None:
+        self._check("dt", 0 < self.dt < math.inf, "a number > 0")
+        self._check("synapse", 0 <= self.synapse < math.inf, "a number >= 0")
+
+    def choose(self, graph: Graph, images: list[Tensor], steps: int) -> tuple[Graph, Choices]:
+        """Neurons, and what a spike stands for."""
+        soft: dict[str, Any] = {one.name: one.module for one in graph.of("activation")}
+        thresholds = {name: one.amplitude / self.dt for name, one in soft.items()}
+        neurons = {name: one.spiking(self.dt, self.synapse) for name, one in soft.items()}
+        return graph, Choices(thresholds=thresholds, neurons=neurons)
+
+
 METHODS: dict[str, type[Method]] = {
-    one.name: one for one in (Percentile, ThresholdBalancing, Calibrated, ClipFloorShift)
+    one.name: one for one in (Percentile, ThresholdBalancing, Calibrated, ClipFloorShift, SpikingTwin)
 }
 
 

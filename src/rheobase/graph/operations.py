@@ -11,14 +11,15 @@ from torch import nn
 
 from rheobase.graph.layers import Kind
 from rheobase.graph.qcfs import QCFS
+from rheobase.neurons import SoftLIF
 from rheobase.norm import TEBN, CurrentNorm
 
 MODULES: dict[type[nn.Module], Kind] = {
     **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), "weights"),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "weights"),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, CurrentNorm, TEBN), "norm"),
-    **dict.fromkeys((nn.ReLU, nn.ReLU6, QCFS, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU), "activation"),
-    **dict.fromkeys((nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus), "activation"),
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, QCFS, SoftLIF, nn.LeakyReLU, nn.ELU, nn.CELU), "activation"),
+    **dict.fromkeys((nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus), "activation"),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), "pool"),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), "pool"),
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), "max"),

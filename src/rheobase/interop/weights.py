@@ -22,7 +22,7 @@ from rheobase import models
 from rheobase.files import write_atomic
 from rheobase.models import registry
 from rheobase.models.family import put_rule
-from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, LateralLIF, Recurrent
+from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, LateralLIF, Recurrent, SoftLIF
 from rheobase.neurons.base import outermost
 from rheobase.norm import TEBN, CurrentNorm
 
@@ -31,6 +31,7 @@ _NORM = "channels eps momentum scale sync"
 _CONV = "in_channels out_channels kernel_size stride padding dilation groups bias padding_mode"
 _ARGUMENTS: dict[type[nn.Module], str] = {
     **dict.fromkeys((LIF, IF, CubaLIF, AdaptiveLIF, LateralLIF, Integrator), ""),
+    **{SoftLIF: "tau_rc tau_ref amplitude gain smoothing noise"},
     **{Recurrent: "neuron module", nn.Linear: "in_features out_features bias"},
     **{CurrentNorm: _NORM, TEBN: f"{_NORM} steps average"},
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV),

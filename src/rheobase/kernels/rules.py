@@ -57,7 +57,7 @@ class Recurring(Rule, Protocol):
 
 
 RuleName = Literal["surrogate", "membrane", "neighborhood", "spike_train"]
-"""All rules: "surrogate", the neuron's own gradient, and the others, each the `RULE` of a module of `rheobase.rules`."""
+"""All rules: "surrogate", the neuron's own gradient; the others are each the `RULE` of a module of `rheobase.rules`."""
 
 
 def named(name: str) -> Rule | None:

@@ -14,7 +14,7 @@ from rheobase.kernels import rules
 from rheobase.kernels.rules import RuleName
 from rheobase.models.net import Net, Norm, Parts, linear
 from rheobase.models.segments import Segmented
-from rheobase.neurons import LIF, Neuron, Recurrent
+from rheobase.neurons import LIF, Neuron, Recurrent, SoftLIF
 from rheobase.neurons.base import outermost
 
 Count = Annotated[int, "from 1 on"]
@@ -67,12 +67,12 @@ class Family(Description):
     """Base of a family of networks. A subclass, a frozen dataclass too, adds its options, and the layers in `stack`.
 
     Attributes:
-        neuron: a prototype that each layer gets a copy of; default `LIF()`.
+        neuron: a prototype that each layer gets a copy of; default `LIF()`. `SoftLIF` is for the ANN twin.
         norm: of the input currents: "current" (`CurrentNorm`), "tdbn" (scaled by the threshold, Zheng et al. 2021),
             "tebn" (with a factor for each of `steps`, Duan et al. 2022), or "none".
     """
 
-    neuron: Neuron | None = None
+    neuron: Neuron | SoftLIF | None = None
     norm: Norm = "current"
 
     @property
@@ -130,5 +130,5 @@ def _wanted(kind: Any, value: Any) -> str | None:
         return None if any(type(value) is type(one) and value == one for one in choices) else text
     if kind == Count:
         return None if type(value) is int and value > 0 else "a positive integer"
-    names = {Neuron: "a rheobase.Neuron", bool: "true or false", str: "a string"}
+    names = {Neuron: "a rheobase.Neuron", SoftLIF: "a rheobase.SoftLIF", bool: "true or false", str: "a string"}
     return names[kind] if kind in names and not isinstance(value, kind) else None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rheobase.kernels.time import static
 from rheobase.layers import Fire, PerStep, direct
-from rheobase.neurons import LIF, Neuron, Recurrent
+from rheobase.neurons import LIF, Neuron, Recurrent, SoftLIF
 from rheobase.neurons.base import check_untraced, outermost
 from rheobase.norm import TEBN, CurrentNorm, lengths
 from rheobase.padded import real_mean
@@ -50,12 +50,22 @@ class Parts:
 
     Args:
         spiking: False for the twin.
-        neuron: prototype, copied at each place; default `LIF()`.
+        neuron: prototype, copied at each place; default `LIF()`. A rate neuron takes ReLU's place in the twin.
         norm: see `Family`.
         steps: T, for "tebn".
+
+    Raises:
+        ValueError: a spiking net of rate neurons.
     """
 
-    def __init__(self, spiking: bool, neuron: Neuron | None = None, norm: Norm = "current", steps: int = 1) -> None:
+    def __init__(
+        self, spiking: bool, neuron: Neuron | SoftLIF | None = None, norm: Norm = "current", steps: int = 1
+    ) -> None:
+        if spiking and isinstance(neuron, SoftLIF):
+            raise ValueError(
+                "neuron SoftLIF has no spikes: make the ANN (spiking=False), train it, and rheobase.convert it "
+                "(method='soft_lif')"
+            )
         self.spiking = spiking
         self.normed = norm != "none"
         self.prototype = LIF() if neuron is None else neuron
@@ -64,7 +74,8 @@ class Parts:
 
     def neuron(self) -> nn.Module:
         """A neuron of its own."""
-        return copy.deepcopy(self.prototype) if self.spiking else Rate()
+        rate = not self.spiking and not isinstance(self.prototype, SoftLIF)
+        return Rate() if rate else copy.deepcopy(self.prototype)
 
     def norm(self, channels: int, alpha: float = 1.0) -> nn.Module:
         """A norm over `channels`; `alpha` is tdBN's, for what is to be summed."""

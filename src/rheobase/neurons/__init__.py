@@ -8,5 +8,18 @@ from rheobase.neurons.base import Neuron
 from rheobase.neurons.integrator import Integrator
 from rheobase.neurons.lif import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF
 from rheobase.neurons.recurrent import Recurrent
+from rheobase.neurons.refractory import RefractoryLIF
+from rheobase.neurons.soft import SoftLIF
 
-__all__ = ["IF", "LIF", "AdaptiveLIF", "CubaLIF", "Integrator", "LateralLIF", "Neuron", "Recurrent"]
+__all__ = [
+    "IF",
+    "LIF",
+    "AdaptiveLIF",
+    "CubaLIF",
+    "Integrator",
+    "LateralLIF",
+    "Neuron",
+    "Recurrent",
+    "RefractoryLIF",
+    "SoftLIF",
+]

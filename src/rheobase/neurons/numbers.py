@@ -47,6 +47,8 @@ RANGES = {
     "refractory": Range(0, math.inf, "[)"),
     "surrogate_width": POSITIVE,
     "surrogate_height": POSITIVE,
+    **dict.fromkeys(("dt", "tau_rc", "tau_ref", "amplitude", "gain", "smoothing"), POSITIVE),
+    **dict.fromkeys(("synapse", "noise"), Range(0, math.inf, "[)")),
 }
 
 
@@ -127,6 +129,13 @@ def checked(owner: str, name: str, value: Any, like: Tensor | None = None) -> Te
         got = repr(value) if found is None or not found.dim() else told(found)
         raise ValueError(f"{owner}: {name} must be a number in {RANGES[name]}, or a tensor of them, got {got}")
     return found
+
+
+def single(owner: str, name: str, value: Any) -> float:
+    """One number as Python's. Errors as `checked`; or there are several."""
+    if checked(owner, name, value).dim():
+        raise ValueError(f"{owner}: {name} must be one number, got {value!r}")
+    return float(value)
 
 
 def inverse(owner: str, name: str, value: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -15,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from rheobase import models, surrogate
 from rheobase.data import Augmentation, Batch, Batches, Dataset, load
 from rheobase.data.dataset import Samples, Split, Streamed, systematic
-from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF, Neuron
+from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF, Neuron, SoftLIF
 from rheobase.neurons.base import outermost
 from rheobase.training import own
 from rheobase.training.evaluation import weights_sha256 as sha256
@@ -29,8 +30,9 @@ NEURONS: dict[str, Any] = {
     **{"lif": LIF, "if": IF, "cuba_lif": CubaLIF, "adaptive_lif": AdaptiveLIF},
     "lateral": LateralLIF,
 }
-"""The kinds of neurons by the names that a recipe gives them."""
-_NUMBERS = {name for kind in NEURONS.values() for name in kind.dynamics}
+"""The kinds of spiking neurons by the names that a recipe gives them."""
+_SOFT = set(inspect.signature(SoftLIF).parameters)
+_NUMBERS = {name for kind in NEURONS.values() for name in kind.dynamics} | _SOFT
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
 _FEW = 64  # samples of a split whose inputs tell it from another
 _OF_BATCHES = {"batch_size", "train_limit", "workers", "scale", *_AUGMENTATION}
@@ -236,10 +238,16 @@ def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
     return found
 
 
-def neuron(options: NeuronOptions) -> Neuron:
+def neuron(options: NeuronOptions) -> Neuron | SoftLIF:
     """The prototype of all neurons."""
     shape: Any = SURROGATES[options.surrogate]
-    numbers = {name: value for name, value in options if name in _NUMBERS and value != getattr(NeuronOptions(), name)}
+    changed = {name: value for name, value in options if value != getattr(NeuronOptions(), name)}
+    if options.kind == "soft_lif":
+        strange = changed.keys() - {"kind", *_SOFT}
+        if strange:
+            raise ValueError(f"model.neuron: SoftLIF takes no {min(strange)!r}")
+        return SoftLIF(**{name: value for name, value in changed.items() if name in _SOFT})
+    numbers = {name: value for name, value in changed.items() if name in _NUMBERS}
     if options.kind == "if":
         numbers.pop("decay", None)  # (which is 1, else it were refused)
     learn = [name.strip() for name in (options.learn or "").split(",") if name] + [

@@ -50,6 +50,7 @@ def convert(
     at: int = 32,
     samples: int = 512,
     confidence: float | None = None,
+    start: int = 0,
     data: Dataset | None = None,
     model: nn.Module | None = None,
 ) -> Conversion:
@@ -64,7 +65,7 @@ def convert(
         split: validation, test or train.
         at: the number of steps that "calibrated" is for, and that the layers' errors are told at.
         samples: of the training split, of all classes, to calibrate with.
-        confidence: of an early exit, see `rheobase.graph.accuracies`.
+        confidence, start: of an early exit, and of the readout: see `rheobase.graph.accuracies`.
         data, model: those that the run was begun with, if it was given them.
 
     Raises:
@@ -89,7 +90,7 @@ def convert(
         spiking = convert_net(best, calibration, method, at)
         [own] = evaluation.accuracies(best, batches, [None], device, loss=recipe.loss)
         batches.seek(0)
-        curve = accuracies(spiking, batches, STEPS if steps is None else steps, confidence)
+        curve = accuracies(spiking, batches, STEPS if steps is None else steps, confidence, start)
     file = place.path / f"conversion-{spiking.method.name}.json"
     write_json(file, _written(spiking, own, curve, split, at, len(few)))
     note_look(place, split, curve.accuracy, method=spiking.method.name)
@@ -103,6 +104,7 @@ def _written(net: ConvertedNet, own: float, curve: Curve, split: str, at: int, s
         "samples": curve.samples,
         "ann_accuracy": own,
         "accuracy": {str(steps): share for steps, share in curve.accuracy.items()},
+        "start": curve.start,
         "exit": None
         if curve.confidence is None
         else {"confidence": curve.confidence, "accuracy": curve.exit_accuracy, "steps": curve.exit_steps},

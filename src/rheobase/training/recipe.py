@@ -63,8 +63,8 @@ FIRST = ("name", "root", "batch_size", "shift", "flip", "train_limit")
 class NeuronOptions(Group):
     """The neuron of every layer. A number left at null is the kind's default."""
 
-    kind: Literal["lif", "if", "cuba_lif", "adaptive_lif", "lateral"] = key(
-        "lif", "leaky or not leaky integrate-and-fire; CubaLIF, AdaptiveLIF, LateralLIF"
+    kind: Literal["lif", "if", "cuba_lif", "adaptive_lif", "lateral", "soft_lif"] = key(
+        "lif", "leaky or not leaky integrate-and-fire; CubaLIF, AdaptiveLIF, LateralLIF; SoftLIF, in an ANN twin"
     )
     decay: float | None = key(None, "share of the potential kept from step to step (null: 0.5, if 1)", ge=0, le=1)
     threshold: float = key(1.0, "potential at which it fires", gt=0)
@@ -74,6 +74,12 @@ class NeuronOptions(Group):
     adaptation: float | None = key(None, "of adaptive_lif: how much it raises the threshold (null: 0.1)", ge=0)
     inhibition: float = key(0.0, "of lateral: thresholds that a spike adds to the others of its group", ge=-1, le=0)
     refractory: float = key(0.0, "of lateral: steps until inputs count in full again", ge=0)
+    tau_rc: float | None = key(None, "of soft_lif: seconds of the membrane (null: 0.022)", gt=0)
+    tau_ref: float | None = key(None, "of soft_lif: seconds of the refractory period (null: 0.002)", gt=0)
+    amplitude: float | None = key(None, "of soft_lif: of a spike (null: 0.063)", gt=0)
+    gain: float | None = key(None, "of soft_lif: factor on the current (null: 1)", gt=0)
+    smoothing: float | None = key(None, "of soft_lif: width of the threshold (null: 0.02)", gt=0)
+    noise: float | None = key(None, "of soft_lif: deviation of rates in training, spikes a second (null: 10)", ge=0)
     learn: str | None = key(None, "numbers that each layer learns, as in decay,threshold (null: none)")
     learn_threshold: bool = key(False, "whether thresholds are learned, with model.alpha one a channel")
     reset: Literal["soft", "hard", "none", "delayed"] = key(
@@ -191,6 +197,8 @@ LATER = (
     *("model.neuron.learn_threshold", "model.neuron.inhibition", "model.neuron.refractory"),
     *("model.neuron.input_scale", "model.neuron.learn", "model.neuron.current_decay"),
     *("model.neuron.adaptation_decay", "model.neuron.adaptation"),
+    *("model.neuron.tau_rc", "model.neuron.tau_ref", "model.neuron.amplitude"),
+    *("model.neuron.gain", "model.neuron.smoothing", "model.neuron.noise"),
     *("loss.weight_penalty", "loss.weight_penalty_beta"),
     *("loss.count_high", "loss.count_low", "loss.count_margin"),
     *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
