@@ -6,6 +6,10 @@ from torch import nn
 
 import rheobase as rb
 from rheobase.graph import with_qcfs
+from rheobase.graph.distribution import ann as as_network
+from rheobase.graph.folding import folded
+from rheobase.graph.qcfs import continuous
+from rheobase.graph.reader import read
 from tests.graph.networks import FunctionalResNet, Small, TorchvisionResNet, images
 
 
@@ -66,3 +70,32 @@ def test_mistakes_are_refused() -> None:
         with_qcfs(FunctionalResNet())
     with pytest.raises(ValueError, match="convert by 'qcfs' takes activations QCFS, got relu"):
         rb.convert(FunctionalResNet(), [images()], "qcfs")
+
+
+@torch.no_grad()
+def test_where_the_last_bit_decides_for_a_step_a_network_is_still_understood() -> None:
+    """Folded norms round otherwise than norms; here each activation is at the edge of a step but for that."""
+    torch.manual_seed(0)
+    act, norm, conv = rb.QCFS(4, 2.0), nn.BatchNorm2d(256), nn.Conv2d(1, 256, 1, bias=False)
+    edges = (torch.arange(256) % 4 + 0.5) * act.threshold / 4
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    nn.init.uniform_(conv.weight, 0.5, 2.0)
+    norm.weight.copy_(edges / conv.weight.flatten() * (norm.running_var + norm.eps).sqrt())
+    net, x = nn.Sequential(conv, norm, act, nn.Flatten()).eval(), torch.ones(1, 1, 1, 1)
+    flow = as_network(folded(read(net))[0])
+    before, around = net(x), flow(x)
+    assert (before - around).abs().max() > 0.4  # a whole step
+    with continuous(net, flow):
+        torch.testing.assert_close(flow(x), net(x), rtol=1e-4, atol=1e-4)
+    assert torch.equal(net(x), before)
+    rb.convert(net, [x], "qcfs", 8)
+
+
+@torch.no_grad()
+def test_what_is_misunderstood_is_still_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rheobase.graph.folding.FOLDABLE", (nn.Conv2d,))
+    monkeypatch.setattr("rheobase.graph.folding._fold", lambda *_: None)
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean.fill_(0.5)
+    with pytest.raises(RuntimeError, match="was not understood"):
+        rb.convert(nn.Sequential(nn.Conv2d(1, 3, 1), norm, rb.QCFS(4, 2.0)), [images()], "qcfs", 8)

@@ -9,6 +9,7 @@ import rheobase as rb
 from rheobase import cli
 from rheobase.graph import with_qcfs
 from rheobase.graph.methods import METHODS
+from rheobase.training import Recipe
 from rheobase.training.conversion import convert
 
 ANN = {"model.spiking": False, "trainer.epochs": 2, "data.train_limit": 400, "model.norm": "current"}
@@ -64,6 +65,34 @@ def test_a_network_of_ones_own_with_qcfs(tiny, tiny_options):
     found = convert(run.folder, "qcfs", steps=(1, 8), model=with_qcfs(twin))
     assert found.file.name == "conversion-qcfs.json"
     assert 0 < found.curve.accuracy[8] <= 1
+
+
+def test_a_recipe_names_its_levels(tiny_options, tmp_path, capsys):
+    options = {**tiny_options, **ANN, "model.qcfs_levels": 8, "model.qcfs_threshold": 3.0, "model.width": 16}
+    run = rb.train("digits", **{**options, "run": str(tmp_path / "run")})
+    activations = [one for one in run.model.modules() if isinstance(one, rb.QCFS)]
+    assert [one.levels for one in activations] == [8, 8]
+    assert all(float(one.threshold.detach()) != 3.0 for one in activations)  # they were learned, and kept
+    cli.main(["convert", str(run.folder), "--method", "qcfs", "--steps", "1", "8", "32", "--at", "8"])
+    assert "IF, threshold" in capsys.readouterr().out
+    written = json.loads((run.folder / "conversion-qcfs.json").read_text())
+    assert written["ann_accuracy"] == run.summary["validation_accuracy"]
+    assert written["accuracy"]["8"] == pytest.approx(written["ann_accuracy"], abs=0.08)
+    assert written["ann_accuracy"] > 0.3, written["accuracy"]
+    assert [one["threshold"] for one in written["layers"]] == [float(one.threshold.detach()) for one in activations]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"model.qcfs_levels": 4}, "model.qcfs_levels must be null where model.spiking is true, got 4"),
+        ({"model.spiking": False, "model.qcfs_threshold": 2.0}, "must be null where model.qcfs_levels is null, got 2"),
+        ({"model.spiking": False, "model.qcfs_levels": 0}, "model.qcfs_levels must be an integer >= 1 or null, got 0"),
+    ],
+)
+def test_levels_are_an_ann_s(options, match):
+    with pytest.raises(ValueError, match=match):
+        Recipe().replace(options)
 
 
 def test_mistakes_are_refused(run, tiny, fails, tmp_path):

@@ -128,9 +128,14 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     later |= {"model.neuron.current_decay": 0.9, "model.neuron.adaptation_decay": 0.8, "model.neuron.adaptation": 0.2}
     soft = {"tau_rc": 0.05, "tau_ref": 0.001, "amplitude": 0.1, "gain": 0.8, "smoothing": 0.01, "noise": 0.0}
     later |= {f"model.neuron.{name}": value for name, value in soft.items()}
+    later |= {"model.qcfs_levels": 4, "model.qcfs_threshold": 2.0}
     assert set(later) == set(LATER)
     lateral = {name: {"model.neuron.kind": "lateral"} for name in later if name.startswith("model.neuron.")}
-    changed = [recipe.replace({name: value, **lateral.get(name, {})}) for name, value in later.items()]
+    with_them = lateral | {
+        "model.qcfs_levels": {"model.spiking": False},
+        "model.qcfs_threshold": {"model.spiking": False, "model.qcfs_levels": 4},
+    }
+    changed = [recipe.replace({name: value, **with_them.get(name, {})}) for name, value in later.items()]
     assert len({other.sha256 for other in changed} | {before}) == 1 + len(later)
 
 

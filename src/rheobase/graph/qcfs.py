@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase.neurons.numbers import checked, inverse, plain
+
+FINE = 2**16
+"""Levels of an activation without visible steps."""
 
 
 class QCFS(nn.Module):
@@ -54,6 +59,19 @@ class QCFS(nn.Module):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"levels={self.levels}, threshold={plain(self.threshold.detach()):g}"
+
+
+@contextmanager
+def continuous(*networks: nn.Module) -> Iterator[None]:
+    """Within it the steps of their `QCFS` are so fine that rounding before them does not show."""
+    found = {one: one.levels for network in networks for one in network.modules() if isinstance(one, QCFS)}
+    for one in found:
+        one.levels = FINE
+    try:
+        yield
+    finally:
+        for one, levels in found.items():
+            one.levels = levels
 
 
 def with_qcfs(module: nn.Module, levels: int = 4, threshold: float = 8.0) -> nn.Module:

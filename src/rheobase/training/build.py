@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from rheobase import models, surrogate
 from rheobase.data import Augmentation, Batch, Batches, Dataset, load
 from rheobase.data.dataset import Samples, Split, Streamed, systematic
+from rheobase.graph import with_qcfs
 from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF, Neuron, SoftLIF
 from rheobase.neurons.base import outermost
 from rheobase.training import own
@@ -35,6 +36,8 @@ _SOFT = set(inspect.signature(SoftLIF).parameters)
 _NUMBERS = {name for kind in NEURONS.values() for name in kind.dynamics} | _SOFT
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
 _FEW = 64  # samples of a split whose inputs tell it from another
+_OF_RECIPE = {"name", "options", "qcfs_levels", "qcfs_threshold"}
+"""Keys of `model` that no model takes."""
 _OF_BATCHES = {"batch_size", "train_limit", "workers", "scale", *_AUGMENTATION}
 """Keys of `data` that any data set goes with; the others choose and make one."""
 
@@ -147,6 +150,11 @@ def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.M
     options, segments = recipe.model, recipe.trainer.checkpoint_segments
     own.check("model.name", options.name, given, nn.Module)
     net = _made(recipe, data) if given is None else given
+    if options.qcfs_levels is not None:
+        try:
+            net = with_qcfs(net, options.qcfs_levels, options.qcfs_threshold or 8.0)
+        except ValueError as error:
+            raise ValueError(f"model.qcfs_levels: {error}") from error
     parts = [module for module in net.modules() if isinstance(module, models.Segmented)] if segments > 1 else []
     if segments > 1 and not parts:
         raise ValueError(
@@ -163,7 +171,7 @@ def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.M
 
 def _made(recipe: Recipe, data: Dataset) -> nn.Module:
     options, default = recipe.model, ModelOptions()
-    chosen = {name: value for name, value in options if name not in ("name", "options")}
+    chosen = {name: value for name, value in options if name not in _OF_RECIPE}
     # an ANN twin has no neurons, but the scale of its norms and the form of its blocks are those that go with them
     offered = {**chosen, "neuron": neuron(options.neuron), "classes": data.classes, "in_channels": data.channels}
     with seeded("weights", recipe.seed):

@@ -121,6 +121,8 @@ class ModelOptions(Group):
     alpha: float | None = key(None, "of mlp and convnet: thresholds over the bound of uniform weights", gt=0)
     alpha_out: float | None = key(None, "alpha of the output's neurons", gt=0)
     norm: str | None = key(None, "norm of the input currents: current, tdbn, tebn, none")
+    qcfs_levels: int | None = key(None, "of an ANN twin: its activations are QCFS of so many levels (null: ReLU)", ge=1)
+    qcfs_threshold: float | None = key(None, "what their thresholds, which are learned, begin at (null: 8)", gt=0)
     image_size: int | None = key(None, "height and width of the images, for models that need it", ge=1)
     neuron: NeuronOptions = NeuronOptions()
     options: FamilyOptions = FamilyOptions()
@@ -193,6 +195,7 @@ class TrainerOptions(Group):
 LATER = (
     *(f"data.{name}" for name in DataOptions.model_fields if name not in (*FIRST, "cache")),
     *("model.start", "model.shortcut", "model.layers", "model.padding", "model.options"),
+    *("model.qcfs_levels", "model.qcfs_threshold"),
     *("model.coding", "model.coding_rate", "model.output", "model.alpha", "model.alpha_out"),
     *("model.neuron.learn_threshold", "model.neuron.inhibition", "model.neuron.refractory"),
     *("model.neuron.input_scale", "model.neuron.learn", "model.neuron.current_decay"),
@@ -243,6 +246,13 @@ class Recipe(Group):
             raise ValueError(
                 "model.neuron.reset must be soft, hard or none where kind is 'adaptive_lif', whose state does not tell "
                 "whether it fired a step before, got 'delayed'"
+            )
+        model = self.model
+        if model.qcfs_levels is not None and model.spiking:
+            raise ValueError(f"model.qcfs_levels must be null where model.spiking is true, got {model.qcfs_levels}")
+        if model.qcfs_threshold is not None and model.qcfs_levels is None:
+            raise ValueError(
+                f"model.qcfs_threshold must be null where model.qcfs_levels is null, got {model.qcfs_threshold}"
             )
         if warmup is not None and warmup > trainer.epochs:
             raise ValueError(f"schedule.warmup_epochs must be at most trainer.epochs ({trainer.epochs}), got {warmup}")
