@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rheobase.signal.readings import LayerHealth, WaistHealth
-from rheobase.signal.verdict import Fault, faults
+from rheobase.signal.verdict import Fault, alarms, faults
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Report:
     def faults(self) -> tuple[Fault, ...]:
         """What is wrong, worst first."""
         return faults(self.layers, self.places, self.classes, self.batch, self.loss)
+
+    @property
+    def alarms(self) -> tuple[Fault, ...]:
+        """What is wrong with each layer by itself; a net may bear it, as one whose gradient grows and falls again."""
+        return tuple(alarms(self.layers, self.places, self.classes, self.batch))
 
     @property
     def healthy(self) -> bool:

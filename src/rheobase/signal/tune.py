@@ -29,8 +29,6 @@ NEAR = 0.02
 """How near, as a logarithm, a gradient's size has to come to what is wanted."""
 WIDEST = math.log(100.0)
 """So many times as wide, or as narrow, a surrogate may become, as a logarithm."""
-LEVEL = (0.5, 2.0)
-"""Ratios of the first gradient to the last that are level."""
 
 
 @dataclass(frozen=True)
