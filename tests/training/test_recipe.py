@@ -125,9 +125,11 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     later |= {"model.neuron.refractory": 2.0, "loss.weight_penalty": 0.1, "loss.weight_penalty_beta": 2.0}
     later |= {"model.options": {"wings": 2}, "model.neuron.input_scale": 2.0, "model.neuron.learn": "decay"}
     later |= {"model.neuron.current_decay": 0.9, "model.neuron.adaptation_decay": 0.8, "model.neuron.adaptation": 0.2}
+    later |= {"tune.samples": 8, "tune.start": "identity", "probe.every_steps": 2, "probe.samples": 16}
     assert set(later) == set(LATER)
     lateral = {name: {"model.neuron.kind": "lateral"} for name in later if name.startswith("model.neuron.")}
-    changed = [recipe.replace({name: value, **lateral.get(name, {})}) for name, value in later.items()]
+    needs = {**lateral, "tune.start": {"tune.samples": 16}}
+    changed = [recipe.replace({name: value, **needs.get(name, {})}) for name, value in later.items()]
     assert len({other.sha256 for other in changed} | {before}) == 1 + len(later)
 
 
