@@ -41,6 +41,8 @@ MOST_LOST = 0.25
 MOST_EXPLODED, MOST_VANISHED = 50.0, 1e-4
 """Ratios of the first gradient to the last. (Optimizers that scale the gradient bear one that vanishes for long.)"""
 
+LEAST_SAMPLES = 8
+"""Fewer of a batch have too few pairs for a similarity, and too little of a norm's statistics, to go by."""
 LEVEL = (0.5, 2.0)
 """Gains of one layer that leave a deep net's gradient level."""
 
