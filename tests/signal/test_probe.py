@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.signal.passing import passing
@@ -18,7 +18,7 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def net(name: str = "spiking_resnet18", **options: Any) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+def net(name: str = "spiking_resnet18", **options: Any) -> tuple[nn.Module, Tensor, Tensor]:
     model = rb.models.create(name, classes=3, in_channels=1, steps=4, width=8, **options)
     return model, 2 * torch.randn(24, 1, 8, 8), torch.arange(24) % 3
 
