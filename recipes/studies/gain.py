@@ -3,9 +3,9 @@
     python recipes/studies/gain.py run [--part gain depth] [--out FILE]     measures what the file has not yet
     python recipes/studies/gain.py report [--out FILE]
 
-Nets without skips: 256 random units a layer, a norm, neurons; Gaussian inputs `[64, 256]`, labels drawn at random. The
-gain is the median over 12 layers. After `rb.tune` (widths alone) the gradient, first over last, on the batch that it was
-tuned on and on another. A signal gets as deep as the last layer at which two views of an input are alike (`noisy` .05).
+Nets without skips: 256 random units a layer, a norm, neurons; Gaussian inputs `[64, 256]`, labels of no meaning. The
+gain is the median over 12 layers. After `rb.tune` (widths alone) the gradient, first over last, on the batch that it
+was tuned on and on another. A signal gets as deep as the last layer at which two views of an input are alike (.05).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 After snnTorch issue 377, "Training loss does not reduce for a moderately sized network" (2025), in our words, as far as
 it is told: five blocks of two convolutions, each with batch norm and a leaky neuron (decay .85, learned; threshold 1;
 the reset a step later), T = 10, inputs coded as spikes by their rate, spikes for outputs. Here on the embedded digits,
-150 iterations of Adam at .001 with batches of 32, with that library's default surrogate and with its fast sigmoid; with the
+150 iterations of Adam at .001 with batches of 32, with its default surrogate and with its fast sigmoid; the
 latter also tuned.
 """
 

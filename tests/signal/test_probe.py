@@ -210,3 +210,12 @@ def test_a_figure_of_no_known_format_is_told(tmp_path: Path) -> None:
         report.plot(tmp_path / "figure.xyz")
     report.plot(tmp_path / "figure.SVG")
     assert (tmp_path / "figure.SVG").exists()
+
+
+def test_the_noise_is_not_the_inputs_once_more() -> None:
+    """As it were if both came from one seed: then a norm would take the difference away."""
+    x = torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(3))
+    model = rb.models.create("mlp", classes=3, in_channels=1, layers="32-32", image_size=16, norm="current")
+    found = [rb.probe(model, x, seed=seed).layers[-1].noisy or 0.0 for seed in range(5)]
+    assert all(abs(noisy - found[0]) < 0.1 for noisy in found), found
+    assert 0.5 < found[0] < 0.99
