@@ -1,4 +1,4 @@
-"""Study: the gain of a layer and the depth that information reaches, predicted before there is a net, and probed in one.
+"""Study: the gain of a layer and the depth that information reaches, predicted before there is a net, and probed.
 
     python recipes/studies/gain.py run [--part gain depth] [--out FILE]     measures what the file has not yet
     python recipes/studies/gain.py report [--out FILE]

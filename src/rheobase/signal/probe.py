@@ -98,7 +98,7 @@ def _inputs(x: Any, passed: Passed) -> Tensor:
 
 def _other_view(x: Tensor, seed: int) -> Tensor:
     """The inputs and noise; of inputs in [0, 1], as a Poisson coding wants them, it stays there."""
-    own = seed   # with that of inputs that were drawn it would be the inputs once more
+    own = seed ^ 0x6E6F697365  # with that of inputs that were drawn it would be the inputs once more
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(own)).to(x)
     other = x + NOISE * x.std() * noise
     return other.clamp(0, 1) if x.min() >= 0 and x.max() <= 1 else other
