@@ -4,7 +4,7 @@
     python recipes/studies/gain.py report [--out FILE]
 
 Nets without skips: 256 random units a layer, a norm, neurons; Gaussian inputs `[64, 256]`, labels of no meaning. The
-gain is the median over 12 layers. After `rb.tune` (widths alone) the gradient, first over last, on the batch that it
+gain is the median over layers. After `rb.tune` (widths alone) the gradient, first over last, on the batch that it
 was tuned on and on another. A signal gets as deep as the last layer at which two views of an input are alike (.05).
 """
 
@@ -29,7 +29,7 @@ from rheobase.signal.field import Stack, down, up
 from rheobase.signal.predict import depth
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "gain.jsonl"
-WIDTH, BATCH, LAYERS, DEEP, LEAST = 256, 64, 12, 40, 0.05
+WIDTH, BATCH, DEEP, LEAST = 256, 64, 40, 0.05
 NEURONS = {
     "LIF": rb.LIF(),
     "LIF, decay .9": rb.LIF(0.9),
@@ -46,6 +46,7 @@ class Arm:
     neuron: str
     steps: int
     surrogate: str = "ATan(2.0)"
+    layers: int = 12
 
     def made(self) -> rb.LIF:
         """The neuron."""
@@ -61,9 +62,11 @@ def arms() -> Iterator[Arm]:
         for steps in (1, 4, 10, 25):
             for surrogate in ("ATan(2.0)", "SuperSpike(10.0)"):
                 yield Arm("gain", neuron, steps, surrogate)
+    for steps in (4, 10):
+        yield Arm("gain", "LIF", steps, layers=100)
     for neuron in NEURONS:
         for steps in (2, 4, 8, 16, 32):
-            yield Arm("depth", neuron, steps)
+            yield Arm("depth", neuron, steps, layers=DEEP)
 
 
 class Ladder(nn.Module):
@@ -90,16 +93,16 @@ def run(arm: Arm) -> dict[str, Any]:
     labels = torch.arange(BATCH) % 10
     if arm.part == "depth":
         begin = time.perf_counter()
-        predicted = depth(Stack(neuron, arm.steps, blocks=DEEP), LEAST)
+        predicted = depth(Stack(neuron, arm.steps, blocks=arm.layers), LEAST)
         seconds = time.perf_counter() - begin
-        layers = rb.probe(Ladder(neuron, DEEP, arm.steps), x, labels).layers
-        probed = next((i for i, layer in enumerate(layers) if (layer.noisy or 0.0) < LEAST), DEEP)
+        layers = rb.probe(Ladder(neuron, arm.layers, arm.steps), x, labels).layers
+        probed = next((i for i, layer in enumerate(layers) if (layer.noisy or 0.0) < LEAST), arm.layers)
         return {"predicted": round(predicted, 2), "probed": probed, "seconds_to_predict": round(seconds, 2)}
     begin = time.perf_counter()
-    stack = Stack(neuron, arm.steps, blocks=LAYERS - 1, samples=BATCH)
+    stack = Stack(neuron, arm.steps, blocks=arm.layers - 1, samples=BATCH)
     sizes = [each.size for each in down(stack, up(stack))]
     seconds = time.perf_counter() - begin
-    tuned = rb.tune(Ladder(neuron, LAYERS, arm.steps), x, labels, held_out=(other, labels))
+    tuned = rb.tune(Ladder(neuron, arm.layers, arm.steps), x, labels, held_out=(other, labels))
     gains = [layer.gain for layer in tuned.before.layers if layer.gain is not None]
     return {
         "predicted": _short(statistics.median(below / above for below, above in pairwise(sizes))),
@@ -117,11 +120,13 @@ def _short(value: float) -> float:
 
 def report(found: list[dict[str, Any]]) -> None:
     """Tables."""
-    print("| neuron | T | surrogate | gain predicted | probed | first/last before | tuned | on another batch |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| neuron | T | surrogate | layers | gain predicted | probed | first/last before | tuned | on another batch |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for done in found:
         if done["part"] == "gain":
-            names = ("neuron", "steps", "surrogate", "predicted", "probed", "level_before", "level_tuned")
+            names = ("neuron", "steps", "surrogate", "layers", "predicted", "probed", "level_before", "level_tuned")
             print("| " + " | ".join(str(done[name]) for name in (*names, "level_held_out")) + " |")
     off = [abs(done["predicted"] / done["probed"] - 1) for done in found if done["part"] == "gain"]
     print(f"\nprediction off by {statistics.median(off):.1%} in the median, {max(off):.1%} at most\n")
