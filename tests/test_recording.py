@@ -22,7 +22,7 @@ def frames(dtype: torch.dtype = torch.float32, batch: int = 5) -> Tensor:
 def net(name: str, dtype: torch.dtype = torch.float32, **options: Any) -> rb.models.Net:
     """In evaluation mode, the norms with the statistics of the frames, so that every layer fires."""
     torch.manual_seed(0)
-    model = rb.models.create(name, classes=3, in_channels=1, steps=4, width=4, **options)
+    model = rb.models.create(name, classes=3, in_channels=1, steps=4, width=8, **options)
     norms = [m for m in model.modules() if isinstance(m, rb.CurrentNorm)]
     with torch.no_grad():
         for norm in norms:
@@ -277,3 +277,34 @@ def test_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib, which is not installed")
     tape.plot(tmp_path / "raster.png", sample=1, neurons=50)
     assert (tmp_path / "raster.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sums_in_place_leave_the_spikes_as_they_were() -> None:
+    """`out += identity` is how many residual nets are written."""
+
+    class Added(nn.Module):
+        def __init__(self, in_place: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer, self.lif, self.in_place = nn.Linear(8, 8), rb.LIF(threshold=0.4), in_place
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.lif(self.layer(x))
+            if not self.in_place:
+                return out + x
+            out += x
+            return out
+
+    x = torch.randn(3, 5, 8)
+    found = []
+    for in_place in (True, False):
+        model = Added(in_place)
+        with rb.record(model) as tape:
+            y = model(x)
+        spikes = tape["lif"].spikes
+        assert set(spikes.unique().tolist()) == {0.0, 1.0}
+        found.append([y, spikes, *torch.autograd.grad(y.square().sum(), [spikes, model.layer.weight])])
+        assert torch.equal(y, model(x))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+    assert found[0][2].any()

@@ -85,6 +85,10 @@ def probe(options: Options) -> None:
     from rheobase.signal.tune import Tuned
     from rheobase.training.health import health
 
+    if options.plot:
+        from rheobase.signal.figure import check
+
+        check(options.plot)  # before all else, which takes its time
     found = health(options.what, options.words, options.preset, options.samples, options.tune, options.start)
     report = found.held_out if isinstance(found, Tuned) else found
     if isinstance(found, Tuned):

@@ -32,6 +32,8 @@ class Trace(NamedTuple):
 class Tape(Mapping[str, Trace]):
     """Traces by module path; of a neuron that was called more than once, the last (streamed, all steps)."""
 
+    copies = True
+
     def __init__(self, neurons: dict[str, Neuron], potentials: bool) -> None:
         self.potentials = potentials
         self._paths = {neuron: path for path, neuron in neurons.items()}
@@ -102,6 +104,8 @@ class Tape(Mapping[str, Trace]):
 @contextmanager
 def record(model: nn.Module, potentials: bool = False) -> Iterator[Tape]:
     """Take down spikes, currents and, where asked for, potentials of every neuron and step; results stay the same.
+
+    The model gets copies of the spikes, so that what it adds to them in place is not taken for theirs.
 
         with rb.record(model, potentials=True) as tape:
             model(x)

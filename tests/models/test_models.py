@@ -291,6 +291,21 @@ def test_the_margin_is_safe(neuron: rb.LIF, steps: int) -> None:
         assert not torch.equal(neuron(spikes - 0.01), spikes), "without it, the least takes spikes away"
 
 
+def test_weights_of_a_twin_replace_the_margin_as_any_start() -> None:
+    """A state_dict is loaded as it is: blocks are the identity then too, with potentials just at the threshold."""
+    model, twin = (small("spiking_resnet18", spiking=spiking).train() for spiking in (True, False))
+    blocks = [m for m in model.modules() if isinstance(m, Classic) and isinstance(m.shortcut, torch.nn.Identity)]
+    assert all((block.fire.norm.bias > 0).all() for block in blocks)  # type: ignore[operator, union-attr]
+    weights = twin.state_dict()
+    model.load_state_dict(weights)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in weights.items())
+    spikes = (torch.rand(3, 2, blocks[0].fire.norm.weight.numel(), 4, 4) < 0.4).float()  # type: ignore[operator, union-attr]
+    assert torch.equal(blocks[0](spikes), spikes)
+    images, labels = torch.randn(8, 2, 8, 8), torch.arange(8) % 3
+    assert len(rb.tune(model, images, labels, start="identity", widths=False).begun) == 8
+    assert all((block.fire.norm.bias > 0).all() for block in blocks)  # type: ignore[operator, union-attr]
+
+
 @pytest.mark.parametrize("depth", [18, 50])
 def test_the_identity_start_hands_images_and_gradient_on(depth: int) -> None:
     """Within a stage spikes go unchanged through every block, and the gradient keeps its size."""

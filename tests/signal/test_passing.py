@@ -12,7 +12,7 @@ from rheobase.signal.passing import cross_entropy, passing
 
 def net(name: str = "sew_resnet18") -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
-    model = rb.models.create(name, classes=3, in_channels=1, steps=4, width=4)
+    model = rb.models.create(name, classes=3, in_channels=1, steps=4, width=8)
     return model, 2 * torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
 
 
@@ -52,14 +52,14 @@ def test_it_leaves_nothing_behind(training: bool) -> None:
     model.features.insert(1, nn.Dropout(0.3))
     model.train(training)
     model.features[0].eval()
-    model.head.module.weight.grad = torch.ones(3, 32)
+    model.head.module.weight.grad = torch.ones(3, 64)
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     random = torch.get_rng_state()
     first = passing(model, x, y)
     assert torch.equal(torch.get_rng_state(), random)
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
-    assert torch.equal(model.head.module.weight.grad, torch.ones(3, 32))
+    assert torch.equal(model.head.module.weight.grad, torch.ones(3, 64))
     assert sum(p.grad is not None for p in model.parameters()) == 1
     assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
     assert torch.equal(first.outputs, passing(model, x, y).outputs), "what is random in it is seeded"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.signal.passing import passing
@@ -18,8 +18,8 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def net(name: str = "spiking_resnet18", **options: Any) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    model = rb.models.create(name, classes=3, in_channels=1, steps=4, width=4, **options)
+def net(name: str = "spiking_resnet18", **options: Any) -> tuple[nn.Module, Tensor, Tensor]:
+    model = rb.models.create(name, classes=3, in_channels=1, steps=4, width=8, **options)
     return model, 2 * torch.randn(24, 1, 8, 8), torch.arange(24) % 3
 
 
@@ -172,3 +172,50 @@ def test_labels_that_are_no_classes() -> None:
         report = rb.probe(model, x, labels, loss=loss)
         assert (report.layers[0].accuracy is None) == (loss is not None)
     assert rb.probe(model, x, torch.zeros(24).long()).layers[0].accuracy is None
+
+
+def test_inputs_for_a_poisson_coding_stay_rates_in_the_other_view() -> None:
+    torch.manual_seed(0)
+    model = rb.models.create("mlp", classes=3, in_channels=1, layers="16-16", image_size=4, coding="poisson", steps=6)
+    x = torch.rand(16, 1, 4, 4)
+    report = rb.probe(model, x, torch.arange(16) % 3)
+    assert all(layer.noisy is not None and 0 < layer.noisy < 1 for layer in report.layers)
+
+
+def test_sequences_of_different_lengths_have_another_view_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(rb.PerStep(nn.Linear(8, 8)), rb.CurrentNorm(8), rb.LIF(), rb.PerStep(nn.Linear(8, 3)))
+    x, lengths = torch.randn(5, 12, 8), torch.arange(12) % 3 + 3
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(rb.readout(logits, lengths), y, reduction="none")
+
+    with rb.padding(lengths):
+        report = rb.probe(model, x, torch.arange(12) % 3, loss=loss)
+    assert report.layers[0].noisy is not None
+
+
+def test_a_model_without_values_is_told() -> None:
+    model, x, y = net("plain_convnet")
+    with pytest.raises(ValueError, match="must have values, got some on the device meta"):
+        rb.probe(model.to("meta"), x, y)
+    with pytest.raises(ValueError, match="must have values, got some on the device meta"):
+        rb.tune(model, x, y)
+
+
+def test_a_figure_of_no_known_format_is_told(tmp_path: Path) -> None:
+    model, x, y = net("plain_convnet")
+    report = rb.probe(model, x, y, preset="quick")
+    with pytest.raises(ValueError, match=r"a figure must end in one of .*\.pdf.*\.png.*\.svg.*, got '.*\.xyz'"):
+        report.plot(tmp_path / "figure.xyz")
+    report.plot(tmp_path / "figure.SVG")
+    assert (tmp_path / "figure.SVG").exists()
+
+
+def test_the_noise_is_not_the_inputs_once_more() -> None:
+    """As it were if both came from one seed: then a norm would take the difference away."""
+    x = torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(3))
+    model = rb.models.create("mlp", classes=3, in_channels=1, layers="32-32", image_size=16, norm="current")
+    found = [rb.probe(model, x, seed=seed).layers[-1].noisy or 0.0 for seed in range(5)]
+    assert all(abs(noisy - found[0]) < 0.1 for noisy in found), found
+    assert 0.5 < found[0] < 0.99

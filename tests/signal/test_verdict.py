@@ -1,9 +1,11 @@
 """A zoo of planted faults, each of which the probe has to call by its name; and nets that have none."""
 
+import importlib.util
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,3 +207,47 @@ def test_up_and_down_are_not_mistaken_for_each_other() -> None:
         first, last = report.layers[0].gradient_norm, report.layers[-1].gradient_norm
         assert (first > last) == (kind == "exploding")
         assert [fault.kind for fault in report.faults if fault.kind in ("exploding", "vanishing")] == [kind]
+
+
+def test_a_net_that_was_reported_not_to_learn() -> None:
+    """snnTorch issue 377, in our words: it learns the digits with an arctangent, and not with a fast sigmoid of 25."""
+    file = Path(__file__).parents[2] / "recipes" / "studies" / "reported.py"
+    spec = importlib.util.spec_from_file_location("reported", file)
+    assert spec is not None
+    assert spec.loader is not None
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    images, labels = study.digits()
+    reports = {
+        name: rb.probe(study.Reported(shape), images[:64], labels[:64]) for name, shape in study.SURROGATES.items()
+    }
+    assert reports["arctangent"].healthy, reports["arctangent"].table()
+    narrow = reports["fast sigmoid of slope 25"]
+    assert [fault.kind for fault in narrow.faults] == ["vanishing"], narrow.table()
+    assert narrow.faults[0].where == "from (output)"
+    assert all(0.01 < layer.rate < 0.5 for layer in narrow.layers), "by its firing alone it looks well"
+
+
+def test_too_few_samples_are_told() -> None:
+    x, y = digits(7)
+    verdict = rb.probe(Ladder(3), x, y).verdict
+    assert "of 7 samples, where some 32 to 256 tell" in verdict
+    assert verdict.startswith("healthy\n")
+    x, y = digits(8)
+    assert rb.probe(Ladder(3), x, y).verdict == "healthy"
+
+
+def test_alarms_are_of_each_layer_by_itself() -> None:
+    x, y = digits()
+    assert not rb.probe(Ladder(3), x, y).alarms
+    model = Ladder()
+    model.part(2, 2).threshold = 50.0
+    silent = [alarm.where for alarm in rb.probe(model, x, y).alarms if alarm.kind == "silent"]
+    assert silent == ["layers.2.2", "layers.3.2", "layers.4.2", "layers.5.2"]
+    report = rb.probe(Ladder(8, rb.LIF(surrogate=NARROW)), x, y)
+    gains = {layer.path: layer.gain for layer in report.layers}
+    alarms = [alarm for alarm in report.alarms if alarm.kind == "gain"]
+    assert [alarm.where for alarm in alarms] == [p for p, g in gains.items() if g is not None and not 0.5 <= g <= 2]
+    assert len(alarms) > 4
+    assert f"has a gradient {gains['layers.0.2']:.2g} times" in str(alarms[0])
+    assert "Widen the surrogates" in str(alarms[0])

@@ -39,7 +39,7 @@ def test_paths_beyond_counting() -> None:
 @pytest.mark.parametrize("junction", ["spiking", "sew", "ms"])
 def test_a_residual_net_has_its_blocks(junction: str) -> None:
     torch.manual_seed(0)
-    model = rb.models.create(f"{junction}_resnet18", classes=3, in_channels=1, steps=2, width=4)
+    model = rb.models.create(f"{junction}_resnet18", classes=3, in_channels=1, steps=2, width=8)
     found = passing(model, torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))
     assert [waist.place.path for waist in found.waists] == [f"features.{i}" for i in range(1, 10)]
     assert len(found.layers) > len(found.waists)

@@ -61,6 +61,7 @@ def test_bad_input_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         (["digits", "--samples", "1"], "samples must be at least 2, got 1"),
         (["digits", "--model.nam", "x"], "unknown key 'model.nam'"),
         (["nope"], "no recipe 'nope'"),
+        (["digits", "--plot", "figure.xyz"], "a figure must end in one of"),
     ):
         with pytest.raises(SystemExit) as left:
             main(["probe", *words])

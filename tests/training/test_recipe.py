@@ -129,9 +129,11 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     soft = {"tau_rc": 0.05, "tau_ref": 0.001, "amplitude": 0.1, "gain": 0.8, "smoothing": 0.01, "noise": 0.0}
     later |= {f"model.neuron.{name}": value for name, value in soft.items()}
     later |= {"model.qcfs_levels": 4, "model.qcfs_threshold": 2.0}
+    later |= {"tune.samples": 8, "tune.start": "identity", "probe.every_steps": 2, "probe.samples": 16}
     assert set(later) == set(LATER)
     lateral = {name: {"model.neuron.kind": "lateral"} for name in later if name.startswith("model.neuron.")}
     with_them = lateral | {
+        "tune.start": {"tune.samples": 16},
         "model.qcfs_levels": {"model.spiking": False},
         "model.qcfs_threshold": {"model.spiking": False, "model.qcfs_levels": 4},
     }

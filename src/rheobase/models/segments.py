@@ -103,7 +103,7 @@ class _Deaf:
     """Stands for a tape, so that neurons run as they do for it; it has heard them before."""
 
     def __init__(self, tape: looking.Tape, modules: list[nn.Module]) -> None:
-        self.potentials = tape.potentials
+        self.potentials, self.copies = tape.potentials, tape.copies
         self._neurons = {module for module in modules if module in tape}
 
     def __contains__(self, neuron: object) -> bool:

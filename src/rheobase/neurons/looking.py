@@ -24,6 +24,7 @@ class Tape(Protocol):
     """Takes down what neurons do."""
 
     potentials: bool
+    copies: bool  # whether the net gets copies of outputs, so that what it does to them in place leaves them
 
     def __contains__(self, neuron: object) -> bool:
         """Whether a neuron is to be taken down."""
@@ -64,6 +65,8 @@ class Look:
             tape.note(neuron, ran, self.given.get(neuron) is not None)
         if tapes and skip is not None:
             ran = ran._replace(outputs=ran.outputs + skip)
+        elif any(tape.copies for tape in tapes):
+            ran = ran._replace(outputs=ran.outputs.clone())
         return ran
 
 

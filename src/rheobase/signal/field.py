@@ -8,6 +8,7 @@ sequences). So a layer is a population of neurons that get such currents, and a 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from rheobase.neurons import LIF
 from rheobase.signal.gain import Profile, through_neuron
+from rheobase.signal.search import stretched
 from rheobase.surrogate import Surrogate
 
 VIEWS = 0.995
@@ -190,10 +192,5 @@ def critical(stack: Stack) -> LIF:
 
 def so_wide(surrogate: Surrogate, ratio: Callable[[Surrogate], float]) -> Surrogate | None:
     """The surrogate, stretched until a ratio that grows with its width is 1; None: no 20th to 20-fold width does it."""
-    low, high = 0.05, 20.0
-    if ratio(surrogate.stretched(low)) > 1 or ratio(surrogate.stretched(high)) < 1:
-        return None
-    for _ in range(12):
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if ratio(surrogate.stretched(middle)) < 1 else (low, middle)
-    return surrogate.stretched(middle)
+    log, reached = stretched(surrogate, ratio, most=20.0)
+    return surrogate.stretched(math.exp(log)) if reached else None

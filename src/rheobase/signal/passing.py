@@ -18,6 +18,7 @@ from rheobase.layers import PerStep, readout
 from rheobase.modes import untouched
 from rheobase.neurons.base import Neuron, outermost
 from rheobase.neurons.looking import looking
+from rheobase.norm import lengths
 from rheobase.signal.waists import ordered, waists
 
 Loss = Callable[[Any, Any], Tensor]
@@ -87,7 +88,7 @@ class Passed:
     layers: list[Layer]
     waists: list[Waist]
     outputs: Any
-    weights: dict[str, tuple[Tensor, ...]]
+    weights: dict[str, list[Tensor]]
     loss: Tensor
 
 
@@ -119,7 +120,8 @@ class Run:
     weights: list[list[str]] = field(default_factory=lambda: [[]])  # before each neuron
     given: list[tuple[Place, Tensor]] = field(default_factory=list)
     wanted: set[Place] | None = None  # of what is given; None: all that has a gradient
-    potentials: bool = False  # they are computed afterwards, without autograd
+    potentials: bool = False  # they are computed afterwards, without autograd, and so are spikes that were changed
+    copies: bool = False
 
     def __contains__(self, neuron: object) -> bool:
         """Whether it is the model's."""
@@ -221,11 +223,13 @@ def passing(
             raise ValueError(f"probe: the loss must be one a sample, [B] with B >= {1 + halves}, got {what}")
         height = _height(run, losses)
         narrow = _waists(run, height)
-        wanted = [t for _, ran in run.calls for t in (ran.drive, ran.outputs)]
-        wanted += [*trained.values(), *(features for _, features in narrow)]
+        parameters, features = list(trained.values()), [each for _, each in narrow]
+        currents, spikes = [ran.drive for _, ran in run.calls], [ran.outputs for _, ran in run.calls]
         half = losses[: len(losses) // 2].sum() / len(losses)
-        parts = [(_gradients(half, list(trained.values()), keep=True))] if halves else []
-        gradients = iter(_gradients(losses.mean(), wanted, keep=False))
+        parts = _gradients(half, parameters, keep=True) if halves else []
+        of_currents, of_spikes, of_weights, of_waists = _gradients(
+            losses.mean(), currents, spikes, parameters, features, keep=False
+        )
         beside = [bool(height) and ran.outputs.grad_fn not in height for _, ran in run.calls]
         seen = [_seen(neuron, ran) for neuron, ran in run.calls]
     layers = [
@@ -233,17 +237,15 @@ def passing(
             path,
             neuron,
             *seen[i],
-            next(gradients),
-            next(gradients),
+            of_currents[i],
+            of_spikes[i],
             tuple(name for name in dict.fromkeys(weights) if name in trained),
             beside[i],
         )
         for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
     ]
-    weights = {
-        name: tuple(each) for name, *each in zip(trained, [next(gradients) for _ in trained], *parts, strict=True)
-    }
-    found = [Waist(place, features.detach(), next(gradients)) for place, features in narrow]
+    weights = {name: each for name, *each in zip(trained, of_weights, *parts, strict=True)}
+    found = [Waist(place, each.detach(), of_waists[i]) for i, (place, each) in enumerate(narrow)]
     return Passed(layers, found, outputs, weights, losses.detach().mean())
 
 
@@ -305,16 +307,20 @@ def _of(run: Run, place: Place) -> Tensor:
 def again(model: nn.Module, x: Any, passed: Passed, seed: int, training: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Spikes of the layers, and features of the waists, of a pass for another input that is like that before."""
     places = {waist.place for waist in passed.waists}
-    with untouched(model, seed, training), torch.no_grad(), running(model, places) as run:
+    graph = lengths() is not None  # without one, norms in training would refuse padding
+    with untouched(model, seed, training), torch.set_grad_enabled(graph), running(model, places) as run:
         model(x)
     given = dict(run.given)
-    return [ran.outputs for _, ran in run.calls], [given[waist.place] for waist in passed.waists]
+    spikes = [ran.outputs.detach() for _, ran in run.calls]
+    return spikes, [given[waist.place].detach() for waist in passed.waists]
 
 
-def _gradients(loss: Tensor, wanted: Sequence[Tensor], keep: bool) -> list[Tensor]:
-    """Of a loss, zeros where it does not depend."""
-    reached = [i for i, t in enumerate(wanted) if t.requires_grad]
-    found = torch.autograd.grad(loss, [wanted[i] for i in reached], retain_graph=keep, allow_unused=True)
-    by_place = dict(zip(reached, found, strict=True))
-    gradients = [by_place.get(i) for i in range(len(wanted))]
-    return [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, gradients, strict=True)]
+def _gradients(loss: Tensor, *groups: Sequence[Tensor], keep: bool) -> list[list[Tensor]]:
+    """Of a loss with respect to the tensors of each group; zeros where it does not depend on one."""
+    wanted = [t for group in groups for t in group if t.requires_grad]
+    found = iter(torch.autograd.grad(loss, wanted, retain_graph=keep, allow_unused=True))
+    of = [[next(found) if t.requires_grad else None for t in group] for group in groups]
+    return [
+        [torch.zeros_like(t) if g is None else g for t, g in zip(*pair, strict=True)]
+        for pair in zip(groups, of, strict=True)
+    ]

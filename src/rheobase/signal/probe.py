@@ -46,10 +46,12 @@ def probe(
 
     Raises:
         TypeError: no model.
-        ValueError: a model without neurons, another preset, or another kind of loss.
+        ValueError: a model without neurons, or on the device meta, another preset, or another kind of loss.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"probe: model must be a torch.nn.Module, got {type(model).__name__}")
+    if any(t.is_meta for t in (*model.parameters(), *model.buffers())) or getattr(x, "is_meta", False):
+        raise ValueError("probe: the model and its inputs must have values, got some on the device meta")
     if preset not in PRESETS:
         raise ValueError(f"probe: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     more = preset != "quick"
@@ -95,5 +97,8 @@ def _inputs(x: Any, passed: Passed) -> Tensor:
 
 
 def _other_view(x: Tensor, seed: int) -> Tensor:
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-    return x + NOISE * x.std() * noise
+    """The inputs and noise; of inputs in [0, 1], as a Poisson coding wants them, it stays there."""
+    own = seed ^ 0x6E6F697365  # with that of inputs that were drawn it would be the inputs once more
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(own)).to(x)
+    other = x + NOISE * x.std() * noise
+    return other.clamp(0, 1) if x.min() >= 0 and x.max() <= 1 else other

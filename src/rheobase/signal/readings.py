@@ -83,7 +83,7 @@ class WaistHealth(Information):
     """What everything goes through after some neuron: of a plain net each layer, of a residual net each block.
 
     Attributes:
-        path: of the module that gives it.
+        path: of the module that gives it; "(output)" of the model itself.
         after: index of the last neuron before it.
         gradient_norm, gain: as those of a layer, from waist to waist.
     """
@@ -176,7 +176,7 @@ def waists(passed: Passed, others: Sequence[Tensor] | None, reader: Reader) -> l
     norms = [measures.norm(waist.gradient) for waist in passed.waists]
     return [
         WaistHealth(
-            path=waist.place.path,
+            path=waist.place.path or "(output)",
             after=waist.place.after - 1,
             gradient_norm=norms[i],
             gain=_ratio(norms[i], norms[i + 1 :][:1]),
@@ -209,7 +209,7 @@ def _ratio(norm: float, above: list[float]) -> float | None:
     return norm / above[0] if above and above[0] > 0 else None
 
 
-def _agreement(gradients: list[tuple[Tensor, ...]]) -> float | None:
+def _agreement(gradients: list[list[Tensor]]) -> float | None:
     """Between the first half's and the rest."""
     if not gradients or len(gradients[0]) < 2:
         return None

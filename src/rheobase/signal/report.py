@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rheobase.signal.readings import LayerHealth, WaistHealth
-from rheobase.signal.verdict import Fault, faults
+from rheobase.signal.verdict import LEAST_SAMPLES, Fault, alarms, faults
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,22 @@ class Report:
         return faults(self.layers, self.places, self.classes, self.batch, self.loss)
 
     @property
+    def alarms(self) -> tuple[Fault, ...]:
+        """What is wrong with each layer by itself; a net may bear it, as one whose gradient grows and falls again."""
+        return tuple(alarms(self.layers, self.places, self.classes, self.batch))
+
+    @property
     def healthy(self) -> bool:
         """Whether nothing is."""
         return not self.faults
 
     @property
     def verdict(self) -> str:
-        """In words: "healthy", or a line for each fault, with what mends it."""
-        return "\n".join(str(fault) for fault in self.faults) or "healthy"
+        """In words: "healthy", or a line for each fault, with what mends it; and where there are too few samples."""
+        lines = [str(fault) for fault in self.faults] or ["healthy"]
+        if self.batch < LEAST_SAMPLES:
+            lines.append(f"of {self.batch} samples, where some 32 to 256 tell: another batch may say something else")
+        return "\n".join(lines)
 
     def table(self) -> str:
         """A line a layer, and one a waist."""
@@ -95,6 +103,9 @@ class Report:
 
         Args:
             path: of the file; its ending tells the format.
+
+        Raises:
+            ValueError: an ending that tells none.
         """
         from rheobase.signal.figure import draw
 

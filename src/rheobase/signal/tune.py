@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,15 +21,14 @@ from rheobase.signal import measures
 from rheobase.signal.passing import Loss, loss_of, unfrozen
 from rheobase.signal.probe import probe
 from rheobase.signal.report import Report
+from rheobase.signal.search import stretched
 from rheobase.signal.start import STARTS, Start, begin, why_not
 from rheobase.surrogate import Surrogate
 
 NEAR = 0.02
 """How near, as a logarithm, a gradient's size has to come to what is wanted."""
-WIDEST = math.log(100.0)
-"""So many times as wide, or as narrow, a surrogate may become, as a logarithm."""
-LEVEL = (0.5, 2.0)
-"""Ratios of the first gradient to the last that are level."""
+WIDEST = 100.0
+"""So many times as wide, or as narrow, a surrogate may become."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,8 @@ class _Leveller:
             shared.wanted = size
             return gradient
         if shared.widths:
-            wanted, reached = _stretch(lambda log: down(given.stretched(math.exp(log)))[1], shared.wanted)
+            target = shared.wanted
+            wanted, reached = stretched(given, lambda surrogate: down(surrogate)[1] / target, WIDEST, NEAR)
             shared.width = wanted if shared.width is None else (shared.width + wanted) / 2
             given = given.stretched(math.exp(shared.width))
             gradient, size = down(given)
@@ -139,30 +138,6 @@ class _Shared:
     found: dict[LIF, Surrogate] = field(default_factory=dict)
     calls: Counter[LIF] = field(default_factory=Counter)
     unreached: set[LIF] = field(default_factory=set)
-
-
-def _stretch(size: Callable[[float], float], wanted: float) -> tuple[float, bool]:
-    """Where the size is as wanted, by halving, and whether that is within reach; else the end that is nearest to it."""
-
-    def excess(log: float) -> float:
-        found = size(log)
-        return math.log(found / wanted) if found > 0 else -math.inf
-
-    here = excess(0.0)
-    if abs(here) < NEAR:
-        return 0.0, True
-    low, high = (-WIDEST, 0.0) if here > 0 else (0.0, WIDEST)
-    end = low if here > 0 else high
-    there = excess(end)
-    if (here > 0) == (there > 0):  # where potentials stand at the threshold no width changes anything
-        return (0.0 if abs(there - here) < NEAR else end), False
-    for _ in range(12):
-        middle = (low + high) / 2
-        off = excess(middle)
-        if abs(off) < NEAR:
-            break
-        low, high = (low, middle) if off > 0 else (middle, high)
-    return middle, True
 
 
 def tune(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rheobase.signal.readings import Information, LayerHealth, WaistHealth
 
@@ -14,8 +14,8 @@ class Fault:
     """Something that is wrong.
 
     Attributes:
-        kind: "not finite", "silent", "saturated", "information lost", "underflow", "no gradient", "exploding",
-            "vanishing", or "gradient is noise".
+        kind: "not finite", "silent", "saturated", "information lost", "underflow", "no gradient", "exploding" or
+            "vanishing"; of `alarms` also "gain".
         where: path of the layer or module where it begins.
         what: what was seen.
         mend: what to do about it.
@@ -40,6 +40,11 @@ MOST_LOST = 0.25
 """Share of the depth that may be without information: so much soon learns what it is to hand on."""
 MOST_EXPLODED, MOST_VANISHED = 50.0, 1e-4
 """Ratios of the first gradient to the last. (Optimizers that scale the gradient bear one that vanishes for long.)"""
+
+LEAST_SAMPLES = 8
+"""Fewer of a batch have too few pairs for a similarity, and too little of a norm's statistics, to go by."""
+LEVEL = (0.5, 2.0)
+"""Gains of one layer that leave a deep net's gradient level."""
 
 Places = Sequence[LayerHealth | WaistHealth]
 
@@ -72,21 +77,27 @@ def _not_finite(layers: Sequence[LayerHealth], loss: float) -> Iterator[Fault]:
 
 
 def _idle(layers: Sequence[LayerHealth]) -> Iterator[Fault]:
-    """The first layer that is silent, and the first that is saturated; what comes first may be the other's cause.
+    """The first layer that is silent, and the first that is saturated; what comes first may be the other's cause."""
+    found = [fault for layer in layers for fault in _idle_at(layer)]
+    for kind in dict.fromkeys(fault.kind for fault in found):
+        first, *more = (fault for fault in found if fault.kind == kind)
+        yield replace(first, what=f"{first.what} (and so in {len(more)} more layers)") if more else first
 
-    A branch that nothing comes out of yet, beside an identity path, is none of them: so blocks begin.
-    """
-    seen = [(i, layer) for i, layer in enumerate(layers) if not (layer.beside and layer.deviation == 0)]
-    silent = [(i, layer, layer.dead or 0.0) for i, layer in seen if (layer.dead or 0) >= MOST_IDLE]
-    always = [(i, layer, layer.saturated or 0.0) for i, layer in seen if (layer.saturated or 0) >= MOST_IDLE]
-    norm = "Put a CurrentNorm before it"
-    lower = f"{norm}, lower its threshold, or raise its input_scale or the weights before it"
-    higher = f"{norm}, raise its threshold, or lower its input_scale or the weights before it"
-    found = [("silent", silent, "never fire", lower), ("saturated", always, "fire at every step", higher)]
-    for kind, idle, what, mend in sorted((each for each in found if each[1]), key=lambda each: each[1][0][0]):
-        _, layer, share = idle[0]
-        more = f" (and so in {len(idle) - 1} more layers)" if len(idle) > 1 else ""
-        yield Fault(kind, layer.path, f"has {share:.0%} of neurons that {what}{more}", mend)
+
+def _idle_at(layer: LayerHealth) -> Iterator[Fault]:
+    """Not a branch that nothing comes out of yet, beside an identity path: so blocks begin."""
+    if layer.beside and layer.deviation == 0:
+        return
+    for kind, share, what, threshold, weights in (
+        ("silent", layer.dead, "never fire", "lower", "raise"),
+        ("saturated", layer.saturated, "fire at every step", "raise", "lower"),
+    ):
+        if share is not None and share >= MOST_IDLE:
+            mend = (
+                f"Put a CurrentNorm before it, {threshold} its threshold, "
+                f"or {weights} its input_scale or the weights before it"
+            )
+            yield Fault(kind, layer.path, f"has {share:.0%} of neurons that {what}", mend)
 
 
 def lost(place: Information, classes: int | None, batch: int) -> bool:
@@ -103,11 +114,7 @@ def _lost(places: Places, classes: int | None, batch: int) -> Iterator[Fault]:
     if len(gone) > MOST_LOST * len(places):
         similarity = f"similarity {gone[0].similarity:.2f}"
         what = f"and {len(gone) - 1} more of {len(places)} no longer tell inputs apart ({similarity})"
-        mend = (
-            "Begin residual blocks as the identity (start='identity', or rb.tune), or take fewer layers, more steps, "
-            "or weights that keep the signal"
-        )
-        yield Fault("information lost", gone[0].path, what, mend)
+        yield Fault("information lost", gone[0].path, what, _KEEP)
 
 
 def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
@@ -136,6 +143,22 @@ def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
         yield Fault("vanishing", f"from {last.path}", seen, _WIDEN)
 
 
+def alarms(layers: Sequence[LayerHealth], places: Places, classes: int | None, batch: int) -> Iterator[Fault]:
+    """What has come to each layer by itself, for who watches a net that trains."""
+    for layer in layers:
+        yield from _idle_at(layer)
+    for place in places:
+        if lost(place, classes, batch):
+            yield Fault("information lost", place.path, "no longer tells inputs apart", _KEEP)
+        if place.gain is not None and not LEVEL[0] <= place.gain <= LEVEL[1]:
+            what = f"has a gradient {place.gain:.2g} times as large as that of what follows"
+            yield Fault("gain", place.path, what, _NARROW if place.gain > 1 else _WIDEN)
+
+
+_KEEP = (
+    "Begin residual blocks as the identity (start='identity', or rb.tune), or take fewer layers, more steps, "
+    "or weights that keep the signal"
+)
 _WIDEN = "Widen the surrogates (rb.tune does it layer by layer), or take a residual net that begins as the identity"
 _NARROW = (
     "Narrow the surrogates (rb.tune does it layer by layer), or let the gradient through the reset "

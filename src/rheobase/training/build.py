@@ -221,8 +221,18 @@ def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tupl
     del tried
     if not learns:
         raise ValueError(f"{name}: its logits carry no gradient, so that nothing can be trained")
-    if recipe.loss.rate_penalty and not outermost(net):
-        raise ValueError(f"loss.rate_penalty must be 0 for a model without neurons, got {recipe.loss.rate_penalty}")
+    for key, value, off in (
+        ("loss.rate_penalty", recipe.loss.rate_penalty, 0),
+        ("tune.samples", recipe.tune.samples, None),
+        ("probe.every_steps", recipe.probe.every_steps, None),
+    ):
+        if value != off and not outermost(net):
+            raise ValueError(f"{key} must be {'null' if off is None else off} for a model without neurons, got {value}")
+    for key, count in (("tune", recipe.tune.samples), ("probe", recipe.probe.every_steps and recipe.probe.samples)):
+        if count and count > len(found.train):
+            raise ValueError(
+                f"{key}.samples must be at most {len(found.train)}, the training samples of {found.name}, got {count}"
+            )
     odd = [key for key, value in net.state_dict().items() if not isinstance(value, Tensor)]
     if odd:
         raise ValueError(f"{name}: {odd[0]!r} of its state_dict is no tensor, so it cannot be saved")

@@ -59,6 +59,7 @@ class RunFolder:
         self.path = path
         self.recipe = path / "recipe.json"
         self.metrics = path / "metrics.csv"
+        self.probe = path / "probe.csv"
         self.last = path / "checkpoints" / "last.ckpt"
         self.best = path / "checkpoints" / "best.safetensors"
         self.summary = path / "summary.json"
@@ -140,7 +141,7 @@ class RunFolder:
 
     def clean(self) -> None:
         """Remove what a killed process left half written; not while another one trains here."""
-        for file in (self.recipe, self.metrics, self.last, self.best, self.summary, self.evaluations):
+        for file in (self.recipe, self.metrics, self.probe, self.last, self.best, self.summary, self.evaluations):
             for half in file.parent.glob(f".{file.name}.*"):
                 half.unlink(missing_ok=True)
 

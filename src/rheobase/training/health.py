@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from rheobase.layers import readout
-from rheobase.signal.probe import Preset, probe
+from rheobase.signal.probe import Preset
 from rheobase.signal.report import Report
 from rheobase.signal.start import Start
-from rheobase.signal.tune import Tuned, tune
-from rheobase.training import build, sources
+from rheobase.signal.tune import Tuned
+from rheobase.training import build, sources, watch
 from rheobase.training.folder import RunFolder
 from rheobase.training.keeper import load_best
-from rheobase.training.passes import hosted, padded
+from rheobase.training.passes import hosted
 from rheobase.training.runs import prepare
 
 
@@ -65,20 +61,4 @@ def health(
     if wanted > len(data.train):
         raise ValueError(f"{wanted} samples are wanted, and {data.name} has {len(data.train)} to train on")
     few = build.sample(data, data.train, wanted)
-    inputs, labels, lengths = few
-    if tuned:
-        if lengths is not None:
-            raise ValueError("--tune is not for sequences of different lengths: call rheobase.tune with a loss")
-        return _tuned(net, inputs, labels, samples, start)
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(readout(logits.float(), lengths), labels, reduction="none")
-
-    with padded(lengths):
-        return probe(net, inputs, labels, preset, loss)
-
-
-def _tuned(net: nn.Module, inputs: Tensor, labels: Tensor, samples: int, start: Start | None) -> Tuned:
-    axis = inputs.dim() - 4  # images [B, C, H, W], or frames [T, B, C, H, W]
-    x, other = inputs.split([samples, inputs.shape[axis] - samples], axis)
-    return tune(net, x, labels[:samples], start, held_out=(other, labels[samples:]))
+    return watch.tuned(net, few, start) if tuned else watch.probed(net, few, preset)

@@ -30,6 +30,9 @@ class Journal:
     seconds: float = 0.0
     epoch_seconds: float = 0.0  # of training alone, without validation
     sums: list[float] = field(default_factory=lambda: [0.0] * 3)  # of the epoch so far: loss, right, images
+    tuned: dict[str, Any] | None = None  # what tuning did before the first step
+    readings: list[dict[str, Any]] = field(default_factory=list)  # of probes
+    warned: list[str] = field(default_factory=list)  # of what in them
 
     @property
     def best_is_new(self) -> bool:
@@ -61,13 +64,14 @@ class Journal:
         self.best_epoch, self.best_accuracy, self.best_loss = self.epoch, accuracy, loss
         return True
 
-    def to_csv(self) -> bytes:
-        """The rows as metrics.csv."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue().encode()
+
+def to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
+    """Rows as a CSV file with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def _rank(accuracy: float, loss: float) -> tuple[bool, float, float]:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from rheobase import models
 from rheobase.files import write_atomic
 from rheobase.interop.weights import load, save
+from rheobase.training import watch
 from rheobase.training.folder import RunFolder
+from rheobase.training.journal import COLUMNS, to_csv
 from rheobase.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -89,7 +91,10 @@ class Keeper:
     def write_files(self, training: Training, best: bool) -> None:
         """Write metrics and, if wanted, the best model: what the checkpoint says already."""
         if self._first:
-            write_atomic(self.folder.metrics, training.journal.to_csv())
+            journal = training.journal
+            write_atomic(self.folder.metrics, to_csv(COLUMNS, journal.rows))
+            if journal.readings:
+                write_atomic(self.folder.probe, to_csv(watch.COLUMNS, journal.readings))
             if best:
                 save_best(training.recipe, training.net, training.best, self.folder.best)
 

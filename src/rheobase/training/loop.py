@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rheobase.data import Batch, Dataset, seed_of
 from rheobase.recording import record
-from rheobase.training import board, build, guard, losses
+from rheobase.training import board, build, guard, losses, watch
 from rheobase.training.activity import firing
 from rheobase.training.average import Average
 from rheobase.training.console import Lines
@@ -56,6 +56,10 @@ def fit(training: Training, keeper: Keeper, lines: Lines, events: SummaryWriter 
     while journal.epoch < training.recipe.trainer.epochs:
         batches.seek(journal.epoch, journal.batch)
         for batch in batches:
+            if watch.due(training):
+                watch.look(training, events)
+                keeper.write_files(training, best=False)
+                mark = time.perf_counter()  # which is no training
             mark = journal.count(training.train_on(batch), mark)
             lines.batch(training)
             if journal.batch < batches.count:  # else its validation comes first
@@ -92,6 +96,8 @@ class Training:
         self.validation = build.evaluation_batches(recipe, data, mine)
         self.data = build.fingerprint(data)
         self.sample = build.sample(data, data.validation).to(fabric.device)
+        every, few = recipe.probe.every_steps, recipe.probe.samples
+        self.probed = build.sample(data, data.train, few).to(fabric.device) if every else None
         self.journal = Journal()
         self.best: dict[str, Tensor] = {}
         self.threads = torch.get_num_threads()  # those that the run began with

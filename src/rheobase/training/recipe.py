@@ -128,6 +128,20 @@ class ModelOptions(Group):
     options: FamilyOptions = FamilyOptions()
 
 
+class TuneOptions(Group):
+    """Surrogates, and where asked for weights, that level the signal: `rheobase.tune`, before the first step."""
+
+    samples: int | None = key(None, "training samples, half of them held out to check it (null: not tuned)", ge=8)
+    start: Literal["identity", "orthogonal", "fluctuation"] | None = key(None, "weights too (null: as they are)")
+
+
+class ProbeOptions(Group):
+    """Readings of every layer while it trains: `rheobase.probe`, into RUN/probe.csv, and a warning where one is bad."""
+
+    every_steps: int | None = key(None, "steps from one to the next, the first before training (null: none)", ge=1)
+    samples: int = key(64, "training samples that are read", ge=8)
+
+
 class LossOptions(Group):
     """What to minimise, with m the mean of the logits over time and y the label as a one-hot vector, smoothed.
 
@@ -205,6 +219,7 @@ LATER = (
     *("loss.weight_penalty", "loss.weight_penalty_beta"),
     *("loss.count_high", "loss.count_low", "loss.count_margin"),
     *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
+    *("tune.samples", "tune.start", "probe.every_steps", "probe.samples"),
     *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
 )
 """Keys that recipes did not always have: they enter `sha256` where they are not at their default."""
@@ -221,6 +236,8 @@ class Recipe(Group):
     run: str | None = key(None, "run folder, empty or absent (null: runs/<recipe>-<date>-<seed>)")
     data: DataOptions = DataOptions()
     model: ModelOptions = ModelOptions()
+    tune: TuneOptions = TuneOptions()
+    probe: ProbeOptions = ProbeOptions()
     loss: LossOptions = LossOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
     schedule: ScheduleOptions = ScheduleOptions()
@@ -256,6 +273,8 @@ class Recipe(Group):
             )
         if warmup is not None and warmup > trainer.epochs:
             raise ValueError(f"schedule.warmup_epochs must be at most trainer.epochs ({trainer.epochs}), got {warmup}")
+        if self.tune.start is not None and self.tune.samples is None:
+            raise ValueError(f"tune.samples must be given with tune.start, got null and {self.tune.start!r}")
         parts = trainer.devices * trainer.nodes * trainer.accumulate
         if self.data.batch_size < parts:
             raise ValueError(

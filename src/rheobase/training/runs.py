@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from rheobase.data import Dataset
-from rheobase.training import board, build, processes, sources
+from rheobase.training import board, build, processes, sources, watch
 from rheobase.training.activity import activity
 from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import accuracies, longest, weights_sha256
@@ -73,7 +73,7 @@ def train(
 @hosted()
 def start(recipe: Recipe, name: str, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
-    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", *prepare(recipe, data, model))
+    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", True, *prepare(recipe, data, model))
 
 
 @hosted()
@@ -96,7 +96,7 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
         best = load_best(recipe, lambda: prepare(recipe, data, model)[1], place.best)
         return Run(place.path, best, dict(summary))
     greeting = "{} has no checkpoint yet: starting from the beginning"
-    return _fit(recipe, lambda: place, greeting, *prepare(recipe, data, model))
+    return _fit(recipe, lambda: place, greeting, not place.last.is_file(), *prepare(recipe, data, model))
 
 
 @hosted()
@@ -177,23 +177,27 @@ def prepare(recipe: Recipe, data: Dataset | None, model: nn.Module | None) -> tu
     return build.prepare(recipe, data, model)
 
 
-def _fit(recipe: Recipe, place: Callable[[], RunFolder], greeting: str, data: Dataset, net: nn.Module) -> Run:
+def _fit(
+    recipe: Recipe, place: Callable[[], RunFolder], greeting: str, fresh: bool, data: Dataset, net: nn.Module
+) -> Run:
     """Train to the end from the last checkpoint, or with a greeting from the start; test once, write the summary.
 
     Of several processes the first alone touches the folder; the others hear from it.
     """
     with ExitStack() as stack:
         fabric = stack.enter_context(processes.launched(recipe.trainer))
+        stack.enter_context(processes.threads(recipe.trainer.threads))
+        told = watch.begin(recipe, data, net.to(fabric.device)) if fresh else None
         folder = processes.on_first(fabric, place)
         processes.on_first(fabric, lambda: stack.enter_context(folder.locked()))
         processes.on_first(fabric, folder.clean)
         state = processes.on_first(fabric, folder.read_checkpoint)
-        stack.enter_context(processes.threads(recipe.trainer.threads))
         keeper, stopper, lines = Keeper(folder, fabric.is_global_zero), Stopper(), Lines()
         stack.enter_context(stopper.listening(keeper.where))
         stack.callback(lines.end)
         training = Training(recipe, fabric, net, data)
         if state is None:
+            training.journal.tuned = told
             say(greeting.format(folder.path))
         else:
             try:
@@ -267,7 +271,7 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
         "machine": machine(device),
         "date": _now(),
         "layers": layers,
-    }
+    } | ({"tuned": journal.tuned} if journal.tuned else {})
     write_json(folder.summary, summary)
     return summary
 
