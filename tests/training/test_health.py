@@ -10,7 +10,7 @@ from rheobase.cli import main
 from rheobase.signal.report import Report
 from rheobase.training.health import health
 
-SMALL = ["--model.name", "spiking_resnet34", "--model.width", "4", "--model.steps", "6", "--trainer.accelerator", "cpu"]
+SMALL = ["--model.name", "spiking_resnet34", "--model.width", "8", "--model.steps", "6", "--trainer.accelerator", "cpu"]
 PLAIN = ["--model.start", "plain", "--model.shortcut", "conv"]
 
 

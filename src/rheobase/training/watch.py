@@ -103,9 +103,8 @@ def look(training: Training, events: SummaryWriter | None) -> None:
     assert training.probed is not None
     with training.fabric.autocast():
         report = probed(training.net, training.probed)
-    places = [("neuron", each) for each in report.layers]
-    places += [("waist", each) for each in report.waists if report.places is report.waists]
-    for of, place in places:
+    places = {"neuron": report.layers, "waist": report.waists if report.places is report.waists else ()}
+    for of, place in ((of, place) for of, found in places.items() for place in found):
         values = asdict(place)
         row = {"step": step, "of": of, "path": place.path, **{name: values.get(name) for name in READ}}
         journal.readings.append(row)
