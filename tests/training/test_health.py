@@ -10,7 +10,7 @@ from rheobase.cli import main
 from rheobase.signal.report import Report
 from rheobase.training.health import health
 
-SMALL = ["--model.name", "spiking_resnet34", "--model.width", "4", "--model.steps", "6", "--trainer.accelerator", "cpu"]
+SMALL = ["--model.name", "spiking_resnet34", "--model.width", "8", "--model.steps", "6", "--trainer.accelerator", "cpu"]
 PLAIN = ["--model.start", "plain", "--model.shortcut", "conv"]
 
 
@@ -39,7 +39,7 @@ def test_an_unhealthy_one_ends_with_1_and_tuning_mends_it(capsys: pytest.Capture
 
 def test_a_run_is_probed_as_it_was_trained(tmp_path: Path) -> None:
     keys = {
-        "model.width": 4,
+        "model.width": 8,
         "model.steps": 2,
         "trainer.epochs": 1,
         "data.train_limit": 256,
@@ -47,7 +47,7 @@ def test_a_run_is_probed_as_it_was_trained(tmp_path: Path) -> None:
     }
     run = rb.train("digits", **keys, **{"run": str(tmp_path / "run")})
     found = health(str(run.folder), preset="quick")
-    other = health("digits", ["--model.width", "4", "--model.steps", "2"], preset="quick")
+    other = health("digits", ["--model.width", "8", "--model.steps", "2"], preset="quick")
     assert isinstance(found, Report)
     assert isinstance(other, Report)
     assert [layer.path for layer in found.layers] == [layer.path for layer in other.layers]

@@ -57,7 +57,7 @@ class Counter(TorchFunctionMode):
         fold: whether norms are folded into the weights before them.
     """
 
-    potentials = False
+    potentials = copies = False
 
     def __init__(self, model: nn.Module, once: bool, fold: bool) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ def stream(net: nn.Module, images: Tensor, steps: int, tape: Tape | None = None)
 class Counts:
     """A tape that adds up the spikes of each neuron."""
 
-    potentials = False
+    potentials = copies = False
 
     def __init__(self, neurons: dict[Neuron, str]) -> None:
         self._names = neurons

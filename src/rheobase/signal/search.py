@@ -36,7 +36,7 @@ def stretched(
     end = -math.log(most) if here > 0 else math.log(most)
     there = excess(end)
     if (here > 0) == (there > 0):
-        return (0.0 if abs(there - here) <= near else end), False
+        return (0.0 if there == here or abs(there - here) <= near else end), False
     low, high = sorted((0.0, end))
     for _ in range(12):
         middle = (low + high) / 2

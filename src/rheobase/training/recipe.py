@@ -322,4 +322,5 @@ class Recipe(Group):
             there, before = (reduce(dict.__getitem__, groups, tree) for tree in (content, default))
             if there[name] == before[name]:
                 del there[name]
+        content = {name: value for name, value in content.items() if value != {}}  # no group that came later
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rheobase.data import Batch, Dataset
 from rheobase.layers import readout
 from rheobase.signal.probe import Preset, probe
+from rheobase.signal.readings import LayerHealth, WaistHealth
 from rheobase.signal.report import Report
 from rheobase.signal.start import Start
 from rheobase.signal.tune import Tuned, tune
@@ -103,8 +104,9 @@ def look(training: Training, events: SummaryWriter | None) -> None:
     assert training.probed is not None
     with training.fabric.autocast():
         report = probed(training.net, training.probed)
-    places = [("neuron", each) for each in report.layers]
-    places += [("waist", each) for each in report.waists if report.places is report.waists]
+    places: list[tuple[str, LayerHealth | WaistHealth]] = [("neuron", layer) for layer in report.layers]
+    if report.places is report.waists:
+        places += [("waist", waist) for waist in report.waists]
     for of, place in places:
         values = asdict(place)
         row = {"step": step, "of": of, "path": place.path, **{name: values.get(name) for name in READ}}
