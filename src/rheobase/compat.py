@@ -91,3 +91,24 @@ def apart(function: Callable[..., Any]) -> Callable[..., Any]:
         disable = torch.compiler.disable
     found: Callable[..., Any] = disable(function)
     return found
+
+
+def called(module: nn.Module, x: Tensor) -> Any:
+    """module(x), past a fault of torch 2.13 (oneDNN 3.12) on CPUs without AVX-512.
+
+    There the gradient of the weights of a 1x1 convolution with a stride, of fewer than 8 channels, channels-last,
+    writes past its memory; of a convolution of just the places that the stride leaves it does not.
+    """
+    if (
+        type(module) is nn.Conv2d
+        and x.device.type == "cpu"
+        and module.in_channels < 8
+        and module.kernel_size == (1, 1) != module.stride
+        and module.padding == (0, 0)
+        and module.groups == 1
+        and "forward" not in module.__dict__
+        and not hooked(module)
+    ):
+        high, wide = module.stride
+        return nn.functional.conv2d(x[..., ::high, ::wide], module.weight, module.bias)
+    return module(x)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase import kernels
-from rheobase.compat import hooked, transformed
+from rheobase.compat import called, hooked, transformed
 from rheobase.kernels.time import repeat, static, unheard
 from rheobase.neurons import LIF, Neuron
 from rheobase.neurons.looking import local
@@ -56,7 +56,7 @@ class PerStep(nn.Module):
             return y + self._zero(x.flatten(0, 1)).unflatten(0, (steps, batch)) if wanted else y
         flat = x.flatten(0, 1)
         with kernels.keeping(flat):
-            y = self.module(flat)
+            y = called(self.module, flat)
         return y.unflatten(0, (steps, batch))
 
     def _zero(self, flat: Tensor) -> Tensor:
