@@ -169,6 +169,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("plain_convnet", {"neuron": rb.AdaptiveLIF(0.8, 0.2, reset="hard", learn=("adaptation", "adaptation_decay"))}),
     ("plain_convnet", {"neuron": rb.LateralLIF(-0.3, 2, learn="threshold")}),
     ("plain_convnet", {"rule": "membrane"}),
+    ("plain_convnet", {"rule": "neighborhood"}),
     ("mlp", {"layers": "P2-5", "norm": "none", "alpha": 2.0, "alpha_out": 0.5, "output": "spikes", "rule": "membrane"}),
     (
         "mlp",

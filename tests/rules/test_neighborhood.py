@@ -147,6 +147,7 @@ CASES = [
     ("CubaLIF", "hard", (), torch.float32, Neighborhood()),
     ("CubaLIF", "hard", (4,), torch.bfloat16, Neighborhood.published()),
     ("LIF", "soft", (4, 3, 3), torch.float32, Neighborhood(2.0, FREE)),
+    ("LIF", "none", (4,), torch.float32, Neighborhood(1.5)),  # (which is left to the definition)
 ]
 
 

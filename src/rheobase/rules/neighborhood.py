@@ -97,7 +97,7 @@ class Neighborhood:
             return found
         grad = torch.empty_like(grad_spikes)
         samples = grad.shape[1]
-        few = max(1, ELEMENTS * samples // max(1, grad.numel()))
+        few = max(1, ELEMENTS * samples // max(1, grad.numel()) if grad.device.type == "cpu" else samples)
         state = parted(spec.how.kind, saved.state)
         for first in range(0, samples, few):
             part = slice(first, first + few)
@@ -130,6 +130,7 @@ class Neighborhood:
                 others[:t] = left(spec, near, fired)
                 change = fired.sub_(s)
                 if changes is not None:
+                    assert leak is not None
                     change = changes[:t].mul_(leak).add_(change)
                 delta[:t].addcmul_(g, change)
         delta *= flip * (threshold - potential).abs_().pow_(-self.power).clamp_(max=self.clip)
