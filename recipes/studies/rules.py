@@ -36,7 +36,7 @@ from rheobase.rules.direction import directions
 from rheobase.training import Recipe
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "rules.jsonl"
-RATES = (0.0005, 0.002, 0.008)
+RATES = (0.0005, 0.002, 0.008, 0.032)
 NEURONS = (rb.LIF(0.8), rb.LIF(0.8, reset="hard"), rb.CubaLIF(0.5, 0.8, reset="hard", input_scale=0.5))
 NOISE, DRAWS, ELEMENTS = 0.3, 50, 20  # of finite differences
 
@@ -235,6 +235,8 @@ def _draw(found: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> 
         end = next(d for d in found if (d["arm"], d["lr"], d["seed"]) == (name, best(found, name), 0))
         angles.plot(range(len(end["cosine at the end"])), [*end["cosine at the end"].values()], "o", color=f"C{i}")
     swept.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy, seed 0")
+    swept.set_xticks(RATES, map(str, RATES))
+    swept.minorticks_off()
     ticks = ["all", *(f"layer {k + 1}" for k in range(len(end["cosine at the end"]) - 1))]
     angles.set_xticks(range(len(ticks)), ticks)
     angles.set_ylabel("cosine to finite differences, after training")
