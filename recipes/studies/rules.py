@@ -10,7 +10,7 @@ epoch, and decides nothing.
 
 A line of the file also has seconds of an epoch and firing rates; with seed 0 what the forward pass of 1024 images keeps
 for the backward pass (MB), and the cosine of the gradient to finite differences of the loss under input noise, of all
-parameters and of each layer's weights, at the beginning (the same weights for all) and after training.
+weights and of each layer's, at the beginning (the same weights for all) and after training.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from rheobase.rules.direction import directions
 from rheobase.training import Recipe
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "rules.jsonl"
-RATES = (0.0005, 0.002, 0.008)
+RATES = (0.0005, 0.002, 0.008, 0.032)
 NEURONS = (rb.LIF(0.8), rb.LIF(0.8, reset="hard"), rb.CubaLIF(0.5, 0.8, reset="hard", input_scale=0.5))
-NOISE, DRAWS, ELEMENTS = 0.3, 25, 20  # of finite differences
+NOISE, DRAWS, ELEMENTS = 0.3, 50, 20  # of finite differences
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,10 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def cosines(net: nn.Module, rule: str, settle: bool = False) -> dict[str, float]:
-    """Of the gradient to finite differences: of all, and of each layer's weights."""
+    """Of the gradient to finite differences: of all weights, and of each layer's."""
     net, (x, y) = copy.deepcopy(net), few()
+    for parameter in net.parameters():
+        parameter.requires_grad_(parameter.dim() > 1)
     if settle:  # running statistics of norms, which directions sees
         with torch.no_grad():
             for _ in range(40):
@@ -97,8 +99,7 @@ def cosines(net: nn.Module, rule: str, settle: bool = False) -> dict[str, float]
     found = directions(
         net, x[:8], y[:8], {"": named(rule)}, loss=loss, noise=NOISE, draws=DRAWS, step=0.3, elements=ELEMENTS, seed=0
     )[""]
-    weights = {path: cosine for path, cosine in found.parameters.items() if path.endswith("module.weight")}
-    return {"all": round(found.cosine, 3)} | {path: round(cosine, 3) for path, cosine in weights.items()}
+    return {"all": round(found.cosine, 3)} | {path: round(each, 3) for path, each in found.parameters.items()}
 
 
 def kept(net: nn.Module) -> float:
@@ -213,7 +214,7 @@ def report(out: Path, figure: Path) -> None:
         rates = " ".join(f"{r:.3f}" for r in first["rates"])
         cells = (name, rate, len(runs), *accuracy, first["epoch_seconds"], first["kept_megabytes"], rates, *angles)
         print(f"| {' | '.join(map(str, cells))} |")
-    print("\ncosines: of all parameters, then of each layer's weights, from the input on")
+    print("\ncosines: of all weights, then of each layer's, from the input on")
     _draw(found, names, figure)
 
 
@@ -234,6 +235,8 @@ def _draw(found: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> 
         end = next(d for d in found if (d["arm"], d["lr"], d["seed"]) == (name, best(found, name), 0))
         angles.plot(range(len(end["cosine at the end"])), [*end["cosine at the end"].values()], "o", color=f"C{i}")
     swept.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy, seed 0")
+    swept.set_xticks(RATES, map(str, RATES))
+    swept.minorticks_off()
     ticks = ["all", *(f"layer {k + 1}" for k in range(len(end["cosine at the end"]) - 1))]
     angles.set_xticks(range(len(ticks)), ticks)
     angles.set_ylabel("cosine to finite differences, after training")

@@ -121,7 +121,7 @@ def test_a_function_tells_what_it_takes() -> None:
     assert rb.models.create("fn", classes=2, in_channels=1)(images()).shape == (4, 5, 2)
     with pytest.raises(ValueError, match="no option 'neuron'"):
         rb.models.create("fn", classes=2, neuron=rb.LIF())
-    with pytest.raises(ValueError, match="rule must be one of surrogate, membrane, spike_train, got 'stdp'"):
+    with pytest.raises(ValueError, match="rule must be .*membrane.*, got 'stdp'"):
         rb.models.create("fn", classes=2, in_channels=1, rule="stdp")
     rb.models.register("house", house)
     assert rb.models.options("house") == {"units": (int, MISSING), "tall": (bool, False)}
