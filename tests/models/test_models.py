@@ -450,7 +450,9 @@ def test_a_twin_learns_from_sequences_as_from_their_means() -> None:
 
 def test_an_unknown_rule_is_refused_with_those_that_there_are() -> None:
     for spiking in (True, False):
-        with pytest.raises(ValueError, match=r"create\('vgg11'\): rule must be one of surrogate, membrane, spike_train, got 'stdp'"):
+        with pytest.raises(
+            ValueError, match=r"create\('vgg11'\): rule must be one of surrogate, membrane, spike_train, got 'stdp'"
+        ):
             rb.models.create("vgg11", classes=2, rule="stdp", spiking=spiking)
 
 
