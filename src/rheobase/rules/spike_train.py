@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rheobase import kernels
-from rheobase.kernels.rules import Rule
 from rheobase.kernels.spec import Ran, Spec, fitted
 from rheobase.norm import lengths
 from rheobase.padded import real_steps
@@ -53,13 +52,13 @@ class SpikeTrain:
     As da_i / dI_i[t] = b_i[t] (`responses`) needs nothing of the layer before, all of it is a neuron's backward:
         g_i = mean of dE/ds_i[t] over the spikes of i = dE/do_i,   dE/dI_i[t] = g_i / (threshold s_i) b_i[t].
     A neuron that does not fire in a sample passes nothing. In a `Recurrent` the neurons' own spikes are among j, and
-    the equation is solved for all neurons together, once a sample (`together`).
+    the equation is solved for all neurons together, once a sample (`first_order`, `together`).
 
     Args:
         self_consistent: s_i as above, with de/do of trains that know nothing of each other (`growth`); else 1.
         floor: the least s_i, > 0.
-        coupling: of neurons in a `Recurrent`: "exact"; "first_order" in what they hear of each other; "none": each by
-            itself.
+        coupling: of neurons in a `Recurrent`: "first_order" in what they hear of each other; "exact", which has a
+            meaning only while they do not excite each other without end; "none": each by itself.
         silent: spikes of the regular train that a silent neuron counts with (one a step at most); 0: none.
 
     It goes with LIF, IF and CubaLIF with reset="hard", alone or in a `Recurrent` with a `torch.nn.Linear`.
@@ -70,7 +69,7 @@ class SpikeTrain:
 
     self_consistent: bool = True
     floor: float = 0.1
-    coupling: Literal["exact", "first_order", "none"] = "exact"
+    coupling: Literal["exact", "first_order", "none"] = "first_order"
     silent: int = 0
     name: ClassVar[str] = "spike_train"
 
@@ -108,7 +107,7 @@ class SpikeTrain:
         parts = self.parts(spec, grad_spikes, saved)
         return (parts.responses * (parts.errors / parts.own)).to(grad_spikes.dtype)
 
-    def recurrent(self, weight: Tensor, ran: Ran) -> Rule:
+    def recurrent(self, weight: Tensor, ran: Ran) -> _Recurrent:
         """The rule for one call of neurons that hear each other's spikes of the step before through this weight."""
         return _Recurrent(self, weight, ran)
 
@@ -219,11 +218,11 @@ def together(parts: Parts, theta: Tensor) -> Tensor:
     factors, pivots, _ = torch.linalg.lu_factor_ex(torch.diag_embed(parts.own) - theta)
     swaps = (pivots != torch.arange(1, pivots.shape[-1] + 1, device=pivots.device)).sum(-1)
     sign = factors.diagonal(dim1=-2, dim2=-1).sign().prod(-1) * (1 - 2 * (swaps % 2))
-    if lost := int((sign <= 0).sum()):
+    if bool((sign <= 0).any()):
         warnings.warn(
-            f"the rule 'spike_train': in {lost} of {len(sign)} samples the neurons of a Recurrent excite each other so "
-            "that their counts have no derivative; coupling='first_order' goes on there, or begin with smaller weights "
-            "between them",
+            "the rule 'spike_train': the neurons of a Recurrent excite each other so strongly, in some sample, that "
+            "their counts have no derivative: coupling='first_order' goes on there, or make the weights between them "
+            "smaller",
             RuntimeWarning,
             stacklevel=2,
         )
