@@ -208,7 +208,7 @@ class SpikingTwin(Method):
     name = "soft_lif"
     activations = (SoftLIF,)
     dt: float = 0.001
-    synapse: float = 0.005
+    synapse: float = 0.002
 
     def __post_init__(self) -> None:
         self._check("dt", 0 < self.dt < math.inf, "a number > 0")

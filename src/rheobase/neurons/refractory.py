@@ -46,7 +46,7 @@ class RefractoryLIF(Neuron):
         tau_rc: float = 0.022,
         tau_ref: float = 0.002,
         gain: float = 1.0,
-        synapse: float = 0.005,
+        synapse: float = 0.002,
     ) -> None:
         super().__init__()
         self.dt = single("RefractoryLIF", "dt", dt)

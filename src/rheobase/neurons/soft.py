@@ -82,7 +82,7 @@ class SoftLIF(nn.Module):
         soft = _softplus(y.clamp(min=-EDGE)).log()
         return torch.where(y < -EDGE, y, soft) + math.log(self.smoothing)
 
-    def spiking(self, dt: float = 0.001, synapse: float = 0.005) -> RefractoryLIF:
+    def spiking(self, dt: float = 0.001, synapse: float = 0.002) -> RefractoryLIF:
         """Its spiking twin, of whose spikes each stands for amplitude / dt.
 
         Args:
