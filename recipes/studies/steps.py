@@ -238,19 +238,17 @@ class Study:
 
     def _energy(self, spiking: Net, twin: nn.Module, steps: int) -> dict[str, float]:
         """Means a sample, in nJ."""
-        few = self._batches(self.looked_at, min(self.form.counted, max(1, FRAMES // steps)))
+        few = self.looked_at.at(torch.arange(min(self.form.counted, len(self.looked_at))))
         device = next(twin.parameters()).device
         found: dict[str, float] = {"spiking": 0.0, "ann": 0.0, "quantised": 0.0, "rate": 0.0}
         before, seen = spiking.steps, 0
         spiking.steps = steps
-        for inputs, *_ in few:
+        for inputs, *_ in self._batches(few, max(1, FRAMES // steps)):
             report = rb.energy(spiking, inputs.to(device), twin=twin)
             for key in ("spiking", "ann", "quantised"):
                 found[key] += len(inputs) * getattr(report, key).total / 1000
             found["rate"] += len(inputs) * report.rate
             seen += len(inputs)
-            if seen >= self.form.counted:
-                break
         spiking.steps = before
         return {key: float(f"{value / seen:.4g}") for key, value in found.items()}
 

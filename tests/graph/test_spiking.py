@@ -91,7 +91,8 @@ def test_it_is_the_net_written_by_hand_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("junction", ["sew", "ms", "spiking"])
 def test_a_twin_becomes_the_spiking_net_of_its_name(junction: str) -> None:
-    options = {"classes": 3, "in_channels": 1, "width": 4, "steps": 3, "start": "plain"}
+    # 8 channels: of fewer, the backward pass of a strided 1x1 convolution writes where it must not (oneDNN issue 6035)
+    options = {"classes": 3, "in_channels": 1, "width": 8, "steps": 3, "start": "plain"}
     torch.manual_seed(0)
     twin = rb.models.create(f"{junction}_resnet18", spiking=False, **options)
     net = rb.models.create(f"{junction}_resnet18", neuron=rb.LIF(0.6, 0.5), **options)
