@@ -145,12 +145,12 @@ def test_readme_leads_to_every_page() -> None:
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_recipes_result_is_that_of_its_committed_runs(recipe: Path) -> None:
-    """A head line `# Result: 98.7 % ...` must be the mean of the test accuracies in results/<recipe>-*/summary.json."""
+    """A head line `# Result: 98.7 % ...` must be the mean of the test accuracies in results/<recipe>-<seed>/summary.json."""
     result = re.search(r"^# Result: +(.*)$", recipe.read_text(), flags=re.M)
     assert result, f"{recipe.name} has no line '# Result:'"
     if result[1].startswith("not measured"):
         return
-    runs = sorted((ROOT / "results").glob(f"{recipe.stem}-*/summary.json"))
+    runs = sorted((ROOT / "results").glob(f"{recipe.stem}-[0-9]*/summary.json"))
     assert runs, f"{recipe.name} tells a result, and results/ holds no run of it"
     summaries = [json.loads(run.read_text()) for run in runs]
     for summary in summaries:
