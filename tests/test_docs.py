@@ -145,7 +145,7 @@ def test_readme_leads_to_every_page() -> None:
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_recipes_result_is_that_of_its_committed_runs(recipe: Path) -> None:
-    """A head line `# Result: 98.7 % ...` must be the mean of the test accuracies in results/<recipe>-<seed>/summary.json."""
+    """A head line `# Result: 98.7 % ...` must be the mean test accuracy of results/<recipe>-<seed>/summary.json."""
     result = re.search(r"^# Result: +(.*)$", recipe.read_text(), flags=re.M)
     assert result, f"{recipe.name} has no line '# Result:'"
     if result[1].startswith("not measured"):
