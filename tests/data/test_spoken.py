@@ -145,7 +145,7 @@ def test_spoken_digits_come_as_spikes_and_are_kept(tmp_path, monkeypatch):
         for index in range(2, 7):
             samples = (32767 * speech(10 * digit + index, 1600 + 100 * index)).numpy()
             write(folder / f"{digit}_ann_{index}.wav", samples)
-    data = load("spoken-digits-spikes", str(tmp_path), validation=10, steps=150)
+    data = load("spoken-digits-spikes", str(tmp_path), validation=10, max_steps=150)
     assert data.classes == 10
     assert [len(split) for split in (data.train, data.validation, data.test)] == [10, 10, 30]
     assert data.train.inputs.dtype == torch.uint8
@@ -156,7 +156,7 @@ def test_spoken_digits_come_as_spikes_and_are_kept(tmp_path, monkeypatch):
     first = spoken.cochlear_spikes(spoken.read_wav(folder / "0_ann_2.wav"), RATE)
     assert torch.equal(data.test.inputs[0, :140, :, 0, 0], first)
     monkeypatch.setattr(spoken, "read_wav", None)
-    again = load("spoken-digits-spikes", str(tmp_path), validation=10, steps=150)
+    again = load("spoken-digits-spikes", str(tmp_path), validation=10, max_steps=150)
     assert torch.equal(again.test.inputs, data.test.inputs)
     assert torch.equal(again.test.lengths, data.test.lengths)
 

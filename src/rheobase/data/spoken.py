@@ -28,13 +28,13 @@ CODES = {
 """The words of TI46 by the codes that begin the names of its files."""
 
 
-def cochlear_spikes(sound: Tensor, rate: int, *, steps: int = 700, threshold: float = 0.6) -> Tensor:
+def cochlear_spikes(sound: Tensor, rate: int, *, max_steps: int = 700, threshold: float = 0.6) -> Tensor:
     """Spikes uint8 `[T, channels]` of a sound `[samples]`, 625 steps a second: its `cochleagram`, by `bsa`.
 
     Args:
         sound: samples in -1 ... 1.
         rate: samples a second.
-        steps: what lies after so many is dropped.
+        max_steps: what lies after so many is dropped.
         threshold: of `bsa`.
 
     Raises:
@@ -45,7 +45,7 @@ def cochlear_spikes(sound: Tensor, rate: int, *, steps: int = 700, threshold: fl
     frames = cochleagram(sound, rate, frames=FRAMES)
     if not len(frames):
         raise ValueError(f"a sound of {len(sound)} samples is too short: a frame takes {round(rate / FRAMES)}")
-    return bsa((LEVEL * frames).repeat_interleave(HELD, 0), threshold=threshold)[:steps]
+    return bsa((LEVEL * frames).repeat_interleave(HELD, 0), threshold=threshold)[:max_steps]
 
 
 def load_digits(
@@ -53,8 +53,8 @@ def load_digits(
     *,
     split: str = "official",
     validation: Positive = 0.1,
-    steps: Count = 700,
-    threshold: Share = 0.6,
+    max_steps: Count = 700,
+    bsa_threshold: Share = 0.6,
     cache: str | None = None,
 ) -> Dataset:
     """The Free Spoken Digit Dataset as spikes, sequences uint8 `[N, T, 64, 1, 1]` with lengths.
@@ -64,15 +64,15 @@ def load_digits(
         split: `official`: recordings 0 to 4 of each digit and speaker are for testing (all speakers are heard in
             training); `speaker:NAME,...`: those of these speakers are, who are never heard before.
         validation: share or number of the training samples that are held out.
-        steps: what lies after so many, 625 a second, is dropped.
-        threshold: by how much a spike must bring the error of the encoding down, below 1.
+        max_steps: what lies after so many, 625 a second, is dropped.
+        bsa_threshold: by how much a spike must bring the error of the encoding down, below 1.
         cache: folder where the spikes are kept for the next time; None: beside the set.
 
     Raises:
         ValueError, FileNotFoundError: what is missing, damaged or of another kind, by name.
     """
     found = recordings(root)
-    every = _encoded(found.paths, found.labels, lambda path: (read_wav(path), RATE), steps, threshold, cache)
+    every = _encoded(found.paths, found.labels, lambda path: (read_wav(path), RATE), max_steps, bsa_threshold, cache)
     return found.divided("spoken-digits-spikes", every, split, validation)
 
 
@@ -81,8 +81,8 @@ def load_ti46(
     *,
     words: Literal["digits", "letters"] = "digits",
     validation: Positive = 0.1,
-    steps: Count = 700,
-    threshold: Share = 0.6,
+    max_steps: Count = 700,
+    bsa_threshold: Share = 0.6,
     cache: str | None = None,
 ) -> Dataset:
     """Words of TI46 (LDC93S9) as spikes, sequences uint8 `[N, T, 78, 1, 1]` with lengths.
@@ -95,8 +95,8 @@ def load_ti46(
         root: the data root, or the folder of the disc itself.
         words: zero to nine, or A to Z.
         validation: share or number of the training samples that are held out.
-        steps: what lies after so many, 625 a second, is dropped.
-        threshold: by how much a spike must bring the error of the encoding down, below 1.
+        max_steps: what lies after so many, 625 a second, is dropped.
+        bsa_threshold: by how much a spike must bring the error of the encoding down, below 1.
         cache: folder where the spikes are kept for the next time; None: beside the set.
 
     Raises:
@@ -113,7 +113,7 @@ def load_ti46(
             f"{int(training.sum())} files of se and {int((~training).sum())} others"
         )
     labels = torch.tensor([codes.index(path.stem[:2].lower()) for path in paths])
-    every = _encoded(paths, labels, read_sphere, steps, threshold, cache)
+    every = _encoded(paths, labels, read_sphere, max_steps, bsa_threshold, cache)
     train, held = every.at(training.nonzero().flatten()).divide(validation)
     return Dataset.of("ti46", len(codes), train, held, every.at((~training).nonzero().flatten()))
 
@@ -122,7 +122,7 @@ def _encoded(
     paths: Sequence[Path],
     labels: Tensor,
     read: Callable[[Path], tuple[Tensor, int]],
-    steps: int,
+    max_steps: int,
     threshold: float,
     cache: str | None,
 ) -> Split:
@@ -134,7 +134,7 @@ def _encoded(
         def encode(index: int) -> None:
             sound, rate = read(paths[index])
             try:
-                spikes[index] = cochlear_spikes(sound, rate, steps=steps, threshold=threshold)
+                spikes[index] = cochlear_spikes(sound, rate, max_steps=max_steps, threshold=threshold)
             except ValueError as error:
                 raise ValueError(f"{paths[index]}: {error}") from error
 
@@ -142,7 +142,7 @@ def _encoded(
         return padded(spikes, labels)
 
     place = Path(cache).expanduser() if cache else paths[0].parent / ".rheobase"
-    return kept(place, "spikes", ("cochlea 1", steps, threshold), paths, make)
+    return kept(place, "spikes", ("cochlea 1", max_steps, threshold), paths, make)
 
 
 def read_sphere(path: Path) -> tuple[Tensor, int]:
