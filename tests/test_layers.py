@@ -252,3 +252,9 @@ def test_a_strided_convolution_of_few_channels_is_the_same(stride: int | tuple[i
     wanted, got = (torch.autograd.grad((y * weights).sum(), (z, *of)) for y, z in ((want, own), (found, given)))
     torch.testing.assert_close(found, want)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    image = given.detach()[:24].expand(3, 24, 4, 9, 8)  # one memory for all steps
+    once = rb.PerStep(module)(image)
+    torch.testing.assert_close(once, want[:24].expand_as(once))
+    (weight,) = torch.autograd.grad((once * weights[:24]).sum(), (module.weight,))
+    (same,) = torch.autograd.grad((module(x[:24]) * weights[:24]).sum(), (module.weight,))
+    torch.testing.assert_close(weight, 3 * same, rtol=1e-4, atol=1e-4)

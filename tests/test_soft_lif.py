@@ -334,3 +334,10 @@ def test_random_numbers_of_the_host_are_left_alone_in_evaluation() -> None:
     before = torch.random.get_rng_state()
     rb.SoftLIF().eval()(torch.randn(1, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_step_far_longer_than_the_membrane_has_no_nan() -> None:
+    """There u / drive, which is below 1, rounds to above it."""
+    torch.manual_seed(0)
+    spikes = RefractoryLIF(0.002, 0.0001, 0.002, synapse=0.0)(torch.rand(200, 1, 2000) * 2)
+    assert set(spikes.unique().tolist()) == {0.0, 1.0}

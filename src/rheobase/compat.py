@@ -104,7 +104,7 @@ def called(module: nn.Module, x: Tensor) -> Any:
         and x.device.type == "cpu"
         and module.in_channels < 8
         and module.kernel_size == (1, 1) != module.stride
-        and module.padding == (0, 0)
+        and module.padding in ((0, 0), "valid")
         and module.groups == 1
         and "forward" not in module.__dict__
         and not hooked(module)

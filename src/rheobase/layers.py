@@ -52,7 +52,7 @@ class PerStep(nn.Module):
         steps, batch = x.shape[:2]
         wanted = x.requires_grad and torch.is_grad_enabled()
         if static(x) and self._pure() and not (wanted and (transformed() or self._tied())):
-            y = repeat(self.module(x[0].detach()), steps)
+            y = repeat(called(self.module, x[0].detach()), steps)
             return y + self._zero(x.flatten(0, 1)).unflatten(0, (steps, batch)) if wanted else y
         flat = x.flatten(0, 1)
         with kernels.keeping(flat):

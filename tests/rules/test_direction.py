@@ -1,12 +1,13 @@
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.rules import Membrane
+from rheobase.rules import Membrane, SpikeTrain
 from rheobase.rules.direction import _compared, cosine, directions, finite_differences
 
 
@@ -147,3 +148,20 @@ def test_cosine() -> None:
     assert cosine(a, -a) == pytest.approx(-1)
     with pytest.raises(ValueError, match="draws must be even and at least 2, step above 0 and noise at least 0, got 3"):
         directions(Net(2, 1), torch.rand(1, 1, 2), torch.rand(1, 1), {}, loss=rate, noise=0.1, draws=3)
+
+
+def test_neurons_that_hear_each_other_take_the_rule_too() -> None:
+    model = Net(3, 4, 2)
+    model.neuron0 = rb.Recurrent(rb.LIF(0.9, 0.4, reset="hard"), nn.Linear(4, 4, bias=False)).double()
+    model.neuron1 = rb.LIF(0.9, 0.4, reset="hard")
+    seen = []
+
+    class Told(SpikeTrain):
+        def saved(self, spikes: Tensor, currents: Tensor) -> Any:
+            seen.append(spikes.shape[-1])
+            return super().saved(spikes, currents)
+
+    x = torch.rand(5, 2, 3, dtype=torch.float64)
+    directions(model, x, torch.ones(2, 2), {"told": Told()}, loss=rate, noise=0.1, draws=2, elements=1)
+    assert set(seen) == {4, 2}
+    assert model.neuron0.neuron.rule is None

@@ -1,5 +1,6 @@
 """The rule against its equations, pair by pair and by brute force in float64, and against what it must not need."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -479,3 +480,19 @@ def test_masked_weights_run_on_the_engine_too() -> None:
         with rb.engine(name):
             grads.append(torch.autograd.grad(net(x).sum(), list(net.parameters())))
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_call_of_neurons_that_hear_each_other_is_freed(backward: bool) -> None:
+    """Outputs that hold what holds them never would be."""
+    neuron = rb.CubaLIF(0.5, 0.9, reset="hard")
+    neuron.rule = SpikeTrain()
+    net = rb.Recurrent(neuron, nn.Linear(3, 3, bias=False))
+    currents = (2 * torch.rand(6, 2, 3, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    spikes = net(currents)
+    assert spikes.any()
+    if backward:
+        spikes.sum().backward()
+    del spikes
+    gc.collect()
+    assert not [found for found in gc.get_objects() if type(found).__name__ == "_Recurrent"]

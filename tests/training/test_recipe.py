@@ -58,6 +58,8 @@ def test_an_integer_where_a_number_is_wanted_makes_the_same_recipe():
         ({"model": {"stem": "x"}}, "model.stem must be one of cifar, imagenet or null, got 'x'"),
         ({"model": {"neuron": {"kind": "if", "decay": 0.5}}}, "model.neuron.decay must be 1 or null"),
         ({"model.neuron.inhibition": -0.1}, "model.neuron.inhibition must be 0 where kind is not 'lateral', got -0.1"),
+        ({"loss": {"count_low": 1, "count_high": 0}}, r"loss.count_low must be below loss.count_high \(0\), got 1"),
+        ({"loss.count_margin": 0.5}, r"loss.count_margin must be below half of .* \(0.5\), got 0.5"),
         ({"trainer.epochs": 2, "schedule.warmup_epochs": 3}, r"at most trainer.epochs \(2\), got 3"),
         (
             {"trainer.devices": 2, "trainer.accumulate": 3, "data.batch_size": 5},

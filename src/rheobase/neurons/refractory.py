@@ -75,7 +75,7 @@ class RefractoryLIF(Neuron):
         u = (v - 1 - (drive + 1 - v) * torch.expm1(awake / -self.tau_rc)).clamp(min=-1)  # V, above the threshold
         s = spike(u - TINY)
         with torch.no_grad():
-            since = -self.tau_rc * torch.log1p(-u / drive)
+            since = -self.tau_rc * torch.log1p(-(u / drive).clamp(max=1))
             wait = torch.where(u > TINY, self.tau_ref - since.clamp(max=self.dt), wait - self.dt).clamp(min=0)
         return s, ((u + 1) * (1 - s.detach()), wait, p, q)
 

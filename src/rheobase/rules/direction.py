@@ -13,7 +13,7 @@ from rheobase.chance import forked
 from rheobase.kernels import Rule
 from rheobase.kernels.rules import placed
 from rheobase.modes import in_mode
-from rheobase.neurons import LIF
+from rheobase.neurons import LIF, Recurrent
 from rheobase.neurons.base import outermost
 
 
@@ -85,7 +85,8 @@ def directions(
             logits = model(many)
         return torch.stack([loss(logits[:, half::2], repeated[half::2]) for half in (0, 1)])
 
-    found, neurons = {}, {path: n for path, n in outermost(model).items() if isinstance(n, LIF)}
+    within = {path: n.neuron if isinstance(n, Recurrent) else n for path, n in outermost(model).items()}
+    found, neurons = {}, {path: n for path, n in within.items() if isinstance(n, LIF)}
     before = [neuron.rule for neuron in neurons.values()]
     with in_mode(model, training=False):
         wanted = {

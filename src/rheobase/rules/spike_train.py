@@ -59,7 +59,8 @@ class SpikeTrain:
         floor: the least s_i, > 0.
         coupling: of neurons in a `Recurrent`: "first_order" in what they hear of each other; "exact", which has a
             meaning only while they do not excite each other without end; "none": each by itself.
-        silent: spikes of the regular train that a silent neuron counts with (one a step at most); 0: none.
+        silent: a silent neuron counts with a regular train, as in the authors' code: a spike every floor(T / silent)
+            steps (each step, where T < 2 silent); 0: with none.
 
     It goes with LIF, IF and CubaLIF with reset="hard", alone or in a `Recurrent` with a `torch.nn.Linear`.
 
@@ -156,7 +157,10 @@ class _Recurrent:
 
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Saved]:
         """What the neurons have done."""
-        return self.ran.outputs, self.ran.state, self.rule.saved(self.ran.outputs.detach(), currents)
+        # detached: the outputs themselves will hold what holds this, a circle that nothing could free
+        outputs, state = self.ran.outputs.detach(), self.ran.state
+        state = tuple(each.detach() for each in state) if isinstance(state, tuple) else state.detach()
+        return outputs, state, self.rule.saved(outputs, currents)
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents."""
@@ -236,7 +240,7 @@ def first_order(parts: Parts, theta: Tensor) -> Tensor:
 
 
 def _regular(count: int, total: int, steps: Tensor) -> Tensor:
-    """Trains `[T, B]` of `count` spikes, evenly within the real steps of each sample."""
+    """Trains `[T, B]` with a spike every floor(steps / count) steps, at least one, of the real steps of a sample."""
     period = (steps // count).clamp(min=1)
     at = torch.arange(1, total + 1, device=steps.device).unsqueeze(1)
     return (at % period == 0) & (at <= steps)

@@ -90,10 +90,11 @@ def convert(
         spiking = convert_net(best, calibration, method, at)
         [own] = evaluation.accuracies(best, batches, [None], device, loss=recipe.loss)
         batches.seek(0)
-        curve = accuracies(spiking, batches, STEPS if steps is None else steps, confidence, start)
+        wanted = [count for count in STEPS if count > start] if steps is None else steps
+        curve = accuracies(spiking, batches, wanted, confidence, start)
     file = place.path / f"conversion-{spiking.method.name}.json"
     write_json(file, _written(spiking, own, curve, split, at, len(few)))
-    note_look(place, split, curve.accuracy, method=spiking.method.name)
+    note_look(place, split, curve.accuracy, method=spiking.method.name, **({"start": str(start)} if start else {}))
     return Conversion(spiking, own, curve, file)
 
 

@@ -271,6 +271,14 @@ class Recipe(Group):
             raise ValueError(
                 f"model.qcfs_threshold must be null where model.qcfs_levels is null, got {model.qcfs_threshold}"
             )
+        high, low, margin = self.loss.count_high, self.loss.count_low, self.loss.count_margin
+        if low >= high:
+            raise ValueError(f"loss.count_low must be below loss.count_high ({high:g}), got {low:g}")
+        if margin >= (high - low) / 2:
+            raise ValueError(
+                f"loss.count_margin must be below half of loss.count_high - loss.count_low ({(high - low) / 2:g}), got "
+                f"{margin:g}"
+            )
         if warmup is not None and warmup > trainer.epochs:
             raise ValueError(f"schedule.warmup_epochs must be at most trainer.epochs ({trainer.epochs}), got {warmup}")
         if self.tune.start is not None and self.tune.samples is None:
