@@ -152,9 +152,6 @@ ZOO = {
     "inputs that are not finite": Fault(ladder(), "not finite", "layers.0.2", lambda x: x.clone().fill_(math.inf)),
     "a head that is not finite": Fault(spoilt(lambda m: m.head.module.bias.fill_(math.inf)), "not finite"),  # type: ignore[operator, union-attr]
     "deep and random": Fault(ladder(40, rb.LIF(surrogate=rb.surrogate.SuperSpike(1.2))), "information lost"),
-    "the classic ResNet-34 from a plain start": Fault(
-        registry("spiking_resnet34", 10, start="plain", shortcut="conv"), "information lost"
-    ),
     "the classic ResNet-50 from a plain start": Fault(
         registry("spiking_resnet50", 10, start="plain", shortcut="conv"), "information lost"
     ),
