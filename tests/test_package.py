@@ -31,6 +31,10 @@ def test_importing_it_imports_nothing_heavy() -> None:
     assert imported("import rheobase", "torch", "numba", "lightning", "rich", "numpy") == []
 
 
+def test_a_recipe_needs_no_kernels() -> None:
+    assert imported("import rheobase.training.recipe", "rheobase.kernels", "numba", "lightning", "matplotlib") == []
+
+
 def test_a_model_needs_neither_trainer_nor_compiler_nor_plots() -> None:
     code = "import rheobase as rb, torch; rb.models.create('plain_mlp', classes=2)(torch.rand(2, 3, 32, 32)); rb.record"
     heavy = (

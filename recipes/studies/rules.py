@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.kernels.rules import RuleName, named
+from rheobase.kernels.rules import named
+from rheobase.rule_names import RuleName
 from rheobase.rules.direction import directions
 from rheobase.training import Recipe
 

@@ -22,12 +22,16 @@ def real_steps(lengths: Tensor, steps: int, batch: int, owner: str) -> Tensor:
     return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths.long()
 
 
+def real_mask(x: Tensor, lengths: Tensor, owner: str) -> Tensor:
+    """Which steps of x `[T, B, ...]` are real, `[T, B, 1, ...]`. Errors as in `real_steps`."""
+    return real_steps(lengths, x.shape[0], x.shape[1], owner).view(*x.shape[:2], *[1] * (x.dim() - 2))
+
+
 def real_mean(x: Tensor, lengths: Tensor, owner: str) -> Tensor:
     """Mean over each sample's real steps, `[T, B, ...]` -> `[B, ...]`; a NaN shows, wherever it is.
 
     Raises:
         ValueError: as `real_steps`.
     """
-    real = real_steps(lengths, x.shape[0], x.shape[1], owner)
-    real = real.view(*real.shape, *[1] * (x.dim() - 2))
+    real = real_mask(x, lengths, owner)
     return (x * real).sum(0) / real.sum(0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from rheobase.compiled import compiled
 
 Array = np.ndarray[Any, Any]
 BREAK = 1000.0  # Hz: above it bandwidth grows with frequency, below it stays
@@ -105,16 +106,7 @@ def cochleagram(sound: Tensor, rate: int, *, frames: float = 62.5, quality: floa
     return torch.from_numpy(found[:, 2:].astype(np.float32))
 
 
-def _compiled(function: Any) -> Any:
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError as error:
-        if not str(error).startswith("cannot cache"):
-            raise
-        return numba.njit(nogil=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _heard(sound: Array, filters: Array, pace: Array, hold: Array, smooth: float, every: int) -> Array:
     """Frames `[len(sound) // every, F]`, those of the outer ear's filters first."""
     count = len(filters)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from torch import Tensor
 
 from rheobase.kernels.ops import Gradients, Inputs, Outputs
 from rheobase.kernels.registry import Engine
 from rheobase.kernels.spec import How, Ran, Spec, joined, parted
+from rheobase.rule_names import RuleName
 
 
 class Rule(Protocol):
@@ -54,10 +55,6 @@ class Recurring(Rule, Protocol):
 
     def recurrent(self, weight: Tensor, ran: Ran) -> Rule:
         """The rule for one call: of neurons that have `ran`, with the weight `[N, N]` of the layer between them."""
-
-
-RuleName = Literal["surrogate", "membrane", "neighborhood", "spike_train"]
-"""All rules: "surrogate", the neuron's own gradient; the others are each the `RULE` of a module of `rheobase.rules`."""
 
 
 def named(name: str) -> Rule | None:

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from rheobase.kernels import rules
-from rheobase.kernels.rules import RuleName
 from rheobase.models.net import Net, Norm, Parts, linear
 from rheobase.models.segments import Segmented
 from rheobase.neurons import LIF, Neuron, Recurrent, SoftLIF
 from rheobase.neurons.base import outermost
+from rheobase.rule_names import RuleName
 
 Count = Annotated[int, "from 1 on"]
 """The type of an option that is a positive integer."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rheobase import kernels
-from rheobase.kernels.spec import Spec
+from rheobase.kernels.spec import Spec, fitted
 from rheobase.norm import lengths
-from rheobase.padded import real_steps
+from rheobase.padded import real_mask
 
 KINDS = ("LIF", "LateralLIF")
 
@@ -87,8 +87,7 @@ class Membrane:
         spikes, known = ran.outputs.detach(), lengths()  # (the outputs themselves will hold what holds this)
         most = least = spikes
         if known is not None and len(spikes) > 1:  # what fires in padding is not active
-            real = real_steps(known, spikes.shape[0], spikes.shape[1], "Membrane")
-            real = real.view(*real.shape, *[1] * (spikes.dim() - 2))
+            real = real_mask(spikes, known, "Membrane")
             most, least = spikes.where(real, 0), spikes.where(real, 1)
         fired = most.amax(0) > 0
         full = least.amin(0) > 0 if self.output else None
@@ -118,28 +117,20 @@ class Membrane:
     def _coupling(self, spec: Spec) -> Tensor:
         return self.efficacy * spec.numbers["inhibition"].detach()
 
-    @staticmethod
-    def _fitted(spec: Spec, name: str, active: Tensor) -> Tensor:
-        """A number that can be multiplied with `[B, ...]`."""
-        number = spec.numbers[name].detach()
-        if 0 < number.dim() < active.dim() - 1:
-            number = number.reshape(-1, *[1] * (active.dim() - 2))
-        return number
-
     def _charge(self, spec: Spec, grad_spikes: Tensor, saved: Saved, number: str | None = None) -> Tensor:
         """The gradient of the charge that each neuron gets in each step: the transposed Jacobian; times a number."""
         active, grad = saved.fired, grad_spikes.to(torch.promote_types(grad_spikes.dtype, torch.float32))
         if saved.full is not None:
             grad = grad.clamp(max=0).where(~active, grad.clamp(min=0).where(saved.full, grad))
             active = torch.ones_like(active)
-        gain = active / self._fitted(spec, "threshold", active)
+        gain = active / fitted("threshold", spec.numbers["threshold"].detach(), grad[0])
         if self.normalise:
             places = tuple(range(1, active.dim()))
             count = active.sum(places, keepdim=True).clamp(min=1)
             mean = gain.square().sum(places, keepdim=True) / count
             gain = gain / mean.clamp(min=1e-30).sqrt() * (active[0].numel() / count).sqrt()
         if number is not None:
-            gain = gain * self._fitted(spec, number, active)
+            gain = gain * fitted(number, spec.numbers[number].detach(), grad[0])
         if spec.how.kind == "LateralLIF":
             grad = uncoupled(grad * active, self._coupling(spec).to(grad.dtype), active)
         return grad * gain.to(grad.dtype)

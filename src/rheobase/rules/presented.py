@@ -7,24 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from rheobase.compiled import compiled
 
 Array = np.ndarray[Any, Any]
 NEVER = -(1 << 40)  # a step long ago
 
 
-def _compiled(function: Any) -> Any:
-    """Compiled at the first call, and kept on disk where a folder can be written."""
-    try:
-        return numba.njit(cache=True, error_model="numpy")(function)
-    except RuntimeError as error:
-        if not str(error).startswith("cannot cache"):
-            raise
-        return numba.njit(error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def present(
     times: Array,
     places: Array,

@@ -12,7 +12,7 @@ from torch import Tensor
 from rheobase import kernels
 from rheobase.kernels.spec import Ran, Spec, fitted
 from rheobase.norm import lengths
-from rheobase.padded import real_steps
+from rheobase.padded import real_mask
 
 KINDS = ("LIF", "CubaLIF")
 COUPLINGS = ("exact", "first_order", "none")
@@ -118,7 +118,7 @@ class SpikeTrain:
         known = lengths() if total > 1 else None
         steps = torch.full((batch,), total, device=spikes.device) if known is None else known.to(spikes.device).long()
         if known is not None:
-            real = real_steps(known, total, batch, "SpikeTrain").view(total, batch, *[1] * (spikes.dim() - 2))
+            real = real_mask(spikes, known, "SpikeTrain")
             spikes, currents = spikes * real, currents * real
         if self.silent:
             regular = _regular(self.silent, total, steps).view(total, batch, *[1] * (spikes.dim() - 2))

@@ -12,7 +12,7 @@ from pydantic import ValidationError, create_model, model_validator
 
 from rheobase.data import Augmentation, Option, names, options
 from rheobase.data.options import told
-from rheobase.kernels.rules import RuleName
+from rheobase.rule_names import RuleName
 from rheobase.training.keys import Group, Open, build, flatten, in_words, key
 
 
