@@ -273,18 +273,19 @@ def test_the_readout_begins_where_it_is_told(trained: tuple[nn.Module, rb.data.B
     logits, right = net(x, steps=30), {}
     for steps in (14, 30):
         right[steps] = (rb.readout(logits[11:steps]).argmax(1) == y).double().mean().item()
-    curve = accuracies(net, batches, (14, 30), start=11)
+    curve = accuracies(net, batches, (14, 30), skip=11)
     assert curve.accuracy == pytest.approx(right, abs=1e-9)
-    assert curve.start == 11
-    early = accuracies(net, batches, (30,), confidence=0.6, start=11)
+    assert curve.skip == 11
+    assert "the first 11 not counted" in str(curve)
+    early = accuracies(net, batches, (30,), confidence=0.6, skip=11)
     means = logits[11:].cumsum(0) / torch.arange(1, 20).view(-1, 1, 1)
     sure = means.softmax(2).amax(2) >= 0.6
     left = torch.where(sure.any(0), sure.int().argmax(0) + 12, 30)
     assert left.min() < left.max()
     assert early.exit_steps == pytest.approx(left.double().mean().item(), abs=0.02)
-    for start in (14, -1, 1.0):
-        with pytest.raises(ValueError, match="start must be an integer from 0 to 13, got"):
-            accuracies(net, batches, (14, 30), start=start)  # type: ignore[arg-type]
+    for skip in (14, -1, 1.0):
+        with pytest.raises(ValueError, match="skip must be an integer from 0 to 13, got"):
+            accuracies(net, batches, (14, 30), skip=skip)  # type: ignore[arg-type]
 
 
 def test_only_what_was_trained_for_it_is_converted() -> None:

@@ -72,7 +72,7 @@ def convert(options: Options) -> None:
         at=options.at,
         samples=options.samples,
         confidence=options.exit,
-        start=options.start,
+        skip=options.skip,
     )
     print(found.net.report)
     print(f"\n{options.split} accuracy ({found.curve.samples} samples; the ANN: {found.ann_accuracy:.2%})")
@@ -169,7 +169,7 @@ def _parsed(arguments: Sequence[str]) -> Options:
     help = "also decide early, at this softmax of the mean logits"
     add("--exit", type=float, metavar="P", help=help)
     help = "steps at the beginning whose logits do not count (default: %(default)s)"
-    add("--start", type=int, default=0, metavar="N", help=help)
+    add("--skip", type=int, default=0, metavar="N", help=help)
     add = parsers["probe"].add_argument
     add("what", metavar="RECIPE|RUN", help="a recipe, changed by --key value as for train, or a run folder")
     add("--preset", choices=("quick", "standard", "full"), default="standard", help="(default: %(default)s)")

@@ -52,6 +52,11 @@ def test_the_command_prints_a_table_and_notes_looks_at_the_test_set(run, capsys)
     assert 1 <= written["exit"]["steps"] <= 16
     look = json.loads((run.folder / "evaluations.json").read_text())[-1]
     assert (look["split"], look["method"], look["accuracy"]) == ("test", "calibrated", written["accuracy"])
+    for name in ("conversion-calibrated-2.json", "conversion-calibrated-3.json"):  # beside it: nothing is lost
+        cli.main(["convert", str(run.folder), "--method", "calibrated", "--steps", "4", "--skip", "3", "--at", "4"])
+        assert name in capsys.readouterr().out
+        assert json.loads((run.folder / name).read_text())["skip"] == 3
+    assert json.loads((run.folder / "conversion-calibrated.json").read_text()) == written
 
 
 def test_the_command_knows_the_methods():

@@ -115,7 +115,7 @@ def whole(tmp_path_factory, tiny_options):
 
 @pytest.mark.parametrize(
     ("number", "whom"),
-    [(signal.SIGINT, "both"), (signal.SIGTERM, "first"), (signal.SIGKILL, "first"), (signal.SIGKILL, "second")],
+    [(signal.SIGINT, "both"), (signal.SIGTERM, "first"), (signal.SIGKILL, "second")],
     ids=str,
 )
 def test_a_run_that_was_ended_is_resumed_bit_for_bit(whole, tmp_path, number, whom):

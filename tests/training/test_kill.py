@@ -56,23 +56,23 @@ def whole(tmp_path_factory, words):
     return folder
 
 
-def test_killed_at_five_random_moments(tmp_path, whole, words, rows):
+def test_killed_at_three_random_moments(tmp_path, whole, words, rows):
     moments = random.Random(0)
     folder = tmp_path / "run"
     last = folder / "checkpoints" / "last.ckpt"
     kills = 0
     command = ["train", *words, "--run", str(folder)]
-    for _ in range(5):
+    for _ in range(3):
         before = last.stat().st_mtime_ns if last.exists() else None
         process = start(*command)
         while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
-            time.sleep(0.002)  # until it has got on, so that five kills are at five moments of the run
+            time.sleep(0.002)  # until it has got on, so that three kills are at three moments of the run
         time.sleep(moments.uniform(0, 0.15))
         process.kill()
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
         command = ["resume", str(folder)]
-    assert kills >= 3, "the runs ended before they could be killed"
+    assert kills >= 2, "the runs ended before they could be killed"
     finish(start("resume", str(folder)))
     assert summary(folder) == summary(whole)
     assert rows(folder) == rows(whole)

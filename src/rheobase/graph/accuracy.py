@@ -21,13 +21,13 @@ class Curve:
     """Accuracy against time steps.
 
     Attributes:
-        accuracy: {T: share of samples that the mean of the first T logits, from `start` on, decides rightly}.
+        accuracy: {T: share of samples that the mean of the first T logits without the first `skip` decides rightly}.
         samples: how many there were.
         confidence: of the early exit; None: there is none.
         exit_accuracy: of decisions that are taken as soon as the softmax of the mean logits reaches it in a class (or
             at the last step).
         exit_steps: the mean step at which they are.
-        start: so many steps at the beginning do not count.
+        skip: so many logits at the beginning do not count.
     """
 
     accuracy: dict[int, float]
@@ -35,18 +35,18 @@ class Curve:
     confidence: float | None = None
     exit_accuracy: float | None = None
     exit_steps: float | None = None
-    start: int = 0
+    skip: int = 0
 
     def __str__(self) -> str:
         rows = [(str(steps), f"{share:.2%}") for steps, share in self.accuracy.items()]
         if self.confidence is not None:
             rows.append((f"{self.exit_steps:.1f} (exit at {self.confidence:g})", f"{self.exit_accuracy:.2%}"))
-        return table(("steps", "accuracy"), rows)
+        return table((f"steps, the first {self.skip} not counted" if self.skip else "steps", "accuracy"), rows)
 
 
 @torch.no_grad()
 def accuracies(
-    net: Net, batches: Iterable[Any], steps: Sequence[int] = STEPS, confidence: float | None = None, start: int = 0
+    net: Net, batches: Iterable[Any], steps: Sequence[int] = STEPS, confidence: float | None = None, skip: int = 0
 ) -> Curve:
     """Accuracy at each of these numbers of time steps, in one pass; memory does not grow with them.
 
@@ -57,16 +57,16 @@ def accuracies(
         batches: (images `[B, C, H, W]`, labels `[B]`, ...), such as `rb.data.Batches` gives.
         steps: numbers of time steps.
         confidence: in (0, 1), for an early exit.
-        start: logits of so many steps at the beginning do not count.
+        skip: so many logits at the beginning do not count.
 
     Raises:
-        ValueError: no or bad steps, a start that is not before all of them, a confidence out of range, sequences, no
+        ValueError: no or bad steps, a skip that is not below all of them, a confidence out of range, sequences, no
             samples, or a net in training mode.
     """
     if not steps or min(steps) < 1:
         raise ValueError(f"accuracies: steps must be numbers from 1 on, got {list(steps)}")
-    if type(start) is not int or not 0 <= start < min(steps):
-        raise ValueError(f"accuracies: start must be an integer from 0 to {min(steps) - 1}, got {start!r}")
+    if type(skip) is not int or not 0 <= skip < min(steps):
+        raise ValueError(f"accuracies: skip must be an integer from 0 to {min(steps) - 1}, got {skip!r}")
     if confidence is not None and not 0 < confidence < 1:
         raise ValueError(f"accuracies: confidence must be in (0, 1), got {confidence}")
     if net.training:
@@ -82,13 +82,13 @@ def accuracies(
             raise ValueError(f"accuracies: images must be static, [B, ...], got {list(images.shape)}")
         done, total, leaving = 0, torch.zeros((), dtype=torch.float64, device=device), _Leaving(confidence, labels)
         for logits in stream(parts, net.frames(images, 1)[0], wanted[-1]):
-            early = min(max(start - done, 0), len(logits))
+            early = min(max(skip - done, 0), len(logits))
             done, logits = done + early, logits[early:]
             if not len(logits):
                 continue
             means = logits.double().cumsum(0) + total
             total = means[-1]
-            counted = torch.arange(done + 1, done + len(means) + 1, device=means.device) - start
+            counted = torch.arange(done + 1, done + len(means) + 1, device=means.device) - skip
             means = means / counted.view(-1, 1, 1)
             for count in wanted:
                 if done < count <= done + len(means):
@@ -102,8 +102,8 @@ def accuracies(
         raise ValueError("accuracies: batches must have at least one sample")
     accuracy = {count: right[count] / samples for count in steps}
     if confidence is None:
-        return Curve(accuracy, samples, start=start)
-    return Curve(accuracy, samples, confidence, exit_right / samples, exit_steps / samples, start)
+        return Curve(accuracy, samples, skip=skip)
+    return Curve(accuracy, samples, confidence, exit_right / samples, exit_steps / samples, skip)
 
 
 class _Leaving:

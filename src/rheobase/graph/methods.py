@@ -196,7 +196,7 @@ class SpikingTwin(Method):
     """For networks that were trained with `SoftLIF` activations: LIF neurons in their place, with the same weights.
 
     T steps are an image's presentation of T dt seconds. Rates are there only when filters and potentials have settled,
-    so logits are best read from a later step on: `rb.readout(logits[start:])`, `accuracies(..., start=start)`.
+    so logits are best read from a later step on: `rb.readout(logits[skip:])`, `accuracies(..., skip=skip)`.
 
     Attributes:
         dt: duration of a step, in seconds; at most tau_ref of each neuron.

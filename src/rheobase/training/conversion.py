@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,13 +51,14 @@ def convert(
     at: int = 32,
     samples: int = 512,
     confidence: float | None = None,
-    start: int = 0,
+    skip: int = 0,
     data: Dataset | None = None,
     model: nn.Module | None = None,
 ) -> Conversion:
     """Convert the best model of a run of an ANN (`model.spiking: false`), and write RUN/conversion-METHOD.json.
 
-    The split is validation unless asked otherwise; a look at the test set is noted, as by `evaluate`.
+    A second one by that method is written beside it, as conversion-METHOD-2.json. The split is validation unless asked
+    otherwise; a look at the test set is noted, as by `evaluate`.
 
     Args:
         folder: of the run.
@@ -65,7 +67,7 @@ def convert(
         split: validation, test or train.
         at: the number of steps that "calibrated" is for, and that the layers' errors are told at.
         samples: of the training split, of all classes, to calibrate with.
-        confidence, start: of an early exit, and of the readout: see `rheobase.graph.accuracies`.
+        confidence, skip: of an early exit, and of the readout: see `rheobase.graph.accuracies`.
         data, model: those that the run was begun with, if it was given them.
 
     Raises:
@@ -90,12 +92,17 @@ def convert(
         spiking = convert_net(best, calibration, method, at)
         [own] = evaluation.accuracies(best, batches, [None], device, loss=recipe.loss)
         batches.seek(0)
-        wanted = [count for count in STEPS if count > start] if steps is None else steps
-        curve = accuracies(spiking, batches, wanted, confidence, start)
-    file = place.path / f"conversion-{spiking.method.name}.json"
+        wanted = [count for count in STEPS if count > skip] if steps is None else steps
+        curve = accuracies(spiking, batches, wanted, confidence, skip)
+    file = _free(place.path, f"conversion-{spiking.method.name}")
     write_json(file, _written(spiking, own, curve, split, at, len(few)))
-    note_look(place, split, curve.accuracy, method=spiking.method.name, **({"start": str(start)} if start else {}))
+    note_look(place, split, curve.accuracy, method=spiking.method.name, **({"skip": str(skip)} if skip else {}))
     return Conversion(spiking, own, curve, file)
+
+
+def _free(folder: Path, stem: str) -> Path:
+    files = (folder / f"{stem}{number}.json" for number in itertools.chain([""], itertools.count(-2, -1)))
+    return next(file for file in files if not file.exists())
 
 
 def _written(net: ConvertedNet, own: float, curve: Curve, split: str, at: int, samples: int) -> dict[str, Any]:
@@ -105,7 +112,7 @@ def _written(net: ConvertedNet, own: float, curve: Curve, split: str, at: int, s
         "samples": curve.samples,
         "ann_accuracy": own,
         "accuracy": {str(steps): share for steps, share in curve.accuracy.items()},
-        "start": curve.start,
+        "skip": curve.skip,
         "exit": None
         if curve.confidence is None
         else {"confidence": curve.confidence, "accuracy": curve.exit_accuracy, "steps": curve.exit_steps},
