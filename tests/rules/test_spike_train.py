@@ -421,6 +421,12 @@ def test_what_else_it_refuses() -> None:
     neuron.module.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="without hooks"):
         neuron(torch.rand(3, 2, 4))
+    with torch.no_grad():  # which wants no gradient of it
+        x = 2 * torch.rand(3, 2, 4)
+        found = neuron(x)
+        neuron.neuron.rule = None
+        assert 0.1 < found.mean() < 0.9
+        assert torch.equal(found, neuron(x))
     with pytest.raises(ValueError, match="floor must be above 0, got 0"):
         SpikeTrain(floor=0)
     with pytest.raises(ValueError, match="coupling must be one of exact, first_order, none, got 'taylor'"):

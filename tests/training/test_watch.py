@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import rheobase as rb
@@ -84,21 +85,32 @@ def test_a_probe_changes_nothing(tiny, tmp_path, rows, more):
     assert not (alone.folder / "probe.csv").exists()
 
 
-def test_readings_are_those_of_a_probe(plain_resnet):
+def smoothed(logits, labels):
+    return F.cross_entropy(logits.mean(0), labels, label_smoothing=0.1, reduction="none")
+
+
+def counted(logits, labels):
+    return (logits.mean(0) - F.one_hot(labels, 10)).square().mean(1)
+
+
+@pytest.mark.parametrize(("name", "loss"), [("cross_entropy", smoothed), ("count", counted)])
+def test_readings_are_those_of_a_probe_with_the_loss_of_the_run(plain_resnet, name, loss):
     del plain_resnet["tune.samples"], plain_resnet["tune.start"]
     options = {**plain_resnet, "probe.every_steps": 5, "probe.samples": 32}
+    options |= {"loss.name": name, "loss.label_smoothing": 0.1 if name == "cross_entropy" else 0.0}
     run = rb.train("digits", **options)
     recipe = sources.load("digits", options)
     data = build.dataset(recipe)
     few = build.sample(data, data.train, 32)
-    report = rb.probe(build.model(recipe, data), few.inputs, few.labels)
+    report = rb.probe(build.model(recipe, data), few.inputs, few.labels, loss=loss)
     first = [row for row in readings(run) if row["step"] == "0"]
     wanted = [("neuron", each) for each in report.layers] + [("waist", each) for each in report.waists]
     assert [(row["of"], row["path"]) for row in first] == [(of, each.path) for of, each in wanted]
     for row, (_, each) in zip(first, wanted, strict=True):
         for name in watch.READ:
             value = getattr(each, name, None)
-            assert row[name] == ("" if value is None else str(value)), name
+            assert (row[name] == "") == (value is None), name
+            assert value is None or float(row[name]) == pytest.approx(value, rel=1e-4), name
 
 
 @pytest.mark.parametrize("step", [3, 8])

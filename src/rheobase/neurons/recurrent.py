@@ -46,7 +46,7 @@ class Recurrent(Neuron):
         """By the neuron's rule, if it has one that knows neurons which hear each other."""
         self.check(currents)
         rule = getattr(self.neuron, "rule", None)
-        if hasattr(rule, "recurrent"):
+        if hasattr(rule, "recurrent") and torch.is_grad_enabled():
             return self._by_rule(rule, currents, state, watch)
         return self._alone(currents, state, watch)
 

@@ -27,7 +27,7 @@ def health(
 ) -> Report | Tuned:
     """Probe a recipe's net before training, or the best of a run, on training samples as they are, of all classes.
 
-    The loss is the cross entropy of the mean over time, whatever the recipe's is.
+    The loss is the recipe's, without penalties.
 
     Args:
         what: a recipe, as `rheobase train` takes it, or a run folder.
@@ -61,4 +61,4 @@ def health(
     if wanted > len(data.train):
         raise ValueError(f"{wanted} samples are wanted, and {data.name} has {len(data.train)} to train on")
     few = build.sample(data, data.train, wanted)
-    return watch.tuned(net, few, start) if tuned else watch.probed(net, few, preset)
+    return watch.tuned(net, few, recipe.loss, start) if tuned else watch.probed(net, few, recipe.loss, preset)

@@ -6,20 +6,20 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from rheobase.data import Batch, Dataset
-from rheobase.layers import readout
+from rheobase.signal.passing import Loss
 from rheobase.signal.probe import Preset, probe
 from rheobase.signal.readings import LayerHealth, WaistHealth
 from rheobase.signal.report import Report
 from rheobase.signal.start import Start
 from rheobase.signal.tune import Tuned, tune
-from rheobase.training import build
+from rheobase.training import build, losses
 from rheobase.training.console import say
 from rheobase.training.passes import padded
-from rheobase.training.recipe import Recipe
+from rheobase.training.recipe import LossOptions, Recipe
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -35,18 +35,27 @@ COLUMNS = ("step", "of", "path", *READ)
 """Of probe.csv; `of` is "neuron", or "waist" in a net where the signal goes past neurons."""
 
 
-def probed(net: nn.Module, batch: Batch, preset: Preset = "standard") -> Report:
-    """The health of a net on a batch, with the cross entropy of the mean over (real) time for a loss."""
+def probed(net: nn.Module, batch: Batch, options: LossOptions, preset: Preset = "standard") -> Report:
+    """The health of a net on a batch, with the loss that it is trained with (without penalties)."""
     inputs, labels, lengths = batch
+    with padded(lengths):
+        return probe(net, inputs, labels, preset, _each(options, lengths))
+
+
+def _each(options: LossOptions, lengths: Tensor | None = None) -> Loss:
+    """The loss of each sample: a batch of one."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(readout(logits.float(), lengths), labels, reduction="none")
+        ones = [slice(i, i + 1) for i in range(len(labels))]
+        real = [None if lengths is None else lengths[one] for one in ones]
+        return torch.stack(
+            [losses.loss(logits[:, one], labels[one], options, some) for one, some in zip(ones, real, strict=True)]
+        )
 
-    with padded(lengths):
-        return probe(net, inputs, labels, preset, loss)
+    return loss
 
 
-def tuned(net: nn.Module, batch: Batch, start: Start | None) -> Tuned:
+def tuned(net: nn.Module, batch: Batch, options: LossOptions, start: Start | None) -> Tuned:
     """Tune a net on every other sample of a batch, and check it on the rest.
 
     Raises:
@@ -57,7 +66,7 @@ def tuned(net: nn.Module, batch: Batch, start: Start | None) -> Tuned:
         raise ValueError("sequences of different lengths are not tuned in a run: call rheobase.tune with a loss")
     samples = inputs.movedim(inputs.dim() - 4, 0)  # images [B, C, H, W], or frames [T, B, C, H, W]
     (x, y), held_out = ((samples[i::2].movedim(0, inputs.dim() - 4), labels[i::2]) for i in range(2))
-    return tune(net, x, y, start, held_out=held_out)
+    return tune(net, x, y, start, held_out=held_out, loss=_each(options))
 
 
 def begin(recipe: Recipe, data: Dataset, net: nn.Module) -> dict[str, Any] | None:
@@ -71,7 +80,8 @@ def begin(recipe: Recipe, data: Dataset, net: nn.Module) -> dict[str, Any] | Non
         return None
     device = next(net.parameters()).device
     try:
-        found = tuned(net, build.sample(data, data.train, options.samples).to(device), options.start)
+        batch = build.sample(data, data.train, options.samples).to(device)
+        found = tuned(net, batch, recipe.loss, options.start)
     except ValueError as error:
         raise ValueError(f"tune: {error}".replace("tune: tune: ", "tune: ")) from error
     say(f"tuned: {found.verdict}")
@@ -103,7 +113,7 @@ def look(training: Training, events: SummaryWriter | None) -> None:
     journal, step = training.journal, training.step
     assert training.probed is not None
     with training.fabric.autocast():
-        report = probed(training.net, training.probed)
+        report = probed(training.net, training.probed, training.recipe.loss)
     places: list[tuple[str, LayerHealth | WaistHealth]] = [("neuron", layer) for layer in report.layers]
     if report.places is report.waists:
         places += [("waist", waist) for waist in report.waists]
