@@ -23,7 +23,7 @@ TINY = [
 ]
 
 
-def test_train_resume_evaluate(tmp_path, capsys):
+def test_train_resume_evaluate(tmp_path, capsys, fails):
     folder = tmp_path / "run"
     cli.main(["train", *TINY, f"--run={folder}"])
     output = capsys.readouterr().out
@@ -41,6 +41,9 @@ def test_train_resume_evaluate(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "steps  validation accuracy"
     assert lines[2].split() == ["2", f"{summary['validation_accuracy']:.2%}"]
+    cli.main(["evaluate", str(folder), "--steps", "1", "2", "--plot", str(tmp_path / "steps.png")])
+    assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
+    assert "a figure must end in one of" in fails("evaluate", str(folder), "--plot", str(tmp_path / "steps.doc"))
     cli.main(["evaluate", str(folder), "--split", "test", "--steps", "2"])
     assert "look number 1 at the test set" in capsys.readouterr().out
 

@@ -54,7 +54,7 @@ def evaluate(options: Options) -> None:
     """accuracy of a run's best model against time steps, without retraining"""
     from rheobase.training import evaluate as measure
 
-    found = measure(options.run, options.steps, options.split)
+    found = measure(options.run, options.steps, options.split, plot=options.plot)
     print(f"steps  {options.split} accuracy")
     for steps, accuracy in found.items():
         print(f"{steps:>5}  {accuracy:.2%}")
@@ -160,6 +160,8 @@ def _parsed(arguments: Sequence[str]) -> Options:
         help = "(default: %(default)s; a look at the test set is noted in the run folder)"
         splits = ("validation", "test", "train")
         parsers[name].add_argument("--split", choices=splits, default="validation", help=help)
+    help = "a figure of it, with early exits beside, PNG or SVG by its ending"
+    parsers["evaluate"].add_argument("--plot", metavar="FILE", help=help)
     add = parsers["convert"].add_argument
     add("--method", choices=METHODS, default=METHODS[0], help="(default: %(default)s)")
     help = "time steps that calibrated is for, and errors are told at (default: %(default)s)"

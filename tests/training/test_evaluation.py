@@ -5,7 +5,7 @@ import rheobase as rb
 from rheobase.data import Batch, load
 from rheobase.training import Recipe, build
 from rheobase.training.activity import activity
-from rheobase.training.evaluation import accuracies, weights_sha256
+from rheobase.training.evaluation import CONFIDENCES, _left, accuracies, weights_sha256
 from rheobase.training.recipe import LossOptions
 
 
@@ -30,6 +30,38 @@ def test_one_pass_gives_the_accuracy_of_each_number_of_steps(digits):
     everything = build.evaluation_batches(Recipe(), digits, digits.validation)
     right = sum((rb.readout(model(x, steps=3)).argmax(1) == y).sum().item() for x, y, _ in everything)
     assert found[2] == right / len(digits.validation)
+
+
+def test_early_exits_by_hand(digits):
+    model = net()
+    with torch.no_grad():
+        for p in model.head.parameters():
+            p.mul_(30)
+    batches = build.evaluation_batches(Recipe(), digits, digits.validation)
+    exits = []
+    [whole] = accuracies(model, batches, [6], exits=exits)
+    batches.seek(0)
+    logits = torch.cat([model(x, steps=6) for x, *_ in batches], 1).detach()
+    labels = digits.validation.labels
+    for one in exits:
+        steps, right = 0, 0
+        for sample, label in enumerate(labels):
+            means = [logits[: t + 1, sample].mean(0) for t in range(6)]
+            step = next((t for t, mean in enumerate(means) if mean.softmax(0).max() >= one.confidence), 5)
+            steps, right = steps + step + 1, right + int(means[step].argmax() == label)
+        assert (one.steps, one.accuracy) == (steps / len(labels), right / len(labels))
+    assert [one.steps for one in exits] == sorted(one.steps for one in exits)
+    assert exits[0].steps < exits[-1].steps == 6
+    assert exits[-1].accuracy == whole
+
+
+def test_an_early_exit_is_not_after_the_end_of_a_sequence():
+    logits = torch.zeros(3, 2, 2)
+    logits[0, 0, 1], logits[2, 1, 0], lengths = 2.0, 9.0, torch.tensor([3, 2])  # the last is not real
+    steps, right = _left(logits, torch.tensor([1, 0]), lengths, LossOptions())
+    assert CONFIDENCES[5:7] == (0.8, 0.9)
+    assert steps[5:7].tolist() == [1 + 2, 3 + 2]
+    assert right[5:7].tolist() == [2, 2]  # of equal scores the first class is taken
 
 
 def test_accuracy_is_by_what_the_loss_takes_for_a_score(digits):

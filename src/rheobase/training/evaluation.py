@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,24 @@ from rheobase.training.losses import scores
 from rheobase.training.passes import padded
 from rheobase.training.recipe import LossOptions
 
+CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+"""Of the early exits of a figure."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Samples decided as soon as the softmax of the scores reaches a confidence in some class, or at the last step.
+
+    Attributes:
+        confidence: in (0, 1).
+        steps: the mean step of the decision.
+        accuracy: the share of samples that are decided rightly.
+    """
+
+    confidence: float
+    steps: float
+    accuracy: float
+
 
 @torch.no_grad()
 def accuracies(
@@ -24,11 +43,15 @@ def accuracies(
     device: torch.device | str = "cpu",
     precision: str = "32",
     loss: LossOptions = LossOptions(),  # noqa: B008  (it is frozen)
+    exits: list[Exit] | None = None,
 ) -> list[float]:
     """Accuracy of the model in evaluation at each number of time steps, in one pass over the batches.
 
     A network from rest cannot see the future: its first t logits of T are those of a run of t steps. None stands for
     the model's own number (in an ANN twin, its one pass). Of a sequence the first t steps count, or all that it has.
+
+    Args:
+        exits: takes what early exits would do within the largest of the numbers, one at each of `CONFIDENCES`.
 
     Raises:
         ValueError: a number below 1, or more steps than the model, or the longest sequence, has (an ANN twin has one).
@@ -38,6 +61,7 @@ def accuracies(
     if any(count < 1 for count in wanted):
         raise ValueError(f"steps must be at least 1, got {min(wanted)}")
     correct = torch.zeros(len(steps), dtype=torch.int64, device=device)
+    left = torch.zeros(2, len(CONFIDENCES), dtype=torch.int64, device=device)
     total = 0
     batches.seek(0)
     takes_steps = None not in steps and "steps" in inspect.signature(model.forward).parameters
@@ -53,8 +77,30 @@ def accuracies(
             few = logits[:count]
             real = None if lengths is None else lengths.clamp(max=len(few))
             correct[place] += (scores(few, loss, real).argmax(1) == labels).sum()
+        if exits is not None:
+            left += _left(logits[: max(wanted, default=most)], labels, lengths, loss)
         total += len(labels)
+    if exits is not None:
+        exits += [
+            Exit(p, *(count / total for count in found)) for p, found in zip(CONFIDENCES, left.T.tolist(), strict=True)
+        ]
     return [count / total for count in correct.tolist()]
+
+
+def _left(logits: Tensor, labels: Tensor, lengths: Tensor | None, loss: LossOptions) -> Tensor:
+    """At each confidence, the sum of the steps of the decisions, and how many are right: `[2, confidences]`."""
+    counts = range(1, len(logits) + 1)
+    reals = [None if lengths is None else lengths.clamp(max=count) for count in counts]
+    given = torch.stack([scores(logits[:n], loss, real) for n, real in zip(counts, reals, strict=True)])  # [T, B, C]
+    sure, best = given.softmax(2).max(2)
+    last = torch.full_like(labels, len(logits)) if lengths is None else lengths.clamp(max=len(logits))
+    found = []
+    for confidence in CONFIDENCES:
+        enough = sure >= confidence
+        step = torch.where(enough.any(0), enough.int().argmax(0) + 1, last).minimum(last)
+        right = best.gather(0, step.unsqueeze(0) - 1)[0] == labels
+        found.append(torch.stack([step.sum(), right.sum()]))
+    return torch.stack(found, 1)
 
 
 def longest(split: Samples, inputs: Tensor, logits: Tensor) -> int:

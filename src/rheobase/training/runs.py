@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from rheobase.data import Dataset
-from rheobase.training import board, build, processes, sources, watch
+from rheobase.signal.figure import check as check_figure
+from rheobase.training import board, build, curve, processes, sources, watch
 from rheobase.training.activity import activity
 from rheobase.training.console import Lines, say
-from rheobase.training.evaluation import accuracies, longest, weights_sha256
+from rheobase.training.evaluation import Exit, accuracies, longest, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.keeper import Keeper, load_best
@@ -105,6 +106,7 @@ def evaluate(
     steps: Sequence[int] | None = None,
     split: SplitName = "validation",
     *,
+    plot: str | Path | None = None,
     data: Dataset | None = None,
     model: nn.Module | None = None,
 ) -> dict[int, float]:
@@ -117,17 +119,20 @@ def evaluate(
         folder: of the run.
         steps: numbers of time steps.
         split: validation, test or train.
+        plot: of a figure, with early exits beside: its ending tells the format.
         data, model: those that it was begun with, if it was given them.
 
     Raises:
         FileNotFoundError: no run there, or no model yet.
-        ValueError: bad steps or split, or damaged files.
+        ValueError: bad steps or split, another ending of the figure, or damaged files.
     """
     place = RunFolder.open(folder)
     recipe = place.read_recipe()
     check_split(place, split)
     if steps is not None and not steps:
         raise ValueError("steps must name at least one number of time steps")
+    if plot is not None:
+        check_figure(plot)
     dataset, net = prepare(recipe, data, model)
     best = load_best(recipe, lambda: net, place.best)
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
@@ -136,9 +141,12 @@ def evaluate(
         steps = range(1, longest(batches.split, few, build.logits(recipe, dataset, best)) + 1)
     device = "cuda" if recipe.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     with processes.threads(recipe.trainer.threads), seeded("evaluation", recipe.seed, 0):
-        found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss)
+        exits: list[Exit] | None = None if plot is None else []
+        found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss, exits)
     result = dict(zip(steps, found, strict=True))
     note_look(place, split, result)
+    if plot is not None:
+        curve.draw(plot, result, exits or [], split)
     return result
 
 
