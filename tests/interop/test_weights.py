@@ -289,6 +289,33 @@ def test_changed_after_create(what: str, tmp_path: Path) -> None:
         assert norm(again, 1).running_var is norm(again).running_var
 
 
+@pytest.mark.parametrize("name", ["sew_resnet18", "mlp"])
+def test_rounded_to_half(name: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"layers": "32-R32", "image_size": 8} if name == "mlp" else {"width": 16}
+    model = made(name, **options).train()
+    model(images())  # statistics of its own
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    rb.save(model, whole)
+    rb.save(model, half, half=True)
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    found = rb.load(half)
+    rounded = 0
+    for key, value in model.state_dict().items():
+        short = key.endswith("weight") and value.dim() > 1
+        rounded += short
+        got = found.state_dict()[key]
+        assert torch.equal(got, value.half().float() if short else value), key
+        assert got.dtype == value.dtype
+    assert rounded >= 4 or name == "mlp"
+    rb.save(found, tmp_path / "again.safetensors", half=True)
+    assert (tmp_path / "again.safetensors").read_bytes() == half.read_bytes()
+    weight = next(p for p in model.parameters() if p.dim() > 1)
+    weight.data.flatten()[0] = 1e6
+    with pytest.raises(TypeError, match=r"float16 cannot hold the largest values of .*weight, which wants half=False"):
+        rb.save(model, half, half=True)
+    assert (tmp_path / "again.safetensors").read_bytes() == half.read_bytes()  # nothing was written
+
+
 def test_mixed_dtypes(tmp_path: Path) -> None:
     model = made()
     model.head.double()

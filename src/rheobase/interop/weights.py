@@ -43,10 +43,16 @@ _INSTEAD = "Use safetensors.torch.save_model(model, path), or keep model.state_d
 _FAILURES = (safetensors.SafetensorError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
 
-def save(model: nn.Module, path: str | Path) -> None:
+def save(model: nn.Module, path: str | Path, half: bool = False) -> None:
     """Write a model of `rheobase.models.create`, for `load`; gradients and mode (training or evaluation) are not kept.
 
     What is to be written is read back first: it is the same model to the last bit, or the old file stays as it is.
+
+    Args:
+        model: what to write.
+        path: of the file.
+        half: whether float32 weights of layers are rounded to float16 in the file; load gives them as float32 again.
+            Norms, biases and the neurons' numbers stay as they are.
 
     Raises:
         TypeError: load would not give the model back; the error says what is in the way, and what to do instead.
@@ -54,7 +60,10 @@ def save(model: nn.Module, path: str | Path) -> None:
     try:
         if not isinstance(model, models.Net) or not hasattr(model, "description"):
             raise TypeError(f"{type(model).__name__} is not of rheobase.models.create (if it wraps one: save that)")
-        content = _written(model)
+        short = _short(model) if half else []
+        if half:
+            model = _rounded(model, short)
+        content = _written(model, short)
         _compare(_portrait(model), _portrait(_read(content)))
     except _FAILURES as error:
         raise TypeError(f"save: load would not give this model back: {_reason(error)}. {_INSTEAD}") from error
@@ -99,7 +108,25 @@ def _firsts(keys: dict[str, Any]) -> dict[str, str]:
     return {name: seen.setdefault(key, name) for name, key in keys.items()}
 
 
-def _written(model: models.Net) -> bytes:
+def _short(model: models.Net) -> list[str]:
+    """Names of the weights of layers, which are rounded."""
+    found = model.named_parameters()
+    return [name for name, p in found if name.endswith("weight") and p.dim() > 1 and p.dtype == torch.float32]
+
+
+def _rounded(model: models.Net, names: list[str]) -> models.Net:
+    """A copy with these parameters rounded to float16."""
+    model = copy.deepcopy(model)
+    for name in names:
+        weight = model.get_parameter(name)
+        rounded = weight.data.half().float()
+        if not torch.equal(rounded.isfinite(), weight.isfinite()):
+            raise ValueError(f"float16 cannot hold the largest values of {name}, which wants half=False")
+        weight.data = rounded
+    return model
+
+
+def _written(model: models.Net, short: list[str]) -> bytes:
     """The file."""
     whole = _whole(model)
     found = {name: value for name, value in whole.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
@@ -111,9 +138,11 @@ def _written(model: models.Net) -> bytes:
         "steps": model.steps,
         "modules": _told(outermost(model) | norms, ""),
         "tied": {name: first for name, first in firsts.items() if name != first},
+        "half": short,
         "frozen": [name for name, t in found.items() if isinstance(t, nn.Parameter) and not t.requires_grad],
     }
     tensors = {name: found[name].detach().cpu().contiguous() for name in firsts.values()}
+    tensors |= {name: tensors[name].half() for name in short if name in tensors}
     return safetensors.torch.save(tensors, {"rheobase": json.dumps(about)})
 
 
@@ -156,6 +185,7 @@ def _read(content: bytes) -> models.Net:
     about = json.loads(header["rheobase"])
     if about["format"] != FORMAT:
         raise ValueError(f"it has format {about['format']}, and this version of rheobase reads format {FORMAT}")
+    tensors |= {name: tensors[name].float() for name in about.get("half", ()) if name in tensors}
     tensors |= {name: tensors[first] for name, first in about["tied"].items()}
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # what create draws must not be seen
         arguments = _made(about["arguments"], "arguments", tensors)

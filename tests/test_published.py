@@ -1,0 +1,41 @@
+"""The weights that the repository keeps: they load, and decide as their cards say."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import rheobase as rb
+from benchmarks import publish
+from rheobase.training import Recipe
+
+DATA = Path(os.environ.get("RHEOBASE_DATA") or publish.ROOT.parent / "shared" / "data")
+NAMES = sorted(file.stem for file in publish.WEIGHTS.glob("*.safetensors"))
+
+
+def test_each_has_a_card_and_a_run_and_they_are_small() -> None:
+    assert sorted(file.stem for file in publish.WEIGHTS.glob("*.md")) == NAMES
+    assert sum(file.stat().st_size for file in publish.WEIGHTS.iterdir()) <= 12 << 20
+    for name in NAMES:
+        summary = json.loads((publish.ROOT / "results" / name / "summary.json").read_text())
+        assert f"{100 * summary['test_accuracy']:.2f} % test" in (publish.WEIGHTS / f"{name}.md").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_decide_as_they_did(name: str) -> None:
+    """To within two samples, since a spike at its threshold is decided by rounding."""
+    recipe = Recipe.from_json((publish.ROOT / "results" / name / "recipe.json").read_text())
+    recipe = recipe.replace({"data.root": str(DATA)})
+    model = rb.load(publish.WEIGHTS / f"{name}.safetensors")
+    head = publish.card(name)
+    try:
+        found = publish.right(model, recipe)
+    except FileNotFoundError as error:
+        pytest.skip(f"RHEOBASE_DATA names no folder with its data: {error}")
+    assert abs(found - head["right"]) <= 2
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(-1)
+    assert publish.right(model, recipe) < 0.5 * head["of"]
