@@ -78,9 +78,14 @@ def test_imagenet_on_two_processes_is_killed_and_resumed_bit_for_bit(imagenet, t
     ("name", "depth", "steps", "millions"),
     [
         ("imagenet-sew-resnet18", 18, 4, 11.7),
+        ("imagenet-sew-resnet34", 34, 4, 21.8),
         ("imagenet-sew-resnet50", 50, 4, 25.6),
+        ("imagenet-sew-resnet101", 101, 4, 44.5),
+        ("imagenet-sew-resnet152", 152, 4, 60.2),
+        ("cifar100-resnet19", 19, 4, 12.7),
         ("cifar100-resnet50", 50, 10, 23.7),
         ("imagenette-resnet50", 50, 10, 23.5),
+        ("imagenette-sew-resnet50", 50, 4, 23.5),
     ],
 )
 def test_the_large_recipes_are_what_they_say(name, depth, steps, millions):
