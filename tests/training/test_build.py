@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import rheobase as rb
-from rheobase.training import Recipe, build, sources
+from rheobase.training import Recipe, build, own, sources
 from rheobase.training.recipe import DataOptions, ModelOptions, NeuronOptions, OptimizerOptions
 
 
@@ -48,7 +48,7 @@ def test_a_lateral_neuron_with_learned_thresholds():
     assert type(build.neuron(NeuronOptions(learn_threshold=True))) is rb.LIF
 
 
-@pytest.mark.parametrize(("scale", "divisor"), [("unit", 255), ("none", 1)])
+@pytest.mark.parametrize(("scale", "divisor"), [("unit", 16), ("none", 1)])
 def test_inputs_as_they_are(scale, divisor):
     recipe = tiny(**{"data.scale": scale, "data.shift": 0})
     data = build.dataset(recipe)
@@ -57,6 +57,12 @@ def test_inputs_as_they_are(scale, divisor):
     assert build.sample(data, data.test).inputs.max() == data.test.inputs.max() / divisor
     usual = build.training_batches(tiny(), build.dataset(tiny())).batch(0, 0).inputs
     assert abs(usual.mean()) < 0.1
+
+
+def test_unit_is_for_pixels():
+    other = dataclasses.replace(build.dataset(tiny()), name="mine", white=None)
+    with pytest.raises(ValueError, match="data.scale 'unit' is for pixels, and inputs of mine are none"):
+        build.dataset(tiny(**{"data.scale": "unit", "data.name": own.GIVEN}), other)
 
 
 def test_every_built_in_surrogate_has_its_name_in_the_schema():

@@ -164,7 +164,8 @@ def systematic(labels: Tensor, count: int) -> Tensor:
 class Dataset:
     """A data set: three disjoint splits, and the mean and standard deviation `[C]` of the raw training inputs.
 
-    Real steps alone count for both; of a split that streams, a stratified sample of 2,000 is taken.
+    Real steps alone count for both; of a split that streams, a stratified sample of 2,000 is taken. `white` is the
+    value of a white pixel; None: inputs are no pixels.
 
     Raises:
         ValueError: a split without samples, with others than those of train, with a label that is no class, or with
@@ -179,6 +180,7 @@ class Dataset:
     mean: Tensor
     std: Tensor
     class_names: tuple[str, ...] = ()
+    white: float | None = 255.0
 
     def __post_init__(self) -> None:
         _check_splits(self.name, self.classes, self.train, self.validation, self.test)
@@ -202,6 +204,7 @@ class Dataset:
         validation: Samples,
         test: Samples,
         class_names: tuple[str, ...] = (),
+        white: float | None = 255.0,
     ) -> Dataset:
         """A data set with the statistics of its training split; the deviation of a channel that is constant there is 1.
 
@@ -216,7 +219,7 @@ class Dataset:
                 f"data set {name!r}: wanted training samples of all {classes} classes, "
                 f"got none of {', '.join(missing[:5])}{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}"
             )
-        return cls(name, classes, train, validation, test, *_statistics(train), class_names)
+        return cls(name, classes, train, validation, test, *_statistics(train), class_names, white)
 
     def limited(self, count: int) -> Dataset:
         """The same with a stratified sample of `count` for training; statistics, validation and test stay.

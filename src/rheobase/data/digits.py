@@ -17,4 +17,4 @@ def load(root: str | None = None) -> Dataset:
     everything = Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
     rest, test = everything.divide(360)
     train, validation = rest.divide(240)
-    return Dataset.of("digits", 10, train, validation, test)
+    return Dataset.of("digits", 10, train, validation, test, white=16.0)

@@ -45,7 +45,7 @@ def load(
     place = Path(cache).expanduser() if cache else folder / ".rheobase"
     train, test = (_split(folder / part, frames, by, place) for part in ("Train", "Test"))
     train, held = train.divide(validation)
-    return Dataset.of("nmnist", 10, train, held, test)
+    return Dataset.of("nmnist", 10, train, held, test, white=None)
 
 
 def _split(folder: Path, frames: int, by: str, cache: Path) -> Split:

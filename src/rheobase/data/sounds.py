@@ -73,7 +73,7 @@ class Recordings(NamedTuple):
                 )
             held = torch.tensor([speaker in names for speaker in self.speakers])
         train, validating = every.at((~held).nonzero().flatten()).divide(validation)
-        return Dataset.of(name, 10, train, validating, every.at(held.nonzero().flatten()))
+        return Dataset.of(name, 10, train, validating, every.at(held.nonzero().flatten()), white=None)
 
 
 def recordings(root: str | None) -> Recordings:

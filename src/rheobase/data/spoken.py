@@ -115,7 +115,7 @@ def load_ti46(
     labels = torch.tensor([codes.index(path.stem[:2].lower()) for path in paths])
     every = _encoded(paths, labels, read_sphere, max_steps, bsa_threshold, cache)
     train, held = every.at(training.nonzero().flatten()).divide(validation)
-    return Dataset.of("ti46", len(codes), train, held, every.at((~training).nonzero().flatten()))
+    return Dataset.of("ti46", len(codes), train, held, every.at((~training).nonzero().flatten()), white=None)
 
 
 def _encoded(

@@ -19,12 +19,12 @@ KINDS = ("LIF", "LateralLIF")
 class Saved(NamedTuple):
     """What the backward pass needs.
 
-    fired: `[B, ...]`, which neurons fired in which sample. full: of an output, which did so in each of its steps.
+    fired: `[B, ...]`, which neurons fired in which sample. full: which did so in each of its steps.
     spikes: `[T, B, ...]`, where thresholds are learned.
     """
 
     fired: Tensor
-    full: Tensor | None
+    full: Tensor
     spikes: Tensor | None
 
 
@@ -38,15 +38,15 @@ class Membrane:
     a = input_scale x / threshold (+ efficacy inhibition (sum of the others' a)),
     and the filter, which is on both sides, falls away: this holds between spikes and currents of a step. Its Jacobian,
     of the active neurons of a sample, is the backward pass, in closed form; silent neurons have none. It takes no time
-    step into account but its own, and the surrogate is not asked.
+    step into account but its own, and the surrogate is not asked. A neuron that fires in each step cannot fire more: a
+    gradient that would have it do so is dropped, or its potential would run away.
 
     Args:
         efficacy: sigma, the share of lateral inhibition that counts (the rest meets the floor of the potential).
         normalise: the paper's error normalisation: in place of 1 / threshold its ratio to the root mean square over
             the active neurons of a sample, times sqrt(neurons / active ones).
         output: whether their spikes are the model's answer. All neurons count as active then, as a silent one could not
-            begin to fire otherwise; but a gradient that would have a silent neuron fire less is dropped, or one that
-            fires in each step more: neither can, and their potentials would run away.
+            begin to fire otherwise; but a gradient that would have a silent neuron fire less is dropped, as it cannot.
 
     It goes with LIF, IF and LateralLIF with a soft reset, and has a gradient of their threshold (`learn`).
 
@@ -90,7 +90,7 @@ class Membrane:
             real = real_mask(spikes, known, "Membrane")
             most, least = spikes.where(real, 0), spikes.where(real, 1)
         fired = most.amax(0) > 0
-        full = least.amin(0) > 0 if self.output else None
+        full = least.amin(0) > 0
         learned = spec.numbers["threshold"].requires_grad
         return ran.outputs, ran.state, Saved(fired, full, spikes if learned else None)
 
@@ -120,8 +120,9 @@ class Membrane:
     def _charge(self, spec: Spec, grad_spikes: Tensor, saved: Saved, number: str | None = None) -> Tensor:
         """The gradient of the charge that each neuron gets in each step: the transposed Jacobian; times a number."""
         active, grad = saved.fired, grad_spikes.to(torch.promote_types(grad_spikes.dtype, torch.float32))
-        if saved.full is not None:
-            grad = grad.clamp(max=0).where(~active, grad.clamp(min=0).where(saved.full, grad))
+        grad = grad.clamp(min=0).where(saved.full, grad)
+        if self.output:
+            grad = grad.clamp(max=0).where(~active, grad)
             active = torch.ones_like(active)
         gain = active / fitted("threshold", spec.numbers["threshold"].detach(), grad[0])
         if self.normalise:

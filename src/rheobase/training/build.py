@@ -88,10 +88,13 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
             f"data.train_limit must be at most {len(found.train)}, the training samples of {found.name}, got {limit}"
         )
     found = found if limit is None else found.limited(limit)
-    scales = {"unit": 255.0, "none": 1.0}
-    if options.scale not in scales:
+    if options.scale == "normal":
         return found
-    std = torch.full_like(found.std, scales[options.scale])
+    if options.scale == "unit" and found.white is None:
+        raise ValueError(
+            f"data.scale 'unit' is for pixels, and inputs of {found.name} are none: take 'normal' or 'none'"
+        )
+    std = torch.full_like(found.std, found.white if options.scale == "unit" else 1.0)
     return replace(found, mean=torch.zeros_like(found.mean), std=std)
 
 

@@ -48,7 +48,7 @@ class _Data(Group):
     train_limit: int | None = key(None, "train on a stratified sample of this many images (for quick trials)", ge=1)
     workers: int = key(0, "processes that decode a set that streams", ge=0)
     scale: Literal["normal", "unit", "none"] = key(
-        "normal", "inputs: with mean 0 and deviation 1 in training, divided by 255, or as they are"
+        "normal", "inputs: with mean 0 and deviation 1 in training, pixels from 0 to 1, or as they are"
     )
 
 
