@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rheobase.data import digits, events, idx, image_sets, sounds, spoken
+from rheobase.data import digits, events, idx, image_sets, ntidigits, sounds, spoken
 from rheobase.data.augmentation import Augmentation
 from rheobase.data.batches import Batch, Batches
 from rheobase.data.bsa import bsa
@@ -42,6 +42,7 @@ _loaders: dict[str, Callable[..., Dataset]] = {
     "spoken-digits-spikes": spoken.load_digits,
     "ti46": spoken.load_ti46,
     "nmnist": events.load,
+    "ntidigits": ntidigits.load,
 }
 
 
