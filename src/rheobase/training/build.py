@@ -90,11 +90,12 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
     found = found if limit is None else found.limited(limit)
     if options.scale == "normal":
         return found
-    if options.scale == "unit" and found.white is None:
+    top = found.white if options.scale == "unit" else 1.0
+    if top is None:
         raise ValueError(
             f"data.scale 'unit' is for pixels, and inputs of {found.name} are none: take 'normal' or 'none'"
         )
-    std = torch.full_like(found.std, found.white if options.scale == "unit" else 1.0)
+    std = torch.full_like(found.std, top)
     return replace(found, mean=torch.zeros_like(found.mean), std=std)
 
 
