@@ -4,10 +4,10 @@
     python -m recipes.studies.depth --show [--out FILE]               a table
 
 Width 8, T = 4, the embedded digits at 32x32 (each pixel sixteen times), batch 2: 20 steps of AdamW at .001, the
-gradient clipped at a norm of 5. Blocks begin as the identity. A probe before and after them sees 32 training images,
-since two tell nothing of likeness. The net of several hundred layers has blocks of two 3x3 convolutions of 8 channels
-on 16x16 places (recipes/studies/thousand.py). "tuned" nets have their surrogates levelled by `rb.tune` on 32 other
-images.
+gradient clipped at a norm of 5. Nets begin as the registry's do with nothing else set (classic and MS blocks as the
+identity), "tuned" ones with surrogates levelled by `rb.tune` on 32 other images. A probe before and after sees 32
+training images, since two tell nothing of likeness. The net of several hundred layers has blocks of two 3x3
+convolutions of 8 channels on 16x16 places (recipes/studies/thousand.py).
 
 Memory is the largest sum of tensors that a training step has at once, besides weights, by the profiler's account of the
 allocator; also with activation checkpointing, in as many parts as the square root of the layers of `net.features`.
@@ -42,7 +42,7 @@ JUNCTIONS = {"classic": "spiking", "sew": "sew", "ms": "ms"}
 NETS = (
     *(f"{junction} {depth}" for depth in (50, 101, 152) for junction in JUNCTIONS),
     f"ms {2 * BLOCKS + 2}",
-    *(f"{junction} {depth} tuned" for depth in (101, 152) for junction in ("classic", "sew")),
+    *("sew 50 identity", "classic 101 tuned", "classic 152 tuned", "sew 152 tuned"),
 )
 
 
@@ -52,8 +52,9 @@ def made(name: str) -> Net:
     torch.manual_seed(0)
     if int(depth) == 2 * BLOCKS + 2:
         return thousand.net(f"{junction} identity", BLOCKS, WIDTH)
-    name = f"{JUNCTIONS[junction]}_resnet{depth}"
-    return rb.models.create(name, classes=10, in_channels=1, steps=STEPS, width=WIDTH, start="identity")
+    start: dict[str, Any] = {"start": "identity"} if "identity" in name else {}
+    kind = f"{JUNCTIONS[junction]}_resnet{depth}"
+    return rb.models.create(kind, classes=10, in_channels=1, steps=STEPS, width=WIDTH, **start)
 
 
 def images(count: int, first: int = 0) -> tuple[Tensor, Tensor]:

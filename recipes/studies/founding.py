@@ -23,7 +23,7 @@ recipes/NAME-resnet50.yaml, which `FORMS` makes smaller for the reduced size:
     superspike  untuned SuperSpike(100), blocks begin as the identity
     quantised   the twin with QCFS activations
     qcfs        it, converted, at 10 steps
-    sew, ms     tuned, the other junctions; blocks begin as the identity
+    sew, ms     tuned, the other junctions, each from its usual start: SEW blocks plain, MS blocks as the identity
 
 The rule for hopeless arms, written before there was a result: a spiking net other than "tuned" whose validation
 accuracy after a third of its epochs is below half of that of "tuned" after as many is not trained further. Its line

@@ -25,7 +25,7 @@ NETS: dict[str, dict[str, Any]] = {
     "unnormed": {**TUNED, "model.norm": "none"},
     "superspike": {**IDENTITY, "model.neuron.surrogate": "superspike", "model.neuron.surrogate_parameter": 100.0},
     "quantised": {"model.spiking": False, "model.qcfs_levels": 8, "model.qcfs_threshold": 4.0},
-    "sew": {**TUNED, "model.name": "sew_resnet50"},
+    "sew": {**TUNED, "model.name": "sew_resnet50", "model.start": "plain"},
     "ms": {**TUNED, "model.name": "ms_resnet50"},
 }
 """Nets that are trained, and their recipes' own keys."""
