@@ -27,7 +27,7 @@ recipes/NAME-resnet50.yaml, which `FORMS` makes smaller for the reduced size:
 
 The rule for hopeless arms, written before there was a result: a spiking net other than "tuned" whose validation
 accuracy after a third of its epochs is below half of that of "tuned" after as many is not trained further. Its line
-has what was measured without the test set, and says after which epoch it was cut.
+has what was measured without the test set, and says after which epoch it was cut. (One that diverges says so.)
 
 The test set is looked at when an arm has been trained to its end: accuracy at the T that it was trained with, and at
 others without training; nothing is chosen by it. Energy is that of `rb.energy` at 45 nm (docs/energy.md), a mean over
@@ -56,9 +56,10 @@ import torch
 import rheobase as rb
 from recipes.studies.founding_arms import ARMS, CONVERTED, CURVE, FORMS, NETS, ROOT, STEPS
 from recipes.studies.founding_plan import plan
-from recipes.studies.founding_report import show
+from recipes.studies.founding_report import show, title
 from recipes.studies.pieces import Kept, TimeUpError, ended_by
 from recipes.studies.steps import CALIBRATION, batches, calibration, costs, read, where
+from rheobase.compat import cpu_has_bfloat16
 from rheobase.data import Batches, Dataset
 from rheobase.data.dataset import Samples, systematic
 from rheobase.graph import accuracies
@@ -105,6 +106,10 @@ class Study:
         """What lines have in common."""
         return {"size": self.size, "data": self.data, "pixels": self.pixels, "seed": self.seed, "trial": self.steps}
 
+    def late(self) -> bool:
+        """Whether the call is to end."""
+        return time.monotonic() >= self.end
+
     @cached_property
     def dataset(self) -> Dataset:
         """The data; of a trial, few of them, and none of the test set."""
@@ -128,6 +133,8 @@ class Study:
     def recipe(self, name: str) -> Recipe:
         """Of a net that is trained. Before its first step it is probed."""
         keys = {**self.keys, **NETS[name], "seed": self.seed, "run": str(self.place(name))}
+        if self.device.type == "cpu" and not cpu_has_bfloat16():
+            keys["trainer.precision"] = "32"
         if keys["model.spiking"]:
             keys |= {"probe.every_steps": NEVER, "probe.samples": PROBED}
         if self.steps is None:
@@ -157,8 +164,12 @@ class Study:
 
         Raises:
             TimeUpError: it is saved, and goes on next time.
+            ValueError: training diverges; or the run folder is of another recipe.
         """
         place = self.place(name)
+        begun, wanted = place / "recipe.json", self.recipe(name).sha256
+        if self.steps is None and begun.exists() and Recipe.from_json(begun.read_text()).sha256 != wanted:
+            raise ValueError(f"{place} was begun with another recipe than {name!r} has now: move it away")
         finished = (place / "summary.json").exists()
         if not finished and self.cut(name) is None:
             finished = self._train(name)
@@ -170,10 +181,10 @@ class Study:
 
     def _train(self, name: str) -> bool:
         """Train until it is finished (True), hopeless (False), or too late (TimeUpError)."""
-        if time.monotonic() >= self.end:
+        if self.late():
             raise TimeUpError
         place = self.place(name)
-        with ended_by(lambda: time.monotonic() >= self.end or self.cut(name) is not None) as ended:
+        with ended_by(lambda: self.late() or self.cut(name) is not None) as ended:
             if (place / "recipe.json").exists():
                 resume(place, data=self._given)
             else:
@@ -190,12 +201,17 @@ class Study:
         Raises:
             TimeUpError: what was done is saved.
         """
-        kept = Kept(Path(f"{self.place(name)}.json"), self.end)
+        kept = Kept(Path(f"{self.place(name)}.json"), self.late)
         of = self._converted if name in CONVERTED else self._trained
         return {"arm": name, **self.about, **of(name, kept), **where(self.device)}
 
     def _trained(self, name: str, kept: Kept) -> dict[str, Any]:
-        net, summary = self.trained(name)
+        try:
+            net, summary = self.trained(name)
+        except ValueError as error:
+            if "training diverged" not in str(error):
+                raise
+            return {"diverged": str(error), "epochs": [row["validation_accuracy"] for row in self.rows(name)]}
         net.to(self.device)
         rows = self.rows(name)
         found: dict[str, Any] = {
@@ -207,7 +223,7 @@ class Study:
         }
         if not net.spiking:
             return found
-        found |= {"tuned": summary.get("tuned") and summary["tuned"]["after"], "before": self._before(name)}
+        found["before"] = self._before(name)
         found["after"] = kept.get("after", lambda: self._health(net))
         found["energy"] = {str(STEPS): kept.get("energy", lambda: self._costs(net, "ann", STEPS))}
         if summary:
@@ -284,11 +300,10 @@ def some(split: Samples, count: int) -> Samples:
 
 def health(places: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The gradient, first place over last, and similarity to the inputs at the last."""
-    first, last = places[0]["gradient_norm"], places[-1]["gradient_norm"]
-    level = first / last if last else None
+    first, last, similarity = places[0]["gradient_norm"], places[-1]["gradient_norm"], places[-1]["similarity"]
     return {
-        "gradient": None if level is None else float(f"{level:.3g}"),
-        "similarity": round(places[-1]["similarity"], 3),
+        "gradient": float(f"{first / last:.3g}") if last else None,
+        "similarity": None if similarity is None else round(similarity, 3),
     }
 
 
@@ -325,7 +340,7 @@ def run(study: Study, arms: Sequence[str], out: Path) -> None:
 def _told(done: dict[str, Any]) -> str:
     shares = {"validation": done.get("validation"), **done.get("accuracy", {"test": done.get("test")})}
     told = ", ".join(f"{name} {share:.2%}" for name, share in shares.items() if share is not None)
-    return f"{done['arm']}: {told}" + (f" (cut after epoch {done['cut']})" if done.get("cut") else "")
+    return f"{title(done)}: {told}"
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ class Form:
 
 _SMALL = {
     **{"data.batch_size": 32, "model.width": 16, "model.stem": "imagenet", "optimizer.lr": 0.004},
-    **{"trainer.precision": "32", "trainer.threads": 1},
+    "trainer.threads": 1,
 }
 FORMS = {
     ("reduced", "imagenette"): Form(

@@ -21,7 +21,7 @@ def show(found: list[dict[str, Any]], figure: Path) -> None:
         test = done.get("test") if done.get("accuracy") is None else done["accuracy"].get(str(STEPS))
         probes = [done.get(key, {}) for key in ("before", "after")]
         cells = (
-            done["arm"] + (f" (cut after epoch {done['cut']})" if done.get("cut") else ""),
+            title(done),
             _joined([done.get("validation"), *done.get("epochs", [])[-1:]], _percent),
             _joined([test], _percent),
             *(_joined([probe.get(key) for probe in probes], str) for key in ("gradient", "similarity")),
@@ -37,6 +37,13 @@ def show(found: list[dict[str, Any]], figure: Path) -> None:
             shares = [_joined([done["accuracy"].get(str(steps))], _percent) for steps in every]
             print(f"| {' | '.join([done['arm'], *shares])} |")
     _draw(found, figure)
+
+
+def title(done: dict[str, Any]) -> str:
+    """The arm, and whether it was trained to its end."""
+    if done.get("cut"):
+        return f"{done['arm']} (cut after epoch {done['cut']})"
+    return f"{done['arm']} (diverged)" if "diverged" in done else str(done["arm"])
 
 
 def _percent(share: float) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +22,8 @@ class TimeUpError(Exception):
 class Kept:
     """Measurements in a JSON file that is whole at any moment, so that a call that was stopped makes none again."""
 
-    def __init__(self, path: Path, end: float = math.inf) -> None:
-        self._path, self._end = path, end
+    def __init__(self, path: Path, late: Callable[[], bool] = lambda: False) -> None:
+        self._path, self._late = path, late
         self._found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def get(self, key: str, make: Callable[[], Any]) -> Any:
@@ -35,7 +33,7 @@ class Kept:
             TimeUpError: it is not there, and it is too late.
         """
         if key not in self._found:
-            if time.monotonic() >= self._end:
+            if self._late():
                 raise TimeUpError
             self._found[key] = json.loads(json.dumps(make()))
             write_atomic(self._path, json.dumps(self._found).encode())
@@ -44,24 +42,21 @@ class Kept:
 
 @contextmanager
 def ended_by(wish: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
-    """Within, a training run is ended as by SIGTERM, which saves it first, once there is a wish; gives whether it was.
+    """Within, a run is ended as by SIGTERM, which saves it first, once there is a wish; gives whether it was.
 
-    (Of the main thread alone, as signals are.)
+    Not before the run listens to that signal. (Signals are the main thread's.)
     """
-    sent = False
+    before = signal.getsignal(signal.SIGTERM)
+    sent = ended = False
 
     def tick(*_: object) -> None:
         nonlocal sent
-        if not sent and wish():
+        if not sent and signal.getsignal(signal.SIGTERM) is not before and wish():
             sent = True
             signal.raise_signal(signal.SIGTERM)
 
-    def leave(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, leave), signal.signal(signal.SIGALRM, tick)
+    other = signal.signal(signal.SIGALRM, tick)
     signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
-    ended = False
     try:
         yield lambda: ended
     except SystemExit:
@@ -70,5 +65,4 @@ def ended_by(wish: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
         ended = True
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in zip((signal.SIGTERM, signal.SIGALRM), before, strict=True):
-            signal.signal(number, handler)
+        signal.signal(signal.SIGALRM, other)

@@ -1,11 +1,12 @@
 """The founding study, on nets that train in a moment."""
 
 import json
+import signal
 import sys
+import time
 from dataclasses import replace
 
 import pytest
-import torch
 
 from recipes.studies import founding, founding_arms, pieces
 
@@ -16,7 +17,7 @@ TINY = founding_arms.Form(
         **{"data.batch_size": 16, "data.train_limit": 320, "optimizer.lr": 0.02, "trainer.epochs": 6},
         **{"trainer.accelerator": "cpu", "trainer.threads": 1},
     },
-    arms=("ann", "percentile", "tuned", "plain"),
+    arms=("ann", "percentile", "tuned", "plain", "superspike"),
     long=20,
 )
 
@@ -27,9 +28,10 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setitem(founding_arms.FORMS, ("reduced", "digits"), TINY)
     monkeypatch.setitem(founding_arms.NETS, "tuned", {"tune.samples": 16})
     monkeypatch.setitem(founding_arms.NETS, "plain", {"optimizer.lr": 1e-9})  # which is hopeless
+    monkeypatch.setitem(founding_arms.NETS, "superspike", {"optimizer.lr": 1e38})  # which diverges
     monkeypatch.setitem(founding_arms.CONVERTED, "percentile", ("ann", "percentile", (10, 200)))
     monkeypatch.setattr(founding, "CURVE", (1, 10))
-    monkeypatch.setattr(founding, "FRAMES", 1000)
+    monkeypatch.setattr(founding, "FRAMES", 2000)
     monkeypatch.setattr(founding, "CALIBRATION", 32)
     monkeypatch.setattr(pieces, "TICK", 0.02)
 
@@ -45,10 +47,10 @@ def call(tmp_path, monkeypatch):
 TOLD = ("arm", "cut", "epochs", "test", "before", "after", "energy", "accuracy", "samples")
 
 
-def test_a_study_in_pieces_is_the_study_in_one(call, tmp_path, capsys):
+def test_a_study_in_pieces_is_the_study_in_one(call, tmp_path, capsys, monkeypatch):
     whole = call()
     assert list(whole) == list(TINY.arms)
-    ann, percentile, tuned, plain = whole.values()
+    ann, percentile, tuned, plain, superspike = whole.values()
     assert min(ann["test"], tuned["test"]) > 0.3
     assert tuned["test"] == tuned["accuracy"]["10"]
     assert percentile["samples"] == {"10": 360, "200": 20}
@@ -62,11 +64,20 @@ def test_a_study_in_pieces_is_the_study_in_one(call, tmp_path, capsys):
     assert plain["test"] is None
     assert "accuracy" not in plain
     assert not list((tmp_path / "whole").glob("*plain-0/summary.json"))
-    calls = 0
-    while len(found := call("--minutes", "0.02", name="pieces")) < len(TINY.arms):
-        calls += 1
-        assert calls < 60
-    assert calls > 2
+    assert "training diverged in step" in superspike["diverged"]
+    # now each call ends soon after an epoch, or a measurement
+    done = calls = 0
+
+    def size():
+        files = [*tmp_path.glob("pieces/*/metrics.csv"), *tmp_path.glob("pieces/*.json")]
+        return sum(len(file.read_text().replace('": ', "\n").splitlines()) for file in files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(founding.Study, "late", lambda _: size() > done)
+        while len(found := call(name="pieces")) < len(TINY.arms):
+            calls, done = calls + 1, size()
+            assert calls < 60
+    assert calls > 10
     for name, line in found.items():
         if name != "plain":  # whose last epoch depends on the clock
             assert [line.get(key) for key in TOLD] == [whole[name].get(key) for key in TOLD]
@@ -77,7 +88,11 @@ def test_a_study_in_pieces_is_the_study_in_one(call, tmp_path, capsys):
     assert f"| percentile | {100 * percentile['accuracy']['10']:.2f} |" in said.replace(" |  |", " |")
     assert "plain (cut after epoch 2)" in said
     assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert "superspike (diverged)" in said
     assert call() == whole
+    monkeypatch.setitem(founding_arms.FORMS, ("reduced", "digits"), replace(TINY, changes={"data.name": "digits"}))
+    with pytest.raises(ValueError, match="-0-tuned was begun with another recipe than 'tuned' has now: move it away"):
+        call("--arm", "tuned", "--out", str(tmp_path / "another.jsonl"))
 
 
 def test_a_trial_does_not_look_at_the_test_set(call, tmp_path):
@@ -137,20 +152,29 @@ def test_the_plan(call, capsys):
 
 def test_work_ends_by_a_wish_and_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(pieces, "TICK", 0.01)
-    handlers = pieces.signal.getsignal(pieces.signal.SIGTERM), pieces.signal.getsignal(pieces.signal.SIGALRM)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
+
+    def wait():
+        end = time.monotonic() + 0.1
+        while time.monotonic() < end:
+            pass
+
+    with pieces.ended_by(lambda: True) as ended:  # nobody listens
+        wait()
+    assert not ended()
     with pieces.ended_by(lambda: True) as ended:
-        while True:
-            torch.zeros(1)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            wait()
+        finally:
+            signal.signal(signal.SIGTERM, before[0])
     assert ended()
     with pytest.raises(SystemExit), pieces.ended_by(lambda: False):
         raise SystemExit(1)
-    with pieces.ended_by(lambda: False) as ended:
-        pass
-    assert not ended()
-    assert handlers == (pieces.signal.getsignal(pieces.signal.SIGTERM), pieces.signal.getsignal(pieces.signal.SIGALRM))
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM))
     kept = pieces.Kept(tmp_path / "kept.json")
     assert kept.get("a", lambda: {1: 0.5}) == {"1": 0.5}
-    late = pieces.Kept(tmp_path / "kept.json", end=0.0)
+    late = pieces.Kept(tmp_path / "kept.json", lambda: True)
     assert late.get("a", lambda: None) == {"1": 0.5}
     with pytest.raises(pieces.TimeUpError):
         late.get("b", lambda: 1)
