@@ -42,7 +42,7 @@ JUNCTIONS = {"classic": "spiking", "sew": "sew", "ms": "ms"}
 NETS = (
     *(f"{junction} {depth}" for depth in (50, 101, 152) for junction in JUNCTIONS),
     f"ms {2 * BLOCKS + 2}",
-    *("sew 50 identity", "classic 101 tuned", "classic 152 tuned", "sew 152 tuned"),
+    *("sew 50 identity", "classic 101 tuned"),
 )
 
 
