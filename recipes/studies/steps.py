@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.data import Batches, Dataset
-from rheobase.data.dataset import systematic
+from rheobase.data.dataset import Samples, systematic
 from rheobase.graph import Percentile, accuracies
 from rheobase.models import Net
 from rheobase.training import Recipe, resume
@@ -186,19 +186,9 @@ class Study:
         return rb.train(Recipe().replace(options)).model
 
     @property
-    def calibration(self) -> list[Tensor]:
-        """Images of the training split, of all classes."""
-        few = self.dataset.train.at(systematic(self.dataset.train.labels.cpu(), CALIBRATION))
-        return [self._batches(few, CALIBRATION).batch(0, 0).inputs]
-
-    @property
     def batches(self) -> Batches:
         """What accuracy is of."""
-        return self._batches(self.looked_at, self.form.batch)
-
-    def _batches(self, split: Any, size: int) -> Batches:
-        data = self.dataset
-        return Batches(split, batch_size=min(size, len(split)), mean=data.mean, std=data.std)
+        return batches(self.dataset, self.looked_at, self.form.batch)
 
     def measured(self, name: str) -> dict[str, Any]:
         """An arm."""
@@ -207,7 +197,7 @@ class Study:
         net = self.trained(arm.net).eval().to(device)
         twin = self.trained("quantised" if arm.net == "quantised" else "ann").eval().to(device)
         trained, begin = time.time() - begin, time.time()
-        images = [batch.to(device) for batch in self.calibration]
+        images = [batch.to(device) for batch in calibration(self.dataset)]
         if arm.become is None:
             [own] = of_a_pass(net, self.batches, [None], device)
             points = [self._twin(name, net, images, own)]
@@ -218,9 +208,7 @@ class Study:
             **{"samples": len(self.looked_at), "energy_of": self.form.counted},
             **{"seconds": round(time.time() - begin), "training_seconds": round(trained)},
             **{"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024},
-            **dict(zip(("commit", "uncommitted_changes"), commit(), strict=True)),
-            **{"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")},
-            **{"machine": machine(device), "versions": versions()},
+            **where(device),
         }
 
     def _curve(self, arm: Arm, net: nn.Module, twin: nn.Module, images: list[Tensor]) -> list[dict[str, Any]]:
@@ -237,20 +225,8 @@ class Study:
         return points
 
     def _energy(self, spiking: Net, twin: nn.Module, steps: int) -> dict[str, float]:
-        """Means a sample, in nJ."""
         few = self.looked_at.at(torch.arange(min(self.form.counted, len(self.looked_at))))
-        device = next(twin.parameters()).device
-        found: dict[str, float] = {"spiking": 0.0, "ann": 0.0, "quantised": 0.0, "rate": 0.0}
-        before, seen = spiking.steps, 0
-        spiking.steps = steps
-        for inputs, *_ in self._batches(few, max(1, FRAMES // steps)):
-            report = rb.energy(spiking, inputs.to(device), twin=twin)
-            for key in ("spiking", "ann", "quantised"):
-                found[key] += len(inputs) * getattr(report, key).total / 1000
-            found["rate"] += len(inputs) * report.rate
-            seen += len(inputs)
-        spiking.steps = before
-        return {key: float(f"{value / seen:.4g}") for key, value in found.items()}
+        return costs(spiking, twin, batches(self.dataset, few, max(1, FRAMES // steps)), steps)
 
     def _twin(self, name: str, net: nn.Module, images: list[Tensor], accuracy: float) -> dict[str, Any]:
         """An ANN itself: its cost is a column beside any spiking net of its."""
@@ -261,7 +237,45 @@ class Study:
         return {"steps": None, "accuracy": accuracy, "ann": costs["quantised" if quantised else "ann"]}
 
 
-def _read(out: Path) -> list[dict[str, Any]]:
+def batches(data: Dataset, split: Samples, size: int) -> Batches:
+    """All of a split, in order and as it is."""
+    return Batches(split, batch_size=min(size, len(split)), mean=data.mean, std=data.std)
+
+
+def calibration(data: Dataset, count: int | None = None) -> list[Tensor]:
+    """Images of the training split, of all classes."""
+    count = min(count or CALIBRATION, len(data.train))
+    few = data.train.at(systematic(data.train.labels.cpu(), count))
+    return [batches(data, few, count).batch(0, 0).inputs]
+
+
+def costs(spiking: Net, twin: nn.Module, few: Batches, steps: int) -> dict[str, float]:
+    """Firing rate, and energy of the spiking net, its twin and the quantised twin: means a sample, in nJ."""
+    device = next(twin.parameters()).device
+    found: dict[str, float] = {"spiking": 0.0, "ann": 0.0, "quantised": 0.0, "rate": 0.0}
+    before, seen = spiking.steps, 0
+    spiking.steps = steps
+    for inputs, *_ in few:
+        report = rb.energy(spiking, inputs.to(device), twin=twin)
+        for key in ("spiking", "ann", "quantised"):
+            found[key] += len(inputs) * getattr(report, key).total / 1000
+        found["rate"] += len(inputs) * report.rate
+        seen += len(inputs)
+    spiking.steps = before
+    return {key: float(f"{value / seen:.4g}") for key, value in found.items()}
+
+
+def where(device: torch.device) -> dict[str, Any]:
+    """On what something was measured, and when."""
+    return {
+        **dict(zip(("commit", "uncommitted_changes"), commit(), strict=True)),
+        **{"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")},
+        **{"machine": machine(device), "versions": versions()},
+    }
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """The lines of a study's file."""
     return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
@@ -270,7 +284,7 @@ def run(study: Study, arms: Sequence[str], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     about = {"data": study.data, "seed": study.seed, "split": study.split}
     for name in arms:
-        if any(done["arm"] == name and about.items() <= done.items() for done in _read(out)):
+        if any(done["arm"] == name and about.items() <= done.items() for done in read(out)):
             continue
         found = study.measured(name)
         with out.open("a") as file:
@@ -339,7 +353,7 @@ def main() -> None:
         run(study, given.arm, given.out)
     else:
         about = {"data": given.data, "seed": given.seed, "split": given.split}
-        report([done for done in _read(given.out) if about.items() <= done.items()], given.figure)
+        report([done for done in read(given.out) if about.items() <= done.items()], given.figure)
 
 
 if __name__ == "__main__":

@@ -24,21 +24,22 @@ from torch import nn
 import rheobase as rb
 from rheobase.models.net import Net, Parts, Pool, linear
 from rheobase.models.resnet import MS, SEW, Begin, Classic, Conv
+from rheobase.models.segments import Segmented
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "thousand.jsonl"
 ARMS = ("classic identity", "classic plain", "sew identity", "sew plain", "ms identity", "ms plain")
 BLOCKS, WIDTH, STEPS, BATCH, ITERATIONS = 500, 16, 4, 32, 80
 
 
-def net(arm: str, blocks: int = BLOCKS) -> Net:
+def net(arm: str, blocks: int = BLOCKS, width: int = WIDTH) -> Net:
     """A stem, the blocks, the mean over places, a linear head."""
     junction, start = arm.split()
-    parts, begin, convs = Parts(True, steps=STEPS), Begin(start == "identity"), [Conv(WIDTH, WIDTH, 3)] * 2
-    layers: list[nn.Module] = [parts.conv(1, WIDTH, 3, 2), parts.fire(WIDTH, drive=junction == "ms")]
+    parts, begin, convs = Parts(True, steps=STEPS), Begin(start == "identity"), [Conv(width, width, 3)] * 2
+    layers: list[nn.Module] = [parts.conv(1, width, 3, 2), parts.fire(width, drive=junction == "ms")]
     block: Any = {"classic": Classic, "sew": partial(SEW, connect="add"), "ms": MS}[junction]
     layers += [block(parts, convs, begin=begin) for _ in range(blocks - 1)]
     layers += [block(parts, convs, begin=begin, **({"last": True} if junction == "ms" else {})), Pool()]
-    found = Net(nn.Sequential(*layers), linear(WIDTH, 10), 1, STEPS, True)
+    found = Net(Segmented(*layers), linear(width, 10), 1, STEPS, True)
     return found.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -68,7 +68,7 @@ def test_every_arm_is_measured_once(steps, tmp_path, monkeypatch, capsys):
 def test_an_ann_s_cost_is_of_all_its_images(steps, tmp_path):
     study = steps.Study("digits", 0, "validation", tmp_path, samples=60)
     assert len(study.looked_at) == 60
-    assert len(study.calibration[0]) == steps.CALIBRATION
+    assert len(steps.calibration(study.dataset)[0]) == steps.CALIBRATION
     assert {"model.spiking", "model.qcfs_levels"} <= set(study.form.options("quantised"))
     for name, form in steps.FORMS.items():
         for net in ("ann", "quantised", "direct"):
