@@ -61,7 +61,7 @@ def probe(
     labels = y if more and _labels(y, batch) else None
     reader = readings.Reader(
         samples,
-        measures.gram(_inputs(x, passed)[samples]),
+        measures.gram(measures.centred(_inputs(x, passed)[samples])),
         labels[samples] if labels is not None else None,
     )
     spikes, features = None, None

@@ -112,14 +112,14 @@ class Reader:
         key = features.data_ptr(), features.shape
         if key not in self._found:
             rates = measures.rates(features)
-            read = rates[self._samples]
-            products = measures.gram(read)
-            again = None if others is None else measures.rates(others[:, self._samples])
+            about = measures.centred(rates[self._samples])
+            products = measures.gram(about)
+            again = None if others is None else measures.rates(others[:, self._samples], features)
             self._found[key] = (
                 rates,
                 {
                     "similarity": measures.kept(products, self._inputs),
-                    "noisy": None if again is None else measures.alike(read, again),
+                    "noisy": None if again is None else measures.alike(about, measures.centred(again)),
                     "accuracy": None if self._labels is None else measures.told_apart(products, self._labels),
                 },
             )
@@ -144,26 +144,29 @@ def layers(
     for i, layer in enumerate(passed.layers):
         gradients = [passed.weights[name] for name in layer.weights]
         rates, information = reader.read(layer.spikes, None if others is None else others[i])
-        rate, norm, dead, saturated = float(rates.mean()), sizes[i].norm, *_idle(layer, rates.mean(0))
+        mean = rates.mean(0)  # of each neuron
+        rate, norm, dead, saturated = float(mean.mean()), sizes[i].norm, *_idle(layer, mean)
+        deviation, potentials = float(layer.currents.float().std(correction=0)), layer.potentials()
+        sums = (rate, float(potentials.sum()), deviation if math.isfinite(deviation) else float(layer.currents.sum()))
         found.append(
             LayerHealth(
                 path=layer.path,
                 shape=tuple(layer.spikes.shape[2:]),
                 beside=layer.beside,
-                deviation=float(layer.currents.float().std(correction=0)),
+                deviation=deviation,
                 rate=rate,
                 dead=dead,
                 saturated=saturated,
-                in_window=_in_window(layer),
+                in_window=_in_window(layer, potentials),
                 gradient_norm=norm,
                 gradient_rms=norm / max(1, layer.currents.numel()) ** 0.5,
                 gain=_ratio(norm, [size.norm for size in sizes[i + 1 :][:1]]),
                 r=Profile.of(measures.some(layer.spikes_grad)).r,
                 agreement=_agreement(gradients),
                 weight_ratio=_weight_ratio([each[0] for each in gradients], [weights[name] for name in layer.weights]),
-                finite=all(math.isfinite(float(t.sum())) for t in (layer.currents, layer.potentials)),
+                finite=all(map(math.isfinite, sums)),
                 underflow=under[i],
-                rates=tuple(layer.spikes.float().flatten(1).mean(1).tolist()) if by_step else (),
+                rates=tuple(measures.packed(layer.spikes).float().mean(1).tolist()) if by_step else (),
                 gradient_norms=tuple(map(measures.norm, layer.currents_grad)) if by_step else (),
                 **information,
             )
@@ -194,14 +197,12 @@ def _idle(layer: Layer, rates: Tensor) -> tuple[float | None, float | None]:
     return float((rates == 0).double().mean()), float((rates == 1).double().mean())
 
 
-def _in_window(layer: Layer) -> float | None:
+def _in_window(layer: Layer, potentials: Tensor) -> float | None:
     neuron = getattr(layer.neuron, "neuron", layer.neuron)  # a recurrent one's
     if not isinstance(neuron, LIF) or neuron.kind == "AdaptiveLIF":
         return None
     spec = neuron.spec().fitted(layer.currents[0])
     threshold, width, height = (spec.numbers[n].detach() for n in ("threshold", "surrogate_width", "surrogate_height"))
-    alike = not (threshold.dim() or width.dim() or height.dim())
-    potentials = measures.some(layer.potentials) if alike else layer.potentials
     return measures.in_window(potentials - threshold, lambda x: height * SHAPES[spec.how.surrogate].formula(x, width))
 
 
