@@ -19,6 +19,10 @@ def g(features: Tensor) -> Tensor:
     return m.gram(m.centred(features))
 
 
+def pairs(features: Tensor) -> Tensor:
+    return m.pairs(g(features))
+
+
 def alike(features: Tensor, others: Tensor) -> float:
     return m.alike(m.centred(features), m.centred(others))
 
@@ -50,11 +54,11 @@ def test_likeness_that_is_kept() -> None:
     x = torch.randn(32, 40).double()
     rotated = x @ torch.linalg.qr(torch.randn(40, 40).double())[0]
     other = torch.randn(32, 40).double()
-    below = g(x)
-    assert m.kept(g(5 * rotated + 3), below) == pytest.approx(1)
-    assert abs(m.kept(g(other), below)) < 0.2
-    assert m.kept(g(torch.ones(32, 40).double()), below) == 0
-    half = [m.kept(g(x + noise * other), below) for noise in (0.5, 1.0, 2.0)]
+    below = pairs(x)
+    assert m.kept(pairs(5 * rotated + 3), below) == pytest.approx(1)
+    assert abs(m.kept(pairs(other), below)) < 0.2
+    assert m.kept(pairs(torch.ones(32, 40).double()), below) == 0
+    half = [m.kept(pairs(x + noise * other), below) for noise in (0.5, 1.0, 2.0)]
     assert 1 > half[0] > half[1] > half[2] > 0.05
 
 
@@ -95,6 +99,6 @@ def test_what_rounding_leaves_is_nothing() -> None:
     """Features that are the same for all samples tell nothing, though their mean is a rounded number."""
     same = torch.rand(1, 500).expand(30, -1)
     assert not g(same).any()
-    assert m.kept(g(same), g(torch.randn(30, 40))) == 0
+    assert m.kept(pairs(same), pairs(torch.randn(30, 40))) == 0
     assert alike(same, same + 0.1) == 0
     assert g(same + 1e-3 * torch.randn(30, 500)).any()

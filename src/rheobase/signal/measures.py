@@ -101,16 +101,20 @@ def likeness(products: Tensor) -> Tensor:
     return products / (size.unsqueeze(0) * size.unsqueeze(1)).clamp(min=_SMALL)
 
 
-def kept(above: Tensor, below: Tensor) -> float:
-    """How much of the likeness between samples is left: correlation, over pairs, of the cosines of two layers.
+def pairs(products: Tensor) -> Tensor:
+    """Likeness of each pair of samples, from inner products `[B, B]`, about the mean over pairs."""
+    rows, columns = torch.triu_indices(len(products), len(products), 1, device=products.device)
+    found = likeness(products)[rows, columns]
+    return found - found.mean()
 
-    From inner products `[B, B]` above and below. It is 0 where all samples look the same.
+
+def kept(above: Tensor, below: Tensor) -> float:
+    """How much of the likeness between samples is left: correlation of the `pairs` of two layers.
+
+    It is 0 where all samples look the same.
     """
-    pairs = torch.triu_indices(len(above), len(above), 1, device=above.device)
-    a, b = (likeness(products)[pairs[0], pairs[1]] for products in (above, below))
-    a, b = a - a.mean(), b - b.mean()
-    size = a.norm() * b.norm()
-    return float((a @ b) / size) if size > _SMALL else 0.0
+    size = above.norm() * below.norm()
+    return float((above @ below) / size) if size > _SMALL else 0.0
 
 
 def alike(about: Tensor, others: Tensor) -> float:

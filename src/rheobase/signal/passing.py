@@ -62,7 +62,7 @@ class Layer:
     def potentials(self) -> Tensor:
         """Computed anew: of neurons that are all alike and know nothing of each other `some`, else all."""
         if isinstance(self.neuron, LIF) and self.neuron.uniform:
-            return self.neuron.potentials(some(self.currents))
+            return self.neuron.potentials(some(self.currents, 1 << 12))
         found = self.neuron._call(self.currents, None, watch=True).potentials
         assert found is not None
         return found
@@ -144,7 +144,7 @@ class Run:
 
     def left(self, path: str, module: nn.Module, outputs: Any) -> None:
         """A module has run."""
-        own = module.parameters(recurse=isinstance(module, PerStep))
+        own = module.parameters() if isinstance(module, PerStep) else module._parameters.values()
         self.weights[-1] += [self.parameters[p] for p in own if p in self.parameters]
         for i, output in enumerate(outputs if isinstance(outputs, tuple | list) else (outputs,)):
             if isinstance(output, Tensor):

@@ -57,13 +57,8 @@ def probe(
     more = preset != "quick"
     passed = passing(model, x, y, loss_of(loss, y, seed), preset == "full", seed, training)
     steps, batch = passed.layers[0].currents.shape[:2]
-    samples = slice(SAMPLES)
     labels = y if more and _labels(y, batch) else None
-    reader = readings.Reader(
-        samples,
-        measures.gram(measures.centred(_inputs(x, passed)[samples])),
-        labels[samples] if labels is not None else None,
-    )
+    reader = readings.Reader(slice(SAMPLES), _inputs(x, passed), labels)
     spikes, features = None, None
     if more and isinstance(x, Tensor) and x.is_floating_point():
         spikes, features = again(model, _other_view(x, seed), passed, seed, training)

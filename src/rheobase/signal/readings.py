@@ -99,12 +99,13 @@ class Reader:
 
     Args:
         samples: of the batch, that are read.
-        inputs: inner products of theirs.
+        inputs: `[B, N]`, of the whole batch.
         labels: theirs, or None.
     """
 
     def __init__(self, samples: slice, inputs: Tensor, labels: Tensor | None) -> None:
-        self._samples, self._inputs, self._labels = samples, inputs, labels
+        self._samples, self._labels = samples, labels if labels is None else labels[samples]
+        self._inputs = measures.pairs(measures.gram(measures.centred(inputs[samples])))
         self._found: dict[tuple[int, torch.Size], tuple[Tensor, dict[str, Any]]] = {}
 
     def read(self, features: Tensor, others: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
@@ -118,7 +119,7 @@ class Reader:
             self._found[key] = (
                 rates,
                 {
-                    "similarity": measures.kept(products, self._inputs),
+                    "similarity": measures.kept(measures.pairs(products), self._inputs),
                     "noisy": None if again is None else measures.alike(about, measures.centred(again)),
                     "accuracy": None if self._labels is None else measures.told_apart(products, self._labels),
                 },
