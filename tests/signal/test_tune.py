@@ -73,6 +73,24 @@ def test_it_is_the_same_again_and_a_part_of_the_model() -> None:
         assert models[2].get_submodule(path).surrogate == after
 
 
+@pytest.mark.parametrize("height", [False, True])
+@pytest.mark.parametrize("kind", ["tower", "classic", "one neuron at several places"])
+def test_what_it_tells_of_the_net_after_is_what_a_probe_finds(kind: str, height: bool) -> None:
+    """The pass that levels is read, and not another one after it: surrogates give the gradient that levellers gave."""
+    x, y = digits()
+    if kind == "classic":
+        model: nn.Module = rb.models.create("spiking_resnet18", classes=10, in_channels=1, steps=4, width=4)
+    else:
+        model = Tower(6, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(5.0)))
+    if kind.startswith("one"):
+        model.layers[5].neuron = model.layers[3].neuron  # type: ignore[index, union-attr]
+    found = rb.tune(model, x, y, height=height)
+    after = rb.probe(model, x[:32], y[:32], preset="quick")
+    assert any(before != set_ for before, set_ in found.surrogates.values())
+    assert found.after == after
+    assert len(after.layers) > 5
+
+
 def test_widths_change_nothing_that_goes_up_and_nothing_else() -> None:
     x, y = digits()
     model = Tower(6, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(5.0)))

@@ -6,6 +6,7 @@ import copy
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -99,13 +100,16 @@ class _Leveller:
         """Find the surrogate."""
         given, shared = self._neuron.surrogate, self._shared
 
+        @lru_cache(maxsize=1)  # the last that was tried is often what it will be
         def down(surrogate: Surrogate) -> tuple[Tensor, float]:
             numbers = {**spec.numbers, "surrogate_width": surrogate.parameter, "surrogate_height": surrogate.height}
             plain = spec._replace(numbers={name: torch.as_tensor(n).detach() for name, n in numbers.items()})
             gradient = kernels.back(plain, saved, grad_spikes)
             return gradient, measures.norm(gradient)
 
-        if shared.wanted is None or not grad_spikes.any():
+        if not grad_spikes.any():
+            return torch.zeros_like(saved)
+        if shared.wanted is None:
             gradient, size = down(given)
             if 0 < size < math.inf:  # the last neuron's
                 shared.wanted = size
