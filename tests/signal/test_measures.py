@@ -42,6 +42,37 @@ def test_norms_that_are_not_finite_show() -> None:
     assert m.norm(torch.zeros(3)) == m.norm(torch.zeros(0)) == 0
 
 
+def image(steps: int, batch: int, channels: int, size: int) -> Tensor:
+    """A sequence as nets hold it: channels lie next to each other."""
+    return torch.randn(steps, batch, size, size, channels).permute(0, 1, 4, 2, 3)
+
+
+def test_what_lies_together_is_seen_as_one_without_a_copy() -> None:
+    x = image(3, 4, 5, 6)
+    for axis in (0, 1, 2):
+        packed = m.packed(x, axis)
+        assert packed.shape == (*x.shape[:axis], x[(0,) * axis].numel())
+        assert packed.data_ptr() == x.data_ptr()
+        assert torch.equal(packed.flatten(), x.permute(0, 1, 3, 4, 2).flatten())
+    other = x.contiguous()
+    assert torch.equal(m.packed(other, 1, x), m.packed(x))
+    assert not torch.equal(m.packed(other), m.packed(x))
+    torch.testing.assert_close(m.rates(other, x), x.mean(0).permute(0, 2, 3, 1).flatten(1))
+
+
+@pytest.mark.parametrize("channels", [8, 12])
+def test_some_places_leave_no_channel_row_or_sample_out(channels: int) -> None:
+    x = image(2, 8, channels, 16)
+    where = torch.stack(torch.meshgrid(*map(torch.arange, x.shape[1:]), indexing="ij")).float()
+    for axis, size in enumerate(x.shape[1:]):
+        found = m.some(where[axis].expand(2, -1, -1, -1, -1).permute(0, 1, 3, 4, 2).contiguous(), 1500)
+        assert found.shape[0] == 2
+        assert 1000 <= found.shape[1] <= 1500
+        counts = found[0].long().bincount(minlength=size)
+        assert counts.min() > 0.8 * counts.max()
+    assert m.some(x, 10**9).shape == (2, x[0].numel())
+
+
 def test_agreement() -> None:
     a = torch.randn(20_000)
     assert m.agreement(a, 3 * a) == pytest.approx(1)

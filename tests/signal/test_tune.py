@@ -38,7 +38,7 @@ class Tower(nn.Module):
 
 
 class Wide(nn.Module):
-    """Layers of 256 units one after the other, on an input that is the same at every step; weights random, orthogonal."""
+    """Layers of 256 units one after the other, weights random or orthogonal, on an input that stays the same."""
 
     def __init__(self, depth: int, steps: int, neuron: rb.LIF, orthogonal: bool = False) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_the_gradient_is_level_on_fresh_batches(depth: int, steps: int, neuron: 
     model = Tower(depth, steps, neuron)
     found = rb.tune(model, x[:64], y[:64])
     assert not 0.2 < found.before.level < 5
-    assert 0.8 < found.after.level < 1.25
+    assert 0.9 < found.after.level < 1.1
     for batch in (slice(64, 112), slice(112, 160)):
         assert 0.5 < rb.probe(model, x[batch], y[batch], preset="quick").level < 2
     assert found.holds

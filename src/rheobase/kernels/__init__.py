@@ -132,7 +132,7 @@ def fire(
 
 
 def back(spec: Spec, currents: Tensor, grad_spikes: Tensor) -> Tensor:
-    """The gradient of currents, from that of the spikes, of neurons that began at rest: the way down of `fire` alone."""
+    """The gradient of currents, from that of spikes, of neurons that began at rest: the way down of `fire` alone."""
     by = registry.choose(spec.how, currents)
     if by is None or not by.operators:
         with torch.enable_grad():

@@ -146,7 +146,7 @@ class LIF(Neuron):
 
     @property
     def uniform(self) -> bool:
-        """Whether each of these neurons does with its currents what any other would, and hears nothing of the others."""
+        """Whether each of them does with its currents what any other would, and hears nothing of the others."""
         return self.native and self.rests and not any(number.dim() for number in self.spec().numbers.values())
 
     def _ran(

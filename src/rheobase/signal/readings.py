@@ -45,15 +45,16 @@ class LayerHealth(Information):
         rate: mean of its spikes, or of what else it gives out.
         dead, saturated: share of its neurons that fire at no step of any sample, and at every step of all; None of
             neurons that give no spikes.
-        in_window: share of potentials at which the surrogate is at least half as high as its peak; None where there is
-            no such surrogate, in a neuron of one's own.
+        in_window: share of potentials at which the surrogate is at least half as high as its peak, of some thousand
+            places where neurons are all alike; None where there is no such surrogate, in a neuron of one's own.
         gradient_norm: L2 norm of the loss's gradient with respect to its currents, float64.
         gradient_rms: the same over the root of their number.
         gain: its gradient_norm over that of the next layer; None for the last, or above a layer without a gradient.
-        r: correlation of the gradient of its spikes from a step to the next; None at T = 1, or without a gradient.
+        r: correlation of the gradient of its spikes from a step to the next, of some ten thousand places; None at
+            T = 1, or without a gradient.
         agreement: cosine between the gradients of its weights from two halves of the batch; None where there is none.
         weight_ratio: L2 norm of its weights' gradient over that of the weights; None where it has none.
-        finite: whether currents and potentials are.
+        finite: whether its currents and what it gives out are, and the potentials that were looked at.
         underflow: whether gradients of its currents have come down to numbers that float32 rounds to nothing.
         rates, gradient_norms: of each step, where asked for.
     """
