@@ -220,6 +220,8 @@ def test_few_places_bear_a_larger_share_that_is_lost() -> None:
     assert bearable(11, 34)
     assert not bearable(12, 34)
     assert not bearable(1, 1)
+    assert bearable(4, 17, read=False)
+    assert not bearable(5, 17, read=False)
 
 
 def test_up_and_down_are_not_mistaken_for_each_other() -> None:

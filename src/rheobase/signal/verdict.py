@@ -41,6 +41,8 @@ LEAST_TOLD = 0.3
 MOST_LOST, MOST_PLACES, MOST_OF_FEW = 1 / 3, 6, 2 / 3
 """Share of the depth, and number of places, that may be without information: so much soon learns what it is to hand on.
 Of a net of few places a larger share."""
+MOST_UNREAD = 1 / 4
+"""The share without labels: with no linear reader only places count that tell `NOTHING`, and noise hides some of those."""
 MOST_EXPLODED, MOST_VANISHED = 50.0, 1e-4
 """Ratios of the first gradient to the last. (Optimizers that scale the gradient bear one that vanishes for long.)"""
 
@@ -112,14 +114,17 @@ def lost(place: Information, classes: int | None, batch: int, least: float = LEA
     return place.similarity < least and (place.noisy is None or place.noisy < least)
 
 
-def bearable(lost: int, places: int) -> bool:
-    """Whether a net learns though so many of its places are without information."""
+def bearable(lost: int, places: int, read: bool = True) -> bool:
+    """Whether a net learns though so many of its places are without information, by a linear reader too or not."""
+    if not read:
+        return lost <= MOST_UNREAD * places
     return lost <= max(MOST_LOST * places, min(MOST_PLACES, MOST_OF_FEW * places))
 
 
 def _lost(places: Places, classes: int | None, batch: int) -> Iterator[Fault]:
-    gone = [place for place in places if lost(place, classes, batch)]
-    if not bearable(len(gone), len(places)):
+    read = classes is not None
+    gone = [place for place in places if lost(place, classes, batch, LEAST_LIKENESS if read else NOTHING)]
+    if not bearable(len(gone), len(places), read):
         similarity = f"similarity {gone[0].similarity:.2f}"
         what = f"and {len(gone) - 1} more of {len(places)} hardly tell inputs apart any more ({similarity})"
         yield Fault("information lost", gone[0].path, what, _KEEP)
