@@ -44,6 +44,7 @@ class Layer:
         path: of the neuron in the model; with `#2` behind it at its second call in the pass.
         neuron: itself.
         currents, spikes: on the way up.
+        potentials: likewise; of neurons that are all alike and hear nothing of each other those of `some`, `[T, N]`.
         currents_grad, spikes_grad: of the loss, on the way down; zeros where it does not depend on them.
         weights: names of the parameters of two axes and more that ran since the neuron before it.
         beside: whether the signal may go past it.
@@ -52,20 +53,12 @@ class Layer:
     path: str
     neuron: Neuron
     currents: Tensor
+    potentials: Tensor
     spikes: Tensor
     currents_grad: Tensor
     spikes_grad: Tensor
     weights: tuple[str, ...]
     beside: bool
-
-    @torch.no_grad()
-    def potentials(self) -> Tensor:
-        """Computed anew: of neurons that are all alike and know nothing of each other `some`, else all."""
-        if isinstance(self.neuron, LIF) and self.neuron.uniform:
-            return self.neuron.potentials(some(self.currents, 1 << 12))
-        found = self.neuron._call(self.currents, None, watch=True).potentials
-        assert found is not None
-        return found
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ class Run:
     weights: list[list[str]] = field(default_factory=lambda: [[]])  # before each neuron
     given: list[tuple[Place, Tensor]] = field(default_factory=list)
     wanted: set[Place] | None = None  # of what is given; None: all that has a gradient
-    potentials: bool = False  # they are computed afterwards, without autograd
+    potentials: bool = False  # they are computed afterwards, without autograd, and so are spikes that were changed
     copies: bool = False
 
     def __contains__(self, neuron: object) -> bool:
@@ -241,28 +234,33 @@ def passing(
             losses.mean(), currents, spikes, parameters, features, keep=False
         )
         beside = [bool(height) and ran.outputs.grad_fn not in height for _, ran in run.calls]
-        changed = [ran.outputs._version > 0 for _, ran in run.calls]  # somebody has added to them in place
-        with torch.no_grad():
-            seen = [
-                neuron._call(ran.drive.detach(), None).outputs if anew else ran.outputs.detach()
-                for (neuron, ran), anew in zip(run.calls, changed, strict=True)
-            ]
+        seen = [_seen(neuron, ran) for neuron, ran in run.calls]
     layers = [
         Layer(
             path,
             neuron,
-            ran.drive.detach(),
-            seen[i],
+            *seen[i],
             of_currents[i],
             of_spikes[i],
             tuple(name for name in dict.fromkeys(weights) if name in trained),
             beside[i],
         )
-        for i, (path, (neuron, ran), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
+        for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
     ]
     weights = {name: each for name, *each in zip(trained, of_weights, *parts, strict=True)}
     found = [Waist(place, each.detach(), of_waists[i]) for i, (place, each) in enumerate(narrow)]
     return Passed(layers, found, outputs, weights, losses.detach().mean())
+
+
+@torch.no_grad()
+def _seen(neuron: Neuron, ran: Ran) -> tuple[Tensor, Tensor, Tensor]:
+    """Currents, potentials and spikes of a neuron that ran; spikes anew where somebody has added to them in place."""
+    currents, changed = ran.drive.detach(), ran.outputs._version > 0
+    alike = neuron if isinstance(neuron, LIF) and neuron.uniform else None
+    again = neuron._call(currents, None, watch=alike is None) if changed or alike is None else ran
+    potentials = again.potentials if alike is None else alike.potentials(some(currents, 1 << 12))
+    assert potentials is not None
+    return currents, potentials, (again if changed else ran).outputs.detach()
 
 
 def _weights(run: Run) -> list[list[str]]:

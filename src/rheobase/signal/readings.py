@@ -148,8 +148,12 @@ def layers(
         rates, information = reader.read(layer.spikes, None if others is None else others[i])
         mean = rates.mean(0)  # of each neuron
         rate, norm, dead, saturated = float(mean.mean()), sizes[i].norm, *_idle(layer, mean)
-        deviation, potentials = float(layer.currents.float().std(correction=0)), layer.potentials()
-        sums = (rate, float(potentials.sum()), deviation if math.isfinite(deviation) else float(layer.currents.sum()))
+        deviation = float(layer.currents.float().std(correction=0))
+        sums = (
+            rate,
+            float(layer.potentials.sum()),
+            deviation if math.isfinite(deviation) else float(layer.currents.sum()),
+        )
         found.append(
             LayerHealth(
                 path=layer.path,
@@ -159,7 +163,7 @@ def layers(
                 rate=rate,
                 dead=dead,
                 saturated=saturated,
-                in_window=_in_window(layer, potentials),
+                in_window=_in_window(layer),
                 gradient_norm=norm,
                 gradient_rms=norm / max(1, layer.currents.numel()) ** 0.5,
                 gain=_ratio(norm, [size.norm for size in sizes[i + 1 :][:1]]),
@@ -199,13 +203,15 @@ def _idle(layer: Layer, rates: Tensor) -> tuple[float | None, float | None]:
     return float((rates == 0).double().mean()), float((rates == 1).double().mean())
 
 
-def _in_window(layer: Layer, potentials: Tensor) -> float | None:
+def _in_window(layer: Layer) -> float | None:
     neuron = getattr(layer.neuron, "neuron", layer.neuron)  # a recurrent one's
     if not isinstance(neuron, LIF) or neuron.kind == "AdaptiveLIF":
         return None
     spec = neuron.spec().fitted(layer.currents[0])
     threshold, width, height = (spec.numbers[n].detach() for n in ("threshold", "surrogate_width", "surrogate_height"))
-    return measures.in_window(potentials - threshold, lambda x: height * SHAPES[spec.how.surrogate].formula(x, width))
+    return measures.in_window(
+        layer.potentials - threshold, lambda x: height * SHAPES[spec.how.surrogate].formula(x, width)
+    )
 
 
 def _ratio(norm: float, above: list[float]) -> float | None:

@@ -42,7 +42,7 @@ MOST_LOST, MOST_PLACES, MOST_OF_FEW = 1 / 3, 6, 2 / 3
 """Share of the depth, and number of places, that may be without information: so much soon learns what it is to hand on.
 Of a net of few places a larger share."""
 MOST_UNREAD = 1 / 4
-"""The share without labels: with no linear reader only places count that tell `NOTHING`, and noise hides some of those."""
+"""The share without labels: with no linear reader only places count that tell `NOTHING`, and noise hides some."""
 MOST_EXPLODED, MOST_VANISHED = 50.0, 1e-4
 """Ratios of the first gradient to the last. (Optimizers that scale the gradient bear one that vanishes for long.)"""
 
