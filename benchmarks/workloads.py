@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.checkpoint_workload import checkpoint
 from benchmarks.first_call import first
 from benchmarks.harness import Table
+from benchmarks.health_workload import health
 from benchmarks.layer_workloads import lif, norm
 from benchmarks.library_workloads import library
 from benchmarks.loader_workload import loader
@@ -23,6 +24,7 @@ WORKLOADS: dict[str, Callable[..., Iterator[Table]]] = {
     "shares": shares,
     "loader": loader,
     "checkpoint": checkpoint,
+    "health": health,
 }
 """Each is called with the number of repeats, whether to be quick, and whether to time torch.compile too; `loader` also
 with `need` and `root`."""

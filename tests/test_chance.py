@@ -31,6 +31,7 @@ def test_an_error_puts_them_back_too():
 
 def test_gpus_that_begin_later_begin_as_the_host_was_seeded(monkeypatch):
     seeds = []
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     torch.manual_seed(5)

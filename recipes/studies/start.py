@@ -28,7 +28,7 @@ from torch import nn
 import rheobase as rb
 from rheobase.models.resnet import Classic
 from rheobase.signal.readings import Information
-from rheobase.signal.verdict import MOST_EXPLODED, MOST_LOST, MOST_VANISHED, lost
+from rheobase.signal.verdict import MOST_EXPLODED, MOST_VANISHED, bearable, lost
 from rheobase.training import Recipe
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "start.jsonl"
@@ -182,11 +182,11 @@ def readings(done: dict[str, Any]) -> dict[str, float]:
     waists, layers = done["waists"], done["layers"]
     first, last = waists["gradient_norm"][0], waists["gradient_norm"][-1]
     agreement = [each for each in layers["agreement"] if each is not None]
-    told = 1 - statistics.mean(lost(Information(*each), 10, 64) for each in _places(waists))
+    gone = [lost(Information(*each), 10, 64) for each in _places(waists)]
     level = math.log10(first / last) if first > 0 and last > 0 else -50.0
-    good = told >= 1 - MOST_LOST and math.log10(MOST_VANISHED) <= level <= math.log10(MOST_EXPLODED)
+    good = bearable(sum(gone), len(gone)) and math.log10(MOST_VANISHED) <= level <= math.log10(MOST_EXPLODED)
     return {
-        "share of depth that tells inputs apart": told,
+        "share of depth that tells inputs apart": 1 - statistics.mean(gone),
         "similarity, mean over depth": statistics.mean(waists["similarity"]),
         "similarity at the end": waists["similarity"][-1],
         "two views alike, mean over depth": statistics.mean(waists["noisy"]),

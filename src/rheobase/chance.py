@@ -11,6 +11,11 @@ import torch
 @contextmanager
 def forked(seed: int) -> Iterator[None]:
     """Within it torch draws from this seed; then the draws of before go on, on every device."""
+    if torch.accelerator.current_accelerator() is None:  # nor can there be one later, for which torch keeps each call
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
     initialized = torch.cuda.is_initialized()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if initialized else []):

@@ -69,6 +69,17 @@ def test_it_changes_nothing(preset: str) -> None:
     assert first == rb.probe(model, x, y, preset=preset)  # type: ignore[arg-type]
 
 
+def test_neurons_that_are_run_once_more_draw_no_numbers_of_the_hosts() -> None:
+    own = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5))
+    model = nn.Sequential(
+        rb.PerStep(nn.Linear(4, 6)), rb.Recurrent(rb.LIF(threshold=0.3), own), rb.PerStep(nn.Linear(6, 3))
+    )
+    x = 3 * torch.randn(7, 16, 4)
+    random = torch.get_rng_state()
+    assert rb.probe(model, x, torch.arange(16) % 3).layers[0].in_window is not None
+    assert torch.equal(torch.get_rng_state(), random)
+
+
 def test_two_views_are_one_where_nothing_is_lost() -> None:
     model, x, y = net()
     first, *_, last = rb.probe(model, x, y).layers

@@ -37,10 +37,28 @@ class Tower(nn.Module):
         return logits
 
 
+class Wide(nn.Module):
+    """Layers of 256 units one after the other, weights random or orthogonal, on an input that stays the same."""
+
+    def __init__(self, depth: int, steps: int, neuron: rb.LIF, orthogonal: bool = False) -> None:
+        super().__init__()
+        self.steps, self.layers, self.head = steps, nn.Sequential(), rb.PerStep(nn.Linear(256, 10))
+        for _ in range(depth):
+            linear = nn.Linear(256, 256, bias=False)
+            if orthogonal:
+                nn.init.orthogonal_(linear.weight)
+            else:
+                nn.init.normal_(linear.weight, std=1 / 16)
+            self.layers.append(nn.Sequential(rb.PerStep(linear), rb.Fire(rb.CurrentNorm(256), copy.deepcopy(neuron))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(x.expand(self.steps, *x.shape)))
+        return logits
+
+
 @pytest.mark.parametrize(
     ("depth", "steps", "neuron"),
     [
-        (100, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(1.6))),
         (30, 10, rb.LIF(surrogate=rb.surrogate.SuperSpike(3.0))),
         (30, 4, rb.IF(surrogate=rb.surrogate.SuperSpike(2.0))),
         (30, 4, rb.LIF(reset="hard", surrogate=rb.surrogate.Triangle(1.5))),
@@ -59,6 +77,18 @@ def test_the_gradient_is_level_on_fresh_batches(depth: int, steps: int, neuron: 
     assert min(layer.rate for layer in found.after.layers) > 0.05
 
 
+@pytest.mark.parametrize(("steps", "neuron"), [(4, rb.LIF(surrogate=rb.surrogate.SuperSpike(1.6))), (10, rb.LIF())])
+def test_a_hundred_random_layers_are_level_on_fresh_batches(steps: int, neuron: rb.LIF) -> None:
+    x, labels = torch.randn(4, 32, 256), torch.arange(32) % 10
+    model = Wide(100, steps, neuron)
+    found = rb.tune(model, x[0], labels, held_out=(x[1], labels))
+    fresh = [found.held_out, *(rb.probe(model, each, labels, "quick") for each in x[2:])]
+    assert not 0.01 < found.before.level < 100
+    assert 0.8 < found.after.level < 1.25
+    assert all(0.5 <= report.level <= 2 for report in fresh), [report.level for report in fresh]
+    assert min(layer.rate for layer in found.after.layers) > 0.05
+
+
 def test_it_is_the_same_again_and_a_part_of_the_model() -> None:
     x, y = digits()
     models = [Tower(8, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(5.0))) for _ in range(3)]
@@ -71,6 +101,24 @@ def test_it_is_the_same_again_and_a_part_of_the_model() -> None:
     assert rb.probe(models[2], x, y).level == rb.probe(models[0], x, y).level
     for path, (_, after) in a.surrogates.items():
         assert models[2].get_submodule(path).surrogate == after
+
+
+@pytest.mark.parametrize("height", [False, True])
+@pytest.mark.parametrize("kind", ["tower", "classic", "one neuron at several places"])
+def test_what_it_tells_of_the_net_after_is_what_a_probe_finds(kind: str, height: bool) -> None:
+    """The pass that levels is read, and not another one after it: surrogates give the gradient that levellers gave."""
+    x, y = digits()
+    if kind == "classic":
+        model: nn.Module = rb.models.create("spiking_resnet18", classes=10, in_channels=1, steps=4, width=4)
+    else:
+        model = Tower(6, 4, rb.LIF(surrogate=rb.surrogate.SuperSpike(5.0)))
+    if kind.startswith("one"):
+        model.layers[5].neuron = model.layers[3].neuron  # type: ignore[index, union-attr]
+    found = rb.tune(model, x, y, height=height)
+    after = rb.probe(model, x[:32], y[:32], preset="quick")
+    assert any(before != set_ for before, set_ in found.surrogates.values())
+    assert found.after == after
+    assert len(after.layers) > 5
 
 
 def test_widths_change_nothing_that_goes_up_and_nothing_else() -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "Rule",
     "Running",
     "Spec",
+    "back",
     "can_fuse",
     "engine",
     "fire",
@@ -128,6 +129,19 @@ def fire(
         found = (ops.fire_plain if plain else ops.Fire.apply)(call, *inputs)
     spikes, drive, v, other = found
     return Ran(spikes, currents if drive is None else drive, joined(how.kind, v, other) if keep_state else None)
+
+
+def back(spec: Spec, currents: Tensor, grad_spikes: Tensor) -> Tensor:
+    """The gradient of currents, from that of spikes, of neurons that began at rest: the way down of `fire` alone."""
+    by = registry.choose(spec.how, currents)
+    if by is None or not by.operators:
+        with torch.enable_grad():
+            currents = currents.detach().requires_grad_()
+            return torch.autograd.grad(fire(spec, currents, None, by=by).outputs, currents, grad_spikes)[0]
+    grads = (grad_spikes, None, None, None)
+    learned = (False,) * len(ops.LEARNABLE)
+    found: Tensor = ops.fire_backward(*inputs_of(spec, currents, None), *spec.how, *grads, None, learned, by.name)[0]
+    return found
 
 
 def recur(spec: Spec, currents: Tensor, state: Any, before: Tensor, weight: Tensor, bias: Tensor | None) -> Ran | None:

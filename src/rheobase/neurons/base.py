@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -183,8 +182,9 @@ class Neuron(nn.Module):
 def outermost(model: nn.Module) -> dict[str, Neuron]:
     """The neurons of a model by module path, without those that are parts of another neuron."""
     found: dict[str, Neuron] = {}
-    for path, module in model.named_modules():
-        inside: Sequence[str] = [p for p in found if path == p or path.startswith(f"{p}.") or p == ""]
-        if isinstance(module, Neuron) and not inside:
+    parts: set[nn.Module] = set()
+    for path, module in model.named_modules():  # a module before what is within it
+        if isinstance(module, Neuron) and module not in parts:
             found[path] = module
+            parts.update(module.modules())
     return found

@@ -144,6 +144,11 @@ class LIF(Neuron):
         """Whether it starts from zeros: not where its initial state is its own, and may look at the current."""
         return type(self).initial_state in _AT_REST and "initial_state" not in self.__dict__
 
+    @property
+    def uniform(self) -> bool:
+        """Whether each of them does with its currents what any other would, and hears nothing of the others."""
+        return self.native and self.rests and not any(number.dim() for number in self.spec().numbers.values())
+
     def _ran(
         self, currents: Tensor, state: State, watch: bool = False, spec: Spec | None = None, **options: Any
     ) -> Ran:
@@ -163,10 +168,15 @@ class LIF(Neuron):
         ran = kernels.fire(spec, currents, state, rule=self.rule, **options)
         if not watch:
             return ran
-        x = ran.drive.float() if ran.drive.dtype in HALF else ran.drive
+        return ran._replace(potentials=self.potentials(ran.drive, state, spec))
+
+    def potentials(self, currents: Tensor, state: State = None, spec: Spec | None = None) -> Tensor:
+        """Potentials before the reset `[T, B, ...]`, at least float32, from a state (None: rest), by the definition."""
+        spec = spec or self.spec()
+        x = currents.float() if currents.dtype in HALF else currents
         state = self.initial_state(x[0]) if state is None else state
         (_, potentials), _ = kernels.reference.unroll(kernels.stepper(spec, x[0]), x, state)
-        return ran._replace(potentials=potentials)
+        return potentials
 
     def _rest(self, current: Tensor) -> Any:
         """What a state must be like."""
@@ -313,6 +323,11 @@ class LateralLIF(_TwoStates):
             if name in learn or (isinstance(value, Tensor) and value.dim()):
                 raise ValueError(f"LateralLIF: {name} must be one number, and cannot be learned, got {value!r}")
         super().__init__(*rest, **options, inhibition=inhibition, refractory=refractory)
+
+    @property
+    def uniform(self) -> bool:
+        """Not these."""
+        return False
 
     def check(self, currents: Tensor) -> None:
         """As for any neuron; and there must be channels, which are its group."""

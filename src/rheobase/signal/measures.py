@@ -11,7 +11,18 @@ from torch import Tensor
 
 _SMALL = 1e-30
 _SMALLEST = 1e-37  # whose inverse is still a float32
+_SQUARED = 1e-10  # from here on, and up to its inverse, squares that count are within float32
 _ROW = 4096
+
+
+def packed(x: Tensor, axis: int = 1, like: Tensor | None = None) -> Tensor:
+    """The axes from one on as one, in the order of memory, so that it is a view where nothing lies between them.
+
+    With another tensor of the same shape they come in the order of its memory: place by place they are the same then.
+    """
+    x, like = x.detach(), x if like is None else like
+    inner = sorted(range(axis, x.dim()), key=like.stride, reverse=True)
+    return x.permute(*range(axis), *inner).flatten(axis) if inner else x.unsqueeze(-1)
 
 
 class Size(NamedTuple):
@@ -22,17 +33,22 @@ class Size(NamedTuple):
 
 
 def size(x: Tensor) -> Size:
-    """Of all of it: float32 within rows of what is scaled to a largest value of 1, float64 over them."""
-    x = x.detach().flatten()
-    most = float(x.abs().amax()) if x.numel() else 0.0
+    """Of all of it: float32 within rows of a few thousand, float64 over them.
+
+    Where squares would leave what float32 holds, rows are scaled to a largest value of 1.
+    """
+    x = packed(x, 0)
+    most = float(torch.stack(x.aminmax()).abs().amax()) if x.numel() else 0.0
     if not 0 < most < math.inf:
         return Size(most, most)
     if x.dtype is torch.float64:
         return Size(float(torch.linalg.vector_norm(x)), most)
-    x = x.float() * (1 / most) if most > _SMALLEST else x.double() / most
+    scale = 1.0
+    if not _SQUARED < most < 1 / _SQUARED:
+        scale, x = most, (x.float() * (1 / most) if most > _SMALLEST else x.double() / most)
     whole = len(x) // _ROW * _ROW
-    rows = torch.linalg.vector_norm(x[:whole].view(-1, _ROW), dim=1).double()
-    return Size(most * float(torch.linalg.vector_norm(torch.cat([rows, x[whole:].double()]))), most)
+    rows = torch.linalg.vector_norm(x[:whole].float().view(-1, _ROW), dim=1).double()
+    return Size(scale * float(torch.linalg.vector_norm(torch.cat([rows, x[whole:].double()]))), most)
 
 
 def norm(x: Tensor) -> float:
@@ -40,10 +56,18 @@ def norm(x: Tensor) -> float:
     return size(x).norm
 
 
-def some(x: Tensor, most: int = 1 << 16) -> Tensor:
-    """Of `[T, ...]`, so many places of each step, `[T, N]`."""
-    flat = x.detach().flatten(1)
-    return flat[:, :: -(-flat.shape[1] // most)]
+def some(x: Tensor, most: int = 1 << 14) -> Tensor:
+    """Of `[T, ...]`, about so many places of each step, `[T, N]`, evenly over all axes.
+
+    The step from one to the next has no factor in common with their number, so that none of a channel, a row or a
+    sample is left out.
+    """
+    flat = packed(x)
+    count = flat.shape[1]
+    stride = max(1, -(-count // most))
+    while math.gcd(stride, count) > 1:
+        stride += 1
+    return flat[:, ::stride]
 
 
 def agreement(a: Tensor, b: Tensor) -> float | None:
@@ -53,22 +77,22 @@ def agreement(a: Tensor, b: Tensor) -> float | None:
     return float((a @ b) / size) if size > 0 else None
 
 
-def rates(spikes: Tensor) -> Tensor:
-    """Mean over time, `[B, N]`, of spikes `[T, B, ...]`; at least float32."""
-    return spikes.to(torch.promote_types(spikes.dtype, torch.float32)).mean(0).flatten(1)
-
-
-def gram(features: Tensor) -> Tensor:
-    """Inner products `[B, B]`, float64, of features `[B, N]` about their mean over the batch."""
-    about = centred(features)
-    return (about @ about.T).double()
+def rates(spikes: Tensor, like: Tensor | None = None) -> Tensor:
+    """Mean over time, `[B, N]`, of spikes `[T, B, ...]`; at least float32. Their order is that of `packed`."""
+    return packed(spikes, 2, like).to(torch.promote_types(spikes.dtype, torch.float32)).mean(0)
 
 
 def centred(features: Tensor) -> Tensor:
-    """Features about their mean over the batch; nothing where all that is left is rounding."""
-    found = features - features.mean(0)
-    rounding = 8 * torch.finfo(features.dtype).eps * features.abs().amax()
-    return found.masked_fill_(found.abs() <= rounding, 0)
+    """Features `[B, N]` about their mean over the batch; a sample of which only rounding is left becomes nothing."""
+    about = features - features.mean(0)
+    rounding = 8 * torch.finfo(features.dtype).eps * torch.stack(features.aminmax()).abs().amax()
+    nothing = about.norm(dim=1) <= rounding * features.shape[1] ** 0.5
+    return about.masked_fill_(nothing.unsqueeze(1), 0) if nothing.any() else about
+
+
+def gram(about: Tensor) -> Tensor:
+    """Inner products `[B, B]`, float64, of features that are centred."""
+    return (about @ about.T).double()
 
 
 def likeness(products: Tensor) -> Tensor:
@@ -77,23 +101,26 @@ def likeness(products: Tensor) -> Tensor:
     return products / (size.unsqueeze(0) * size.unsqueeze(1)).clamp(min=_SMALL)
 
 
+def pairs(products: Tensor) -> Tensor:
+    """Likeness of each pair of samples, from inner products `[B, B]`, about the mean over pairs."""
+    rows, columns = torch.triu_indices(len(products), len(products), 1, device=products.device)
+    found = likeness(products)[rows, columns]
+    return found - found.mean()
+
+
 def kept(above: Tensor, below: Tensor) -> float:
-    """How much of the likeness between samples is left: correlation, over pairs, of the cosines of two layers.
+    """How much of the likeness between samples is left: correlation of the `pairs` of two layers.
 
-    From inner products `[B, B]` above and below. It is 0 where all samples look the same.
+    It is 0 where all samples look the same.
     """
-    pairs = torch.triu_indices(len(above), len(above), 1, device=above.device)
-    a, b = (likeness(products)[pairs[0], pairs[1]] for products in (above, below))
-    a, b = a - a.mean(), b - b.mean()
-    size = a.norm() * b.norm()
-    return float((a @ b) / size) if size > _SMALL else 0.0
+    size = above.norm() * below.norm()
+    return float((above @ below) / size) if size > _SMALL else 0.0
 
 
-def alike(features: Tensor, others: Tensor) -> float:
-    """Mean cosine between two views `[B, N]` of the same samples, each about its mean over the batch."""
-    a, b = centred(features), centred(others)
-    size = (a.norm(dim=1) * b.norm(dim=1)).clamp(min=_SMALL)
-    return float(((a * b).sum(1) / size).mean())
+def alike(about: Tensor, others: Tensor) -> float:
+    """Mean cosine between two views `[B, N]` of the same samples, both centred."""
+    size = (about.norm(dim=1) * others.norm(dim=1)).clamp(min=_SMALL)
+    return float(((about * others).sum(1) / size).mean())
 
 
 def told_apart(products: Tensor, labels: Tensor, ridge: float = 0.1) -> float:

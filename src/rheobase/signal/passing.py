@@ -16,9 +16,11 @@ from rheobase import kernels
 from rheobase.kernels.spec import Ran
 from rheobase.layers import PerStep, readout
 from rheobase.modes import untouched
+from rheobase.neurons import LIF
 from rheobase.neurons.base import Neuron, outermost
 from rheobase.neurons.looking import looking
 from rheobase.norm import lengths
+from rheobase.signal.measures import some
 from rheobase.signal.waists import ordered, waists
 
 Loss = Callable[[Any, Any], Tensor]
@@ -41,7 +43,8 @@ class Layer:
     Attributes:
         path: of the neuron in the model; with `#2` behind it at its second call in the pass.
         neuron: itself.
-        currents, potentials, spikes: on the way up.
+        currents, spikes: on the way up.
+        potentials: likewise; of neurons that are all alike and hear nothing of each other those of `some`, `[T, N]`.
         currents_grad, spikes_grad: of the loss, on the way down; zeros where it does not depend on them.
         weights: names of the parameters of two axes and more that ran since the neuron before it.
         beside: whether the signal may go past it.
@@ -134,7 +137,7 @@ class Run:
 
     def left(self, path: str, module: nn.Module, outputs: Any) -> None:
         """A module has run."""
-        own = module.parameters(recurse=isinstance(module, PerStep))
+        own = module.parameters() if isinstance(module, PerStep) else module._parameters.values()
         self.weights[-1] += [self.parameters[p] for p in own if p in self.parameters]
         for i, output in enumerate(outputs if isinstance(outputs, tuple | list) else (outputs,)):
             if isinstance(output, Tensor):
@@ -252,10 +255,12 @@ def passing(
 @torch.no_grad()
 def _seen(neuron: Neuron, ran: Ran) -> tuple[Tensor, Tensor, Tensor]:
     """Currents, potentials and spikes of a neuron that ran; spikes anew where somebody has added to them in place."""
-    currents = ran.drive.detach()
-    again = neuron._call(currents, None, watch=True)
-    assert again.potentials is not None
-    return currents, again.potentials, again.outputs if ran.outputs._version else ran.outputs.detach()
+    currents, changed = ran.drive.detach(), ran.outputs._version > 0
+    alike = neuron if isinstance(neuron, LIF) and neuron.uniform else None
+    again = neuron._call(currents, None, watch=alike is None) if changed or alike is None else ran
+    potentials = again.potentials if alike is None else alike.potentials(some(currents, 1 << 12))
+    assert potentials is not None
+    return currents, potentials, (again if changed else ran).outputs.detach()
 
 
 def _weights(run: Run) -> list[list[str]]:

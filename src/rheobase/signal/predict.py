@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -92,8 +92,12 @@ def depth(stack: Stack, least: float = 0.05) -> float:
 
     A view is the input and noise of a tenth of its size, as `probe` reads it.
     """
-    views = up(stack).views
-    for block, (above, below) in enumerate(zip(views[1:], views, strict=False), 1):
+    return reached(up(stack).views, least)
+
+
+def reached(views: Sequence[float], least: float) -> float:
+    """Where readings over depth, the first of depth 0, have come down to the least, on a line between two of them."""
+    for place, (above, below) in enumerate(zip(views[1:], views, strict=False), 1):
         if above < least:
-            return float(block - (least - above) / max(below - above, 1e-12))
+            return float(place - (least - above) / max(below - above, 1e-12))
     return math.inf

@@ -54,22 +54,30 @@ def probe(
         raise ValueError("probe: the model and its inputs must have values, got some on the device meta")
     if preset not in PRESETS:
         raise ValueError(f"probe: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    more = preset != "quick"
     passed = passing(model, x, y, loss_of(loss, y, seed), preset == "full", seed, training)
+    if preset == "quick":
+        return read(model, x, passed)
+    labels = y if _labels(y, passed.layers[0].currents.shape[1]) else None
+    views = None
+    if isinstance(x, Tensor) and x.is_floating_point():
+        views = again(model, _other_view(x, seed), passed, seed, training)
+    return read(model, x, passed, views, labels, preset == "full")
+
+
+def read(
+    model: nn.Module,
+    x: Any,
+    passed: Passed,
+    views: tuple[list[Tensor], list[Tensor]] | None = None,
+    labels: Tensor | None = None,
+    by_step: bool = False,
+) -> Report:
+    """What a pass tells; with `views`, what `again` gives for the inputs and noise, and labels for a linear reader."""
     steps, batch = passed.layers[0].currents.shape[:2]
-    samples = slice(SAMPLES)
-    labels = y if more and _labels(y, batch) else None
-    reader = readings.Reader(
-        samples,
-        measures.gram(_inputs(x, passed)[samples]),
-        labels[samples] if labels is not None else None,
-    )
-    spikes, features = None, None
-    if more and isinstance(x, Tensor) and x.is_floating_point():
-        spikes, features = again(model, _other_view(x, seed), passed, seed, training)
-    weights = dict(model.named_parameters())
+    reader = readings.Reader(slice(SAMPLES), _inputs(x, passed), labels)
+    spikes, features = views or (None, None)
     return Report(
-        tuple(readings.layers(passed, spikes, reader, weights, by_step=preset == "full")),
+        tuple(readings.layers(passed, spikes, reader, dict(model.named_parameters()), by_step)),
         tuple(readings.waists(passed, features, reader)),
         steps,
         batch,

@@ -45,15 +45,16 @@ class LayerHealth(Information):
         rate: mean of its spikes, or of what else it gives out.
         dead, saturated: share of its neurons that fire at no step of any sample, and at every step of all; None of
             neurons that give no spikes.
-        in_window: share of potentials at which the surrogate is at least half as high as its peak; None where there is
-            no such surrogate, in a neuron of one's own.
+        in_window: share of potentials at which the surrogate is at least half as high as its peak, of some thousand
+            places where neurons are all alike; None where there is no such surrogate, in a neuron of one's own.
         gradient_norm: L2 norm of the loss's gradient with respect to its currents, float64.
         gradient_rms: the same over the root of their number.
         gain: its gradient_norm over that of the next layer; None for the last, or above a layer without a gradient.
-        r: correlation of the gradient of its spikes from a step to the next; None at T = 1, or without a gradient.
+        r: correlation of the gradient of its spikes from a step to the next, of some ten thousand places; None at
+            T = 1, or without a gradient.
         agreement: cosine between the gradients of its weights from two halves of the batch; None where there is none.
         weight_ratio: L2 norm of its weights' gradient over that of the weights; None where it has none.
-        finite: whether currents and potentials are.
+        finite: whether its currents and what it gives out are, and the potentials that were looked at.
         underflow: whether gradients of its currents have come down to numbers that float32 rounds to nothing.
         rates, gradient_norms: of each step, where asked for.
     """
@@ -99,12 +100,13 @@ class Reader:
 
     Args:
         samples: of the batch, that are read.
-        inputs: inner products of theirs.
+        inputs: `[B, N]`, of the whole batch.
         labels: theirs, or None.
     """
 
     def __init__(self, samples: slice, inputs: Tensor, labels: Tensor | None) -> None:
-        self._samples, self._inputs, self._labels = samples, inputs, labels
+        self._samples, self._labels = samples, labels if labels is None else labels[samples]
+        self._inputs = measures.pairs(measures.gram(measures.centred(inputs[samples])))
         self._found: dict[tuple[int, torch.Size], tuple[Tensor, dict[str, Any]]] = {}
 
     def read(self, features: Tensor, others: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
@@ -112,14 +114,14 @@ class Reader:
         key = features.data_ptr(), features.shape
         if key not in self._found:
             rates = measures.rates(features)
-            read = rates[self._samples]
-            products = measures.gram(read)
-            again = None if others is None else measures.rates(others[:, self._samples])
+            about = measures.centred(rates[self._samples])
+            products = measures.gram(about)
+            again = None if others is None else measures.rates(others[:, self._samples], features)
             self._found[key] = (
                 rates,
                 {
-                    "similarity": measures.kept(products, self._inputs),
-                    "noisy": None if again is None else measures.alike(read, again),
+                    "similarity": measures.kept(measures.pairs(products), self._inputs),
+                    "noisy": None if again is None else measures.alike(about, measures.centred(again)),
                     "accuracy": None if self._labels is None else measures.told_apart(products, self._labels),
                 },
             )
@@ -144,13 +146,20 @@ def layers(
     for i, layer in enumerate(passed.layers):
         gradients = [passed.weights[name] for name in layer.weights]
         rates, information = reader.read(layer.spikes, None if others is None else others[i])
-        rate, norm, dead, saturated = float(rates.mean()), sizes[i].norm, *_idle(layer, rates.mean(0))
+        mean = rates.mean(0)  # of each neuron
+        rate, norm, dead, saturated = float(mean.mean()), sizes[i].norm, *_idle(layer, mean)
+        deviation = float(layer.currents.float().std(correction=0))
+        sums = (
+            rate,
+            float(layer.potentials.sum()),
+            deviation if math.isfinite(deviation) else float(layer.currents.sum()),
+        )
         found.append(
             LayerHealth(
                 path=layer.path,
                 shape=tuple(layer.spikes.shape[2:]),
                 beside=layer.beside,
-                deviation=float(layer.currents.float().std(correction=0)),
+                deviation=deviation,
                 rate=rate,
                 dead=dead,
                 saturated=saturated,
@@ -161,9 +170,9 @@ def layers(
                 r=Profile.of(measures.some(layer.spikes_grad)).r,
                 agreement=_agreement(gradients),
                 weight_ratio=_weight_ratio([each[0] for each in gradients], [weights[name] for name in layer.weights]),
-                finite=all(math.isfinite(float(t.sum())) for t in (layer.currents, layer.potentials)),
+                finite=all(map(math.isfinite, sums)),
                 underflow=under[i],
-                rates=tuple(layer.spikes.float().flatten(1).mean(1).tolist()) if by_step else (),
+                rates=tuple(measures.packed(layer.spikes).float().mean(1).tolist()) if by_step else (),
                 gradient_norms=tuple(map(measures.norm, layer.currents_grad)) if by_step else (),
                 **information,
             )
@@ -200,9 +209,9 @@ def _in_window(layer: Layer) -> float | None:
         return None
     spec = neuron.spec().fitted(layer.currents[0])
     threshold, width, height = (spec.numbers[n].detach() for n in ("threshold", "surrogate_width", "surrogate_height"))
-    alike = not (threshold.dim() or width.dim() or height.dim())
-    potentials = measures.some(layer.potentials) if alike else layer.potentials
-    return measures.in_window(potentials - threshold, lambda x: height * SHAPES[spec.how.surrogate].formula(x, width))
+    return measures.in_window(
+        layer.potentials - threshold, lambda x: height * SHAPES[spec.how.surrogate].formula(x, width)
+    )
 
 
 def _ratio(norm: float, above: list[float]) -> float | None:

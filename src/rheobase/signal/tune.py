@@ -5,21 +5,21 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rheobase import kernels
+from rheobase.kernels.ops import LEARNABLE
 from rheobase.kernels.spec import Spec
-from rheobase.modes import untouched
 from rheobase.neurons import LIF
 from rheobase.neurons.base import outermost
 from rheobase.signal import measures
-from rheobase.signal.passing import Loss, loss_of, unfrozen
-from rheobase.signal.probe import probe
+from rheobase.signal.passing import Loss, Passed, loss_of, passing
+from rheobase.signal.probe import probe, read
 from rheobase.signal.report import Report
 from rheobase.signal.search import stretched
 from rheobase.signal.start import STARTS, Start, begin, why_not
@@ -77,6 +77,7 @@ class _Leveller:
     """A gradient rule for one pass: on its way down, the gradient of each neuron's currents becomes equally large."""
 
     name = "level"
+    learns = LEARNABLE  # numbers that are learned are left alone
 
     def __init__(self, neuron: LIF, shared: _Shared) -> None:
         self._neuron, self._shared = neuron, shared
@@ -87,41 +88,42 @@ class _Leveller:
 
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
         """As without it."""
-        self._shared.calls[self._neuron] += 1
         with torch.no_grad():
             ran = kernels.fire(spec, currents, state)
         return ran.outputs, ran.state, currents.detach()
 
+    def numbers(self, spec: Spec, grad_spikes: Tensor, saved: Tensor) -> dict[str, Tensor]:
+        """None of them gets a gradient."""
+        return {}
+
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Tensor) -> Tensor:
         """Find the surrogate."""
-        given = self._neuron.surrogate
+        given, shared = self._neuron.surrogate, self._shared
 
+        @lru_cache(maxsize=1)  # the last that was tried is often what it will be
         def down(surrogate: Surrogate) -> tuple[Tensor, float]:
             numbers = {**spec.numbers, "surrogate_width": surrogate.parameter, "surrogate_height": surrogate.height}
-            with torch.enable_grad():
-                currents = saved.clone().requires_grad_()
-                plain = spec._replace(numbers={name: torch.as_tensor(n).detach() for name, n in numbers.items()})
-                spikes = kernels.fire(plain, currents, None).outputs
-                (gradient,) = torch.autograd.grad(spikes, currents, grad_spikes)
+            plain = spec._replace(numbers={name: torch.as_tensor(n).detach() for name, n in numbers.items()})
+            gradient = kernels.back(plain, saved, grad_spikes)
             return gradient, measures.norm(gradient)
 
-        gradient, size = down(given)
-        if not 0 < size < math.inf:
+        if not grad_spikes.any():
+            return torch.zeros_like(saved)
+        if shared.wanted is None:
+            gradient, size = down(given)
+            if 0 < size < math.inf:  # the last neuron's
+                shared.wanted = size
             return gradient
-        shared = self._shared
-        if shared.wanted is None:  # the last neuron's
-            shared.wanted = size
-            return gradient
+        target = shared.wanted
         if shared.widths:
-            target = shared.wanted
-            wanted, reached = stretched(given, lambda surrogate: down(surrogate)[1] / target, WIDEST, NEAR)
+            wanted, reached = stretched(given, lambda s: down(s)[1] / target, WIDEST, NEAR, shared.width or 0.0)
             shared.width = wanted if shared.width is None else (shared.width + wanted) / 2
             given = given.stretched(math.exp(shared.width))
-            gradient, size = down(given)
-            if not reached and not 0.5 < size / shared.wanted < 2:
-                shared.unreached.add(self._neuron)
-        if shared.height:
-            given = given.scaled(shared.wanted / size)
+        gradient, size = down(given)
+        if shared.widths and not reached and not 0.5 < size / target < 2:
+            shared.unreached.add(self._neuron)
+        if shared.height and 0 < size < math.inf:
+            given = given.scaled(target / size)
             gradient, size = down(given)
         shared.found[self._neuron] = given
         return gradient
@@ -136,7 +138,6 @@ class _Shared:
     wanted: float | None = None  # size of the gradient
     width: float | None = None  # of the neuron above, as the logarithm of what its surrogate is stretched by
     found: dict[LIF, Surrogate] = field(default_factory=dict)
-    calls: Counter[LIF] = field(default_factory=Counter)
     unreached: set[LIF] = field(default_factory=set)
 
 
@@ -191,17 +192,19 @@ def tune(
         able, left = _able(model)
         old = {path: neuron.surrogate for path, neuron in able.items()}
         shared = _Shared(widths, height)
-        if widths or height:
-            _down(model, x, y, able, shared, loss_of(loss, y, seed), training, seed)
-        for path, neuron in list(able.items()):
-            if shared.calls[neuron] > 1:
-                left[path] = "it runs at several places, and has one surrogate"
-                del able[path]
-            elif neuron in shared.found:
-                neuron.surrogate = shared.found[neuron]
+        levelled = _levelled(model, x, y, able, shared, loss_of(loss, y, seed), training, seed)
+        times = Counter(layer.neuron for layer in levelled.layers)
+        several = [path for path, neuron in able.items() if times[neuron] > 1]
+        for path in several:
+            left[path] = "it runs at several places, and has one surrogate"
+            del able[path]
+        for neuron in able.values():
+            neuron.surrogate = shared.found.get(neuron, neuron.surrogate)
         found = {path: (old[path], neuron.surrogate) for path, neuron in able.items()}
         unreached = tuple(path for path, neuron in able.items() if neuron in shared.unreached)
-        after, other = probe(model, x, y, **look), probe(model, *held_out, **look)
+        # the gradient that came down through levellers is that of the surrogates found, where these can be set
+        after = probe(model, x, y, **look) if several else read(model, x, levelled)
+        other = probe(model, *held_out, **look)
     except BaseException:
         model.load_state_dict(old_state)
         raise
@@ -239,31 +242,14 @@ def _able(model: nn.Module) -> tuple[dict[str, LIF], dict[str, str]]:
     return able, left
 
 
-def _down(
-    model: nn.Module,
-    x: Any,
-    y: Any,
-    able: dict[str, LIF],
-    shared: _Shared,
-    loss: Loss,
-    training: bool,
-    seed: int,
-) -> None:
-    """One pass up, and one down through levellers in the neurons' places."""
-    fixed = [p for neuron in able.values() for p in neuron.parameters()]
-    with (
-        ExitStack() as after,
-        untouched(model, seed, training),
-        unfrozen(model),
-        kernels.engine(fused=False),
-        torch.enable_grad(),
-    ):
-        for parameter in fixed:  # a rule has no gradient of a neuron's numbers
-            after.callback(parameter.requires_grad_, parameter.requires_grad)
-            parameter.requires_grad_(False)
+def _levelled(
+    model: nn.Module, x: Any, y: Any, able: dict[str, LIF], shared: _Shared, loss: Loss, training: bool, seed: int
+) -> Passed:
+    """A pass up, and down through levellers in the neurons' places."""
+    try:
         for neuron in able.values():
-            after.callback(setattr, neuron, "rule", None)
             neuron.rule = _Leveller(neuron, shared)
-        losses = loss(model(x), y)
-        weights = [p for p in model.parameters() if p.requires_grad]
-        torch.autograd.grad(losses.mean(), weights, allow_unused=True)
+        return passing(model, x, y, loss, seed=seed, training=training)
+    finally:
+        for neuron in able.values():
+            neuron.rule = None

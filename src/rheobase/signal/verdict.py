@@ -32,12 +32,17 @@ class Fault:
 
 MOST_IDLE = 0.9
 """Share of a layer's neurons that never fire, or at every step, from which on it is a fault."""
-LEAST_LIKENESS = 0.03
-"""Similarity, and likeness of two views, below which what a layer tells has nothing to do with the input."""
+LEAST_LIKENESS = 0.1
+"""Similarity, and likeness of two views, below which a place tells too little of the input."""
+NOTHING = 0.03
+"""The same, below which it tells nothing that could be told from chance."""
 LEAST_TOLD = 0.3
 """Share of what guessing leaves wrong that a linear reader must get right: then classes are told apart all the same."""
-MOST_LOST = 0.25
-"""Share of the depth that may be without information: so much soon learns what it is to hand on."""
+MOST_LOST, MOST_PLACES, MOST_OF_FEW = 1 / 3, 6, 2 / 3
+"""Share of the depth, and number of places, that may be without information: so much soon learns what it is to hand on.
+Of a net of few places a larger share."""
+MOST_UNREAD = 1 / 4
+"""The share without labels: with no linear reader only places count that tell `NOTHING`, and noise hides some."""
 MOST_EXPLODED, MOST_VANISHED = 50.0, 1e-4
 """Ratios of the first gradient to the last. (Optimizers that scale the gradient bear one that vanishes for long.)"""
 
@@ -100,20 +105,28 @@ def _idle_at(layer: LayerHealth) -> Iterator[Fault]:
             yield Fault(kind, layer.path, f"has {share:.0%} of neurons that {what}", mend)
 
 
-def lost(place: Information, classes: int | None, batch: int) -> bool:
-    """Whether nothing of the input is left by any reading there is."""
+def lost(place: Information, classes: int | None, batch: int, least: float = LEAST_LIKENESS) -> bool:
+    """Whether less than that is left of the input by any reading there is."""
     if place.accuracy is not None and classes is not None:
         chance = 1 / classes
         if place.accuracy >= chance + LEAST_TOLD * (1 - chance) + math.sqrt(chance * (1 - chance) / batch):
             return False
-    return place.similarity < LEAST_LIKENESS and (place.noisy is None or place.noisy < LEAST_LIKENESS)
+    return place.similarity < least and (place.noisy is None or place.noisy < least)
+
+
+def bearable(lost: int, places: int, read: bool = True) -> bool:
+    """Whether a net learns though so many of its places are without information, by a linear reader too or not."""
+    if not read:
+        return lost <= MOST_UNREAD * places
+    return lost <= max(MOST_LOST * places, min(MOST_PLACES, MOST_OF_FEW * places))
 
 
 def _lost(places: Places, classes: int | None, batch: int) -> Iterator[Fault]:
-    gone = [place for place in places if lost(place, classes, batch)]
-    if len(gone) > MOST_LOST * len(places):
+    read = classes is not None
+    gone = [place for place in places if lost(place, classes, batch, LEAST_LIKENESS if read else NOTHING)]
+    if not bearable(len(gone), len(places), read):
         similarity = f"similarity {gone[0].similarity:.2f}"
-        what = f"and {len(gone) - 1} more of {len(places)} no longer tell inputs apart ({similarity})"
+        what = f"and {len(gone) - 1} more of {len(places)} hardly tell inputs apart any more ({similarity})"
         yield Fault("information lost", gone[0].path, what, _KEEP)
 
 
@@ -148,7 +161,7 @@ def alarms(layers: Sequence[LayerHealth], places: Places, classes: int | None, b
     for layer in layers:
         yield from _idle_at(layer)
     for place in places:
-        if lost(place, classes, batch):
+        if lost(place, classes, batch, NOTHING):
             yield Fault("information lost", place.path, "no longer tells inputs apart", _KEEP)
         if place.gain is not None and not LEVEL[0] <= place.gain <= LEVEL[1]:
             what = f"has a gradient {place.gain:.2g} times as large as that of what follows"
