@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.data import Batch, Dataset, seed_of
+from rheobase.modes import in_mode
 from rheobase.recording import record
 from rheobase.training import board, build, guard, losses, watch
 from rheobase.training.activity import firing
@@ -22,7 +23,7 @@ from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.journal import COLUMNS, Journal, means
 from rheobase.training.keeper import Keeper
-from rheobase.training.passes import evaluating, padded, seeded
+from rheobase.training.passes import padded, seeded
 from rheobase.training.recipe import Recipe
 from rheobase.training.schedule import learning_rate
 from rheobase.training.stopping import Stopper
@@ -176,7 +177,7 @@ class Training:
                 torch.distributed.broadcast(buffer, 0)
         self.validation.seek(0)
         sums = [0.0] * 3
-        with evaluating(net), seeded("evaluation", self.recipe.seed, self.fabric.global_rank):
+        with in_mode(net, training=False), seeded("evaluation", self.recipe.seed, self.fabric.global_rank):
             for batch in (each.to(self.fabric.device) for each in self.validation):
                 with padded(batch.lengths):
                     loss, right = self.loss(net, batch)
