@@ -41,7 +41,7 @@ def fit(training: Training, keeper: Keeper, lines: Lines, events: SummaryWriter 
 
     Raises:
         NotFiniteError: something is not.
-        Stopped: by a signal, when all is saved.
+        KeyboardInterrupt, SystemExit: by a signal, when all is saved.
     """
 
     def stop_if_wanted() -> None:
