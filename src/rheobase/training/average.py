@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
-class Average(AveragedModel):
+def average(net: nn.Module, decay: float) -> AveragedModel:
     """A moving average of a net's weights, and of its buffers of floating point; all else is the net's own.
 
-    So are buffers that begin with what is not finite, as a mask does: there is no mean of infinities.
+    So are the numbers in them that are not finite, as in a mask: there is no mean of infinities.
     """
+    average_of = get_ema_multi_avg_fn(decay)
 
-    def __init__(self, net: nn.Module, decay: float) -> None:
-        self._mix = get_ema_multi_avg_fn(decay)
-        super().__init__(net, multi_avg_fn=self._mix)
-        self._followed = [b.is_floating_point() and bool(b.isfinite().all()) for b in self.module.buffers()]
+    def mix(means: list[Tensor], values: list[Tensor], count: Tensor) -> None:  # of one dtype
+        if means[0].is_floating_point():
+            average_of(means, values, count)
+        for mean, value in zip(means, values, strict=True):
+            mean.copy_(mean.where(mean.isfinite(), value) if mean.is_floating_point() else value)
 
-    def update_parameters(self, model: nn.Module) -> None:
-        """Take the net in; the first time it is the average."""
-        first = int(self.n_averaged) == 0
-        followed = [b for b, follows in zip(self.module.buffers(), self._followed, strict=True) if follows]
-        means = [buffer.clone() for buffer in followed]
-        super().update_parameters(model)  # which copies all buffers
-        if means and not first:
-            self._mix(means, followed, self.n_averaged)
-            for buffer, mean in zip(followed, means, strict=True):
-                buffer.copy_(mean)
+    return AveragedModel(net, multi_avg_fn=mix, use_buffers=True)

@@ -17,7 +17,7 @@ from rheobase.modes import in_mode
 from rheobase.recording import record
 from rheobase.training import board, build, guard, losses, watch
 from rheobase.training.activity import firing
-from rheobase.training.average import Average
+from rheobase.training.average import average
 from rheobase.training.console import Lines
 from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
@@ -91,7 +91,7 @@ class Training:
         self.fabric = fabric
         self.net = net.to(fabric.device)
         self.model, self.optimizer = fabric.setup(self.net, build.optimizer(self.net, recipe.optimizer))
-        self.ema = Average(self.net, recipe.trainer.ema) if recipe.trainer.ema else None
+        self.ema = average(self.net, recipe.trainer.ema) if recipe.trainer.ema else None
         self.batches = build.training_batches(recipe, data, rank, world)
         mine = data.validation.at(torch.arange(rank, len(data.validation), world))
         self.validation = build.evaluation_batches(recipe, data, mine)
