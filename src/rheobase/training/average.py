@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -13,7 +15,7 @@ def average(net: nn.Module, decay: float) -> AveragedModel:
     """
     average_of = get_ema_multi_avg_fn(decay)
 
-    def mix(means: list[Tensor], values: list[Tensor], count: Tensor) -> None:  # of one dtype
+    def mix(means: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:  # of one dtype
         if means[0].is_floating_point():
             average_of(means, values, count)
         for mean, value in zip(means, values, strict=True):

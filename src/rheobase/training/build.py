@@ -20,7 +20,7 @@ from rheobase.graph import with_qcfs
 from rheobase.modes import in_mode
 from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF, Neuron, SoftLIF
 from rheobase.neurons.base import outermost
-from rheobase.training import own
+from rheobase.training import board, own
 from rheobase.training.evaluation import weights_sha256 as sha256
 from rheobase.training.keys import build, taken
 from rheobase.training.passes import padded, seeded
@@ -49,12 +49,11 @@ def instead(recipe: Recipe, chosen: Collection[str], data: Dataset | None, model
         TypeError: an object of another type.
     """
     values = recipe.flat()
-    kinds: dict[str, tuple[Any, type, Collection[str]]]
-    kinds = {"data": (data, Dataset, _OF_BATCHES), "model": (model, nn.Module, ())}
-    for what, (given, kind, used) in kinds.items():
+    for what, given, kind in (("data", data, Dataset), ("model", model, nn.Module)):
         if given is None:
             continue
         own.check(f"{what}.name", own.GIVEN, given, kind)
+        used = _OF_BATCHES if what == "data" else set()
         unused = [key for key in values if key.startswith(f"{what}.") and key.partition(".")[2] not in used]
         for key in unused:
             if key in chosen and values[key] not in (None, own.GIVEN):
@@ -199,6 +198,11 @@ def _more(options: ModelOptions, takes: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tuple[Dataset, nn.Module]:
     """What the recipe names (or is given), tried on a few images: what does not fit shows before a run begins."""
+    if recipe.trainer.tensorboard:
+        board.require()
+    devices, gpus = recipe.trainer.devices, torch.cuda.device_count()
+    if recipe.trainer.accelerator == "gpu" and gpus < devices:
+        raise ValueError(f"trainer.accelerator is 'gpu', trainer.devices {devices}; torch sees {gpus} GPUs")
     found, name = dataset(recipe, data), f"model {recipe.model.name}"
     net = model(recipe, found, net)
     if not net.training:  # else what is in evaluation mode within is meant to be

@@ -209,7 +209,8 @@ class Training:
         journal, step = self.journal, self.step
         measured = *means(journal.sums), *validation, self.rate(step - 1)
         row = (journal.epoch + 1, step, *measured, round(journal.speed, 1), round(journal.seconds, 3))
-        if journal.record(dict(zip(COLUMNS, row, strict=True))):
+        journal.record(dict(zip(COLUMNS, row, strict=True)))
+        if journal.best_is_new:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
 
     def total(self, *values: Tensor | float) -> list[float]:

@@ -18,7 +18,7 @@ from rheobase.training import board, build, processes, sources, watch
 from rheobase.training.activity import activity
 from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import accuracies, longest, weights_sha256
-from rheobase.training.folder import RunFolder, read_json, write_json
+from rheobase.training.folder import Checkpoint, RunFolder, read_json, write_json
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.keeper import Keeper, load_best
 from rheobase.training.keys import flatten
@@ -73,7 +73,7 @@ def train(
 @hosted()
 def start(recipe: Recipe, name: str, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
-    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", True, *prepare(recipe, data, model))
+    return _fit(recipe, name, *build.prepare(recipe, data, model))
 
 
 @hosted()
@@ -93,10 +93,9 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
     recipe, summary = place.read_recipe(), place.read_summary()
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
-        best = load_best(recipe, lambda: prepare(recipe, data, model)[1], place.best)
+        best = load_best(recipe, lambda: build.prepare(recipe, data, model)[1], place.best)
         return Run(place.path, best, dict(summary))
-    greeting = "{} has no checkpoint yet: starting from the beginning"
-    return _fit(recipe, lambda: place, greeting, not place.last.is_file(), *prepare(recipe, data, model))
+    return _fit(recipe, place, *build.prepare(recipe, data, model))
 
 
 @hosted()
@@ -128,7 +127,7 @@ def evaluate(
     check_split(place, split)
     if steps is not None and not steps:
         raise ValueError("steps must name at least one number of time steps")
-    dataset, net = prepare(recipe, data, model)
+    dataset, net = build.prepare(recipe, data, model)
     best = load_best(recipe, lambda: net, place.best)
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
     if steps is None:
@@ -167,38 +166,32 @@ def note_look(place: RunFolder, split: str, accuracy: Mapping[int, float], **abo
     say(f"this is look number {len(looks) + 1} at the test set after training, noted in {place.evaluations}")
 
 
-def prepare(recipe: Recipe, data: Dataset | None, model: nn.Module | None) -> tuple[Dataset, nn.Module]:
-    """Data and model, when it is sure that the recipe can be trained here."""
-    if recipe.trainer.tensorboard:
-        board.require()
-    wanted, gpus = recipe.trainer.devices, torch.cuda.device_count()
-    if recipe.trainer.accelerator == "gpu" and gpus < wanted:
-        raise ValueError(f"trainer.accelerator is 'gpu', trainer.devices {wanted}; torch sees {gpus} GPUs")
-    return build.prepare(recipe, data, model)
-
-
-def _fit(
-    recipe: Recipe, place: Callable[[], RunFolder], greeting: str, fresh: bool, data: Dataset, net: nn.Module
-) -> Run:
-    """Train to the end from the last checkpoint, or with a greeting from the start; test once, write the summary.
+def _fit(recipe: Recipe, place: RunFolder | str, data: Dataset, net: nn.Module) -> Run:
+    """Train to the end in a run folder, or in a new one with that name; test once, write the summary.
 
     Of several processes the first alone touches the folder; the others hear from it.
     """
     with ExitStack() as stack:
         fabric = stack.enter_context(processes.launched(recipe.trainer))
         stack.enter_context(processes.threads(recipe.trainer.threads))
+        fresh = isinstance(place, str) or not place.last.is_file()
         told = watch.begin(recipe, data, net.to(fabric.device)) if fresh else None
-        folder = processes.on_first(fabric, place)
-        processes.on_first(fabric, lambda: stack.enter_context(folder.locked()))
-        processes.on_first(fabric, folder.clean)
-        state = processes.on_first(fabric, folder.read_checkpoint)
+
+        def opened() -> tuple[RunFolder, Checkpoint | None]:
+            folder = RunFolder.create(recipe, place) if isinstance(place, str) else place
+            stack.enter_context(folder.locked())
+            folder.clean()
+            return folder, folder.read_checkpoint()
+
+        folder, state = processes.on_first(fabric, opened)
         keeper, stopper, lines = Keeper(folder, fabric.is_global_zero), Stopper(), Lines()
         stack.enter_context(stopper.listening(keeper.where))
         stack.callback(lines.end)
         training = Training(recipe, fabric, net, data)
         if state is None:
             training.journal.tuned = told
-            say(greeting.format(folder.path))
+            path, new = folder.path, isinstance(place, str)
+            say(f"run folder {path}" if new else f"{path} has no checkpoint yet: starting from the beginning")
         else:
             try:
                 training.load_state_dict(state)
@@ -207,9 +200,7 @@ def _fit(
             _tell_changes(training)
         stack.enter_context(_telling(keeper.where))
         keeper.begin(training)
-        events = None
-        if recipe.trainer.tensorboard and fabric.is_global_zero:
-            events = stack.enter_context(board.opened(folder.tensorboard, training.step))
+        events = stack.enter_context(board.opened(folder, training))
         fit(training, keeper, lines, events, stopper)
         stopper.trained()
         sha256 = weights_sha256(net.state_dict())
@@ -257,8 +248,8 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
     head, changed = commit()
     summary = {
         "test_accuracy": test_accuracy,
-        "validation_accuracy": journal.best_accuracy,
-        "best_epoch": journal.best_epoch,
+        "validation_accuracy": journal.best["validation_accuracy"],
+        "best_epoch": journal.best["epoch"],
         "train_seconds": round(journal.seconds, 3),
         "images_per_second": statistics.median(row["images_per_second"] for row in journal.rows),
         "seed": recipe.seed,

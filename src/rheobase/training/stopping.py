@@ -46,7 +46,7 @@ class Stopper:
         """Mind the signals within; `where` tells how to go on from where they end it."""
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # Python lets no other handle signals
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in map(int, (signal.SIGINT, signal.SIGTERM)):
                 # a script's background job does not get its Ctrl-C; None is a handler that is not Python's
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     before[number] = signal.signal(number, self._note)
