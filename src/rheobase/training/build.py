@@ -1,4 +1,4 @@
-"""From a recipe to the things it names: data, batches, model, optimizer."""
+"""From a recipe to the things it names: data, batches, model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rheobase.training import board, own
 from rheobase.training.evaluation import weights_sha256 as sha256
 from rheobase.training.keys import build, taken
 from rheobase.training.passes import padded, seeded
-from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptions, Recipe
+from rheobase.training.recipe import ModelOptions, NeuronOptions, Recipe
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
@@ -276,20 +276,3 @@ def neuron(options: NeuronOptions) -> Neuron | SoftLIF:
         return kind(**given, **({"learn": learn} if learn else {}))
     except (TypeError, ValueError) as error:
         raise ValueError(f"model.neuron: {error}") from error
-
-
-def groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: weights of layers (two axes or more), and norms, biases and neurons, without decay."""
-    neurons = {p for m in net.modules() if isinstance(m, Neuron) for p in m.parameters(recurse=False)}
-    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    weights = [p for p in trainable if p.dim() > 1 and p not in neurons]
-    others = [p for p in trainable if p.dim() <= 1 or p in neurons]
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """The optimizer over all trainable parameters of a net."""
-    parts = groups(net, options.weight_decay)
-    if options.name == "sgd":
-        return torch.optim.SGD(parts, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
-    return torch.optim.AdamW(parts, lr=options.lr, betas=(options.momentum, 0.999))

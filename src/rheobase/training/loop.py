@@ -17,15 +17,14 @@ from rheobase.modes import in_mode
 from rheobase.recording import record
 from rheobase.training import board, build, guard, losses, watch
 from rheobase.training.activity import firing
-from rheobase.training.average import average
 from rheobase.training.console import Lines
 from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.journal import COLUMNS, Journal, means
 from rheobase.training.keeper import Keeper
+from rheobase.training.optimization import average, learning_rate, optimizer
 from rheobase.training.passes import padded, seeded
 from rheobase.training.recipe import Recipe
-from rheobase.training.schedule import learning_rate
 from rheobase.training.stopping import Stopper
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Training:
         self.recipe = recipe
         self.fabric = fabric
         self.net = net.to(fabric.device)
-        self.model, self.optimizer = fabric.setup(self.net, build.optimizer(self.net, recipe.optimizer))
+        self.model, self.optimizer = fabric.setup(self.net, optimizer(self.net, recipe.optimizer))
         self.ema = average(self.net, recipe.trainer.ema) if recipe.trainer.ema else None
         self.batches = build.training_batches(recipe, data, rank, world)
         mine = data.validation.at(torch.arange(rank, len(data.validation), world))
@@ -114,11 +113,6 @@ class Training:
         """The net that is validated and kept: the moving average, if there is one."""
         return self.net if self.ema is None else self.ema.module
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        recipe = self.recipe
-        return learning_rate(recipe.schedule, recipe.optimizer.lr, step, self.batches.count, recipe.trainer.epochs)
-
     def train_on(self, batch: Batch) -> list[float]:
         """One step on this process's part of a batch; of the whole batch the sums that a journal counts.
 
@@ -127,7 +121,7 @@ class Training:
         recipe, world = self.recipe, self.fabric.world_size
         batch = batch.to(self.fabric.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step)
+            group["lr"] = learning_rate(recipe, self.step, self.batches.count)
         self.optimizer.zero_grad()
         whole = min(self.batches.batch_size, len(self.batches.split) - self.journal.batch * self.batches.batch_size)
         parts = max(1, min(recipe.trainer.accumulate, whole // world // 2))  # a norm wants two samples
@@ -207,7 +201,7 @@ class Training:
     def end_epoch(self, validation: tuple[float, float]) -> None:
         """Note the epoch's row, and the weights if they are the best so far."""
         journal, step = self.journal, self.step
-        measured = *means(journal.sums), *validation, self.rate(step - 1)
+        measured = *means(journal.sums), *validation, learning_rate(self.recipe, step - 1, self.batches.count)
         row = (journal.epoch + 1, step, *measured, round(journal.speed, 1), round(journal.seconds, 3))
         journal.record(dict(zip(COLUMNS, row, strict=True)))
         if journal.best_is_new:
