@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rheobase.data import Dataset
+from rheobase.machine import commit, machine, versions
 from rheobase.training import board, build, processes, sources, watch
 from rheobase.training.activity import activity
 from rheobase.training.console import Lines, say
@@ -23,7 +24,6 @@ from rheobase.training.guard import NotFiniteError
 from rheobase.training.keeper import Keeper, load_best
 from rheobase.training.keys import flatten
 from rheobase.training.loop import Training, fit
-from rheobase.training.machine import commit, machine, versions
 from rheobase.training.passes import hosted, seeded
 from rheobase.training.recipe import Recipe
 from rheobase.training.stopping import Stopper
