@@ -169,8 +169,8 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Groups of values, from {dotted name: value}."""
     tree: dict[str, Any] = {}
     for name, value in flat.items():
-        *groups, leaf = name.split(".")
-        functools.reduce(lambda branch, group: branch.setdefault(group, {}), groups, tree)[leaf] = value
+        *path, leaf = name.split(".")
+        functools.reduce(lambda branch, group: branch.setdefault(group, {}), path, tree)[leaf] = value
     return tree
 
 

@@ -51,7 +51,6 @@ def fit(training: Training, keeper: Keeper, lines: Lines, events: SummaryWriter 
 
     journal, batches = training.journal, training.batches
     stop_if_wanted()  # by a signal that came before there was anything to save
-    lines.begin(training)
     mark = time.perf_counter()
     while journal.epoch < training.recipe.trainer.epochs:
         batches.seek(journal.epoch, journal.batch)

@@ -198,6 +198,8 @@ def _fit(recipe: Recipe, place: RunFolder | str, data: Dataset, net: nn.Module) 
             except ValueError as error:
                 raise ValueError(f"{folder.last}: {error}") from error
             _tell_changes(training)
+            journal = training.journal
+            say(f"continuing after step {training.step} (epoch {journal.epoch + 1}, batch {journal.batch})")
         stack.enter_context(_telling(keeper.where))
         keeper.begin(training)
         events = stack.enter_context(board.opened(folder, training))
