@@ -19,7 +19,7 @@ from rheobase.training import board, build, processes, sources, watch
 from rheobase.training.activity import activity
 from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import accuracies, longest, weights_sha256
-from rheobase.training.folder import Checkpoint, RunFolder, read_json, write_json
+from rheobase.training.folder import RunFolder, read_json, write_json
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.keeper import Keeper, load_best
 from rheobase.training.keys import flatten
@@ -176,22 +176,20 @@ def _fit(recipe: Recipe, place: RunFolder | str, data: Dataset, net: nn.Module) 
         stack.enter_context(processes.threads(recipe.trainer.threads))
         fresh = isinstance(place, str) or not place.last.is_file()
         told = watch.begin(recipe, data, net.to(fabric.device)) if fresh else None
-
-        def opened() -> tuple[RunFolder, Checkpoint | None]:
-            folder = RunFolder.create(recipe, place) if isinstance(place, str) else place
-            stack.enter_context(folder.locked())
-            folder.clean()
-            return folder, folder.read_checkpoint()
-
-        folder, state = processes.on_first(fabric, opened)
+        folder = processes.on_first(
+            fabric, lambda: RunFolder.create(recipe, place) if isinstance(place, str) else place
+        )
+        processes.on_first(fabric, lambda: stack.enter_context(folder.locked()))
+        processes.on_first(fabric, folder.clean)
+        state = processes.on_first(fabric, folder.read_checkpoint)
         keeper, stopper, lines = Keeper(folder, fabric.is_global_zero), Stopper(), Lines()
         stack.enter_context(stopper.listening(keeper.where))
         stack.callback(lines.end)
         training = Training(recipe, fabric, net, data)
         if state is None:
             training.journal.tuned = told
-            path, new = folder.path, isinstance(place, str)
-            say(f"run folder {path}" if new else f"{path} has no checkpoint yet: starting from the beginning")
+            again = f"{folder.path} has no checkpoint yet: starting from the beginning"
+            say(f"run folder {folder.path}" if isinstance(place, str) else again)
         else:
             try:
                 training.load_state_dict(state)
