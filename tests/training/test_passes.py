@@ -165,7 +165,7 @@ def test_a_net_that_keeps_a_tensor_of_its_first_pass_is_trained_and_after_evalua
     fresh = Caching()
     evaluate(run.folder, model=fresh)
     with pytest.MonkeyPatch.context() as patch:  # without the trial, evaluation itself comes first
-        patch.setattr(build, "prepare", lambda recipe, data, net: (build.dataset(recipe, data), net))
+        patch.setattr(runs, "prepare", lambda recipe, data, net: (build.dataset(recipe, data), net))
         other = Caching()
         evaluate(run.folder, [2], model=other)
     other.train()(torch.rand(4, 1, 8, 8)).sum().backward()

@@ -17,6 +17,7 @@ from rheobase.data import Dataset
 from rheobase.machine import commit, machine, versions
 from rheobase.training import board, build, processes, sources, watch
 from rheobase.training.activity import activity
+from rheobase.training.build import prepare
 from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import accuracies, longest, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
@@ -73,7 +74,7 @@ def train(
 @hosted()
 def start(recipe: Recipe, name: str, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
-    return _fit(recipe, name, *build.prepare(recipe, data, model))
+    return _fit(recipe, name, *prepare(recipe, data, model))
 
 
 @hosted()
@@ -93,9 +94,9 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
     recipe, summary = place.read_recipe(), place.read_summary()
     if summary is not None:
         say(f"{place.path} is finished: nothing left to train")
-        best = load_best(recipe, lambda: build.prepare(recipe, data, model)[1], place.best)
+        best = load_best(recipe, lambda: prepare(recipe, data, model)[1], place.best)
         return Run(place.path, best, dict(summary))
-    return _fit(recipe, place, *build.prepare(recipe, data, model))
+    return _fit(recipe, place, *prepare(recipe, data, model))
 
 
 @hosted()
@@ -127,7 +128,7 @@ def evaluate(
     check_split(place, split)
     if steps is not None and not steps:
         raise ValueError("steps must name at least one number of time steps")
-    dataset, net = build.prepare(recipe, data, model)
+    dataset, net = prepare(recipe, data, model)
     best = load_best(recipe, lambda: net, place.best)
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
     if steps is None:
