@@ -15,9 +15,9 @@ import torch
 import rheobase as rb
 from benchmarks.harness import Call, Case, Table, measure
 from benchmarks.memory import add_peaks
-from rheobase.training import build
 from rheobase.training.folder import RunFolder
 from rheobase.training.journal import Journal
+from rheobase.training.optimization import optimizer
 from rheobase.training.recipe import OptimizerOptions
 
 
@@ -47,12 +47,12 @@ def checkpoint(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
 def _state(width: int) -> dict[str, Any]:
     """What a checkpoint of a run holds, after a step."""
     net = rb.models.create("sew_resnet50", classes=1000, stem="imagenet", width=width)
-    optimizer = build.optimizer(net, OptimizerOptions(name="sgd"))
+    sgd = optimizer(net, OptimizerOptions(name="sgd"))
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    sgd.step()
     best = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    weights = {"net": dict(net.state_dict()), "optimizer": optimizer.state_dict(), "best": best}
+    weights = {"net": dict(net.state_dict()), "optimizer": sgd.state_dict(), "best": best}
     return weights | {
         **{"ema": None, "journal": dataclasses.asdict(Journal()), "data": {}},
         **{"recipe_sha256": "", "threads": 1, "processes": 1},

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.rivals import PACKAGES
-from rheobase.training.machine import commit, machine, versions
+from rheobase.machine import commit, machine, versions
 
 _SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "NUMBA_", "CUDA_", "PYTORCH_")
 

@@ -34,10 +34,10 @@ import rheobase as rb
 from rheobase.data import Batches, Dataset
 from rheobase.data.dataset import Samples, systematic
 from rheobase.graph import Percentile, accuracies
+from rheobase.machine import commit, machine, versions
 from rheobase.models import Net
 from rheobase.training import Recipe, resume
 from rheobase.training.evaluation import accuracies as of_a_pass
-from rheobase.training.machine import commit, machine, versions
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "results" / "studies" / "steps.jsonl"

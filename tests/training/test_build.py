@@ -6,27 +6,7 @@ import torch
 
 import rheobase as rb
 from rheobase.training import Recipe, build, own, sources
-from rheobase.training.recipe import DataOptions, ModelOptions, NeuronOptions, OptimizerOptions
-
-
-def test_weight_decay_is_on_weights_of_layers_only():
-    net = rb.models.create("sew_resnet18", classes=10, in_channels=1, width=4)
-    decayed, free = build.groups(net, 0.3)
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
-    names = {id(parameter): name for name, parameter in net.named_parameters()}
-    layers = {id(module.weight) for module in net.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)}
-    assert {id(parameter) for parameter in decayed["params"]} == layers
-    assert len(decayed["params"]) + len(free["params"]) == len(names)
-
-
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
-def test_optimizer(name, kind):
-    net = rb.models.create("plain_convnet", classes=10, in_channels=1, depth=1)
-    optimizer = build.optimizer(net, OptimizerOptions(name=name, lr=0.5, momentum=0.8, weight_decay=0.1))
-    assert type(optimizer) is kind
-    group = optimizer.param_groups[0]
-    assert (group["lr"], group["weight_decay"]) == (0.5, 0.1)
-    assert 0.8 in (group.get("momentum"), group.get("betas", [None])[0])
+from rheobase.training.recipe import DataOptions, ModelOptions, NeuronOptions
 
 
 def test_neuron_has_the_recipes_numbers():

@@ -11,31 +11,27 @@ def row(epoch, accuracy, loss):
     return {**values, "epoch": epoch, "validation_accuracy": accuracy, "validation_loss": loss}
 
 
+def best_after(*pairs):
+    """Which epoch is the best after each of these accuracies and losses."""
+    journal, found = Journal(), []
+    for number, pair in enumerate(pairs, 1):
+        journal.record(row(number, *pair))
+        found.append(journal.best["epoch"])
+        assert journal.best_is_new == (found[-1] == number)
+        assert (journal.epoch, journal.batch) == (number, 0)
+    return found
+
+
 def test_best_is_by_accuracy_then_loss_then_the_earliest():
-    journal = Journal()
-    found = [
-        journal.record(row(i + 1, *pair))
-        for i, pair in enumerate([(0.5, 1), (0.4, 0.1), (0.5, 1), (0.5, 0.9), (0.6, 2)])
-    ]
-    assert found == [True, False, False, True, True]
-    assert (journal.best_epoch, journal.best_accuracy, journal.best_loss) == (5, 0.6, 2)
-    assert (journal.epoch, journal.batch) == (5, 0)
+    assert best_after((0.5, 1), (0.4, 0.1), (0.5, 1), (0.5, 0.9), (0.6, 2)) == [1, 1, 1, 4, 5]
 
 
 def test_a_loss_that_is_not_a_number_is_a_best_only_without_a_rival():
-    journal = Journal()
-    assert journal.record(row(1, 0.1, math.nan))
-    assert journal.record(row(2, 0.2, 1.0))
-    assert not journal.record(row(3, 0.2, math.nan))
-    assert not journal.record(row(4, 0.9, math.nan)), "nor with a higher accuracy"
-    assert (journal.best_epoch, journal.best_accuracy, journal.best_loss) == (2, 0.2, 1.0)
+    assert best_after((0.1, math.nan), (0.2, 1.0), (0.2, math.nan), (0.9, math.nan)) == [1, 2, 2, 2]
 
 
 def test_any_number_is_better_than_a_loss_that_is_none():
-    journal = Journal()
-    assert journal.record(row(1, 0.9, math.nan))
-    assert not journal.record(row(2, 0.8, math.nan))
-    assert journal.record(row(3, 0.1, 5.0))
+    assert best_after((0.9, math.nan), (0.8, math.nan), (0.1, 5.0)) == [1, 1, 3]
 
 
 def test_csv_has_one_row_an_epoch():

@@ -9,9 +9,10 @@ from torch import nn
 
 import rheobase as rb
 from rheobase.data import Batch, load
+from rheobase.modes import in_mode
 from rheobase.training import build, evaluate, loop, resume, runs, sources
 from rheobase.training.activity import activity
-from rheobase.training.passes import evaluating, seeded
+from rheobase.training.passes import seeded
 
 
 @pytest.fixture
@@ -139,9 +140,9 @@ def test_a_model_in_evaluation_mode_is_trained_as_a_whole(options, checkpoint):
     assert not any(module.training for module in run.model.modules())
 
 
-def test_evaluating_leaves_each_module_in_its_mode():
+def test_in_mode_leaves_each_module_in_its_mode():
     net = Frozen()
-    with pytest.raises(KeyError), evaluating(net):
+    with pytest.raises(KeyError), in_mode(net, training=False):
         assert not any(module.training for module in net.modules())
         raise KeyError
     assert [name for name, module in net.named_modules() if not module.training] == ["frozen"]
@@ -164,7 +165,7 @@ def test_a_net_that_keeps_a_tensor_of_its_first_pass_is_trained_and_after_evalua
     fresh = Caching()
     evaluate(run.folder, model=fresh)
     with pytest.MonkeyPatch.context() as patch:  # without the trial, evaluation itself comes first
-        patch.setattr(build, "prepare", lambda recipe, data, net: (build.dataset(recipe, data), net))
+        patch.setattr(runs, "prepare", lambda recipe, data, net: (build.dataset(recipe, data), net))
         other = Caching()
         evaluate(run.folder, [2], model=other)
     other.train()(torch.rand(4, 1, 8, 8)).sum().backward()

@@ -4,7 +4,7 @@ import pytest
 
 from rheobase.training import Recipe
 from rheobase.training.keys import known, leaves
-from rheobase.training.recipe import LATER, DataOptions, ModelOptions, NeuronOptions, TrainerOptions
+from rheobase.training.recipe import ALWAYS, ELSEWHERE, DataOptions, ModelOptions, NeuronOptions, TrainerOptions
 
 
 def test_json_round_trip():
@@ -142,7 +142,8 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     later |= {f"model.neuron.{name}": value for name, value in soft.items()}
     later |= {"model.qcfs_levels": 4, "model.qcfs_threshold": 2.0}
     later |= {"tune.samples": 8, "tune.start": "identity", "probe.every_steps": 2, "probe.samples": 16}
-    assert set(later) == set(LATER)
+    assert set(later) == {*leaves(Recipe), "model.options"} - ALWAYS - ELSEWHERE
+    assert leaves(Recipe).keys() > ALWAYS
     lateral = {name: {"model.neuron.kind": "lateral"} for name in later if name.startswith("model.neuron.")}
     with_them = lateral | {
         "tune.start": {"tune.samples": 16},

@@ -9,7 +9,6 @@ from torch.utils.checkpoint import checkpoint
 import rheobase as rb
 from rheobase.training import evaluate, losses, resume
 from rheobase.training.evaluation import accuracies
-from rheobase.training.loop import Training
 from rheobase.training.passes import seeded
 
 
@@ -43,19 +42,10 @@ def test_sequences_are_learned(data, options, name):
     assert found[6] == pytest.approx(run.summary["validation_accuracy"])
 
 
-def test_resumed_is_uninterrupted(data, options, tmp_path, monkeypatch):
+def test_resumed_is_uninterrupted(data, options, tmp_path, stopping):
     whole = rb.train("digits", data=data, **{**options, "run": str(tmp_path / "whole")})
-    step = Training.train_on
-
-    def stopping(self, batch):
-        if self.step == 7:
-            raise KeyError
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "train_on", stopping)
-        with pytest.raises(KeyError):
-            rb.train("digits", data=data, **options)
+    with stopping(7):
+        rb.train("digits", data=data, **options)
     again = resume(options["run"], data=data)
     assert again.summary["weights_sha256"] == whole.summary["weights_sha256"]
 

@@ -195,8 +195,7 @@ def test_the_learning_rate_follows_the_schedule(tiny, monkeypatch):
     monkeypatch.setattr(loop.Training, "train_on", spy)
     rb.train("digits", **tiny)
     recipe = sources.load("digits", tiny)
-    rate = loop.learning_rate
-    assert used == [{rate(recipe.schedule, 0.01, index, 6, 3)} for index in range(18)]
+    assert used == [{loop.learning_rate(recipe, index, 6)} for index in range(18)]
 
 
 def test_gradients_are_clipped(tiny, monkeypatch):

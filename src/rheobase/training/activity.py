@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # (pydantic, which reads it in a summary, wants that one below Python 3.12)
 
 from rheobase.data import Batch
+from rheobase.modes import in_mode
 from rheobase.neurons import Integrator
 from rheobase.neurons.base import outermost
 from rheobase.padded import real_steps
 from rheobase.recording import Trace, record
-from rheobase.training.passes import evaluating, padded
+from rheobase.training.passes import padded
 
 
 class Layer(TypedDict):
@@ -46,7 +47,7 @@ def recorded(model: nn.Module, batch: Batch) -> Mapping[str, Trace]:
     """What the neurons do in evaluation, by module path; the model's mode stays."""
     if not outermost(model):
         return {}
-    with evaluating(model), padded(batch.lengths), record(model) as tape:
+    with in_mode(model, training=False), padded(batch.lengths), record(model) as tape:
         model(batch.inputs)
     return tape
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from rheobase.training.activity import activity
+from rheobase.training.folder import RunFolder
 from rheobase.training.journal import COLUMNS
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ def require() -> type[SummaryWriter]:
     return SummaryWriter
 
 
-def opened(folder: Path, step: int) -> SummaryWriter:
-    """A writer into a folder, where events after `step` are superseded."""
-    return require()(str(folder), purge_step=step + 1 if step else None)
+def opened(folder: RunFolder, training: Training) -> AbstractContextManager[SummaryWriter | None]:
+    """A writer, in whose folder events after the training's step are superseded; None where no events are wanted."""
+    if not training.recipe.trainer.tensorboard or not training.fabric.is_global_zero:
+        return nullcontext()
+    return require()(str(folder.tensorboard), purge_step=training.step + 1 if training.step else None)
 
 
 def write(writer: SummaryWriter, training: Training) -> None:

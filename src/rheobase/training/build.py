@@ -1,4 +1,4 @@
-"""From a recipe to the things it names: data, batches, model, optimizer."""
+"""From a recipe to the things it names: data, batches, model."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from rheobase import models, surrogate
 from rheobase.data import Augmentation, Batch, Batches, Dataset, load
 from rheobase.data.dataset import Samples, Split, Streamed, systematic
 from rheobase.graph import with_qcfs
+from rheobase.modes import in_mode
 from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF, Neuron, SoftLIF
 from rheobase.neurons.base import outermost
-from rheobase.training import own
+from rheobase.training import board, own
 from rheobase.training.evaluation import weights_sha256 as sha256
 from rheobase.training.keys import build, taken
-from rheobase.training.passes import evaluating, padded, seeded
-from rheobase.training.recipe import ModelOptions, NeuronOptions, OptimizerOptions, Recipe
+from rheobase.training.passes import padded, seeded
+from rheobase.training.recipe import ModelOptions, NeuronOptions, Recipe
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
 """The built-in shapes by the names that a recipe gives them."""
 NEURONS: dict[str, Any] = {
     **{"lif": LIF, "if": IF, "cuba_lif": CubaLIF, "adaptive_lif": AdaptiveLIF},
-    "lateral": LateralLIF,
+    **{"lateral": LateralLIF, "soft_lif": SoftLIF},
 }
-"""The kinds of spiking neurons by the names that a recipe gives them."""
-_SOFT = set(inspect.signature(SoftLIF).parameters)
-_NUMBERS = {name for kind in NEURONS.values() for name in kind.dynamics} | _SOFT
+"""The kinds of neurons by the names that a recipe gives them."""
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
 _FEW = 64  # samples of a split whose inputs tell it from another
 _OF_RECIPE = {"name", "options", "qcfs_levels", "qcfs_threshold"}
@@ -50,12 +49,11 @@ def instead(recipe: Recipe, chosen: Collection[str], data: Dataset | None, model
         TypeError: an object of another type.
     """
     values = recipe.flat()
-    kinds: dict[str, tuple[Any, type, Collection[str]]]
-    kinds = {"data": (data, Dataset, _OF_BATCHES), "model": (model, nn.Module, ())}
-    for what, (given, kind, used) in kinds.items():
+    for what, given, kind in (("data", data, Dataset), ("model", model, nn.Module)):
         if given is None:
             continue
         own.check(f"{what}.name", own.GIVEN, given, kind)
+        used = _OF_BATCHES if what == "data" else set()
         unused = [key for key in values if key.startswith(f"{what}.") and key.partition(".")[2] not in used]
         for key in unused:
             if key in chosen and values[key] not in (None, own.GIVEN):
@@ -159,7 +157,7 @@ def model(recipe: Recipe, data: Dataset, given: nn.Module | None = None) -> nn.M
             net = with_qcfs(net, options.qcfs_levels, options.qcfs_threshold or 8.0)
         except ValueError as error:
             raise ValueError(f"model.qcfs_levels: {error}") from error
-    parts = [module for module in net.modules() if isinstance(module, models.Segmented)] if segments > 1 else []
+    parts = [module for module in net.modules() if isinstance(module, models.Segmented) and segments > 1]
     if segments > 1 and not parts:
         raise ValueError(
             f"trainer.checkpoint_segments must be 1 for model {options.name}, in which there is no "
@@ -204,6 +202,11 @@ def _more(options: ModelOptions, takes: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tuple[Dataset, nn.Module]:
     """What the recipe names (or is given), tried on a few images: what does not fit shows before a run begins."""
+    if recipe.trainer.tensorboard:
+        board.require()
+    devices, gpus = recipe.trainer.devices, torch.cuda.device_count()
+    if recipe.trainer.accelerator == "gpu" and gpus < devices:
+        raise ValueError(f"trainer.accelerator is 'gpu', trainer.devices {devices}; torch sees {gpus} GPUs")
     found, name = dataset(recipe, data), f"model {recipe.model.name}"
     net = model(recipe, found, net)
     if not net.training:  # else what is in evaluation mode within is meant to be
@@ -220,7 +223,7 @@ def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tupl
     tried = net
     with suppress(Exception):  # a net that keeps what a pass with gradients gave could not be copied later
         tried = copy.deepcopy(net)
-    with evaluating(tried), padded(lengths), seeded("trial", recipe.seed):
+    with in_mode(tried, training=False), padded(lengths), seeded("trial", recipe.seed):
         learns = tried(inputs).requires_grad
     del tried
     if not learns:
@@ -249,7 +252,7 @@ def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
     images, _, lengths = sample(data, data.validation)
     tried = f"model {recipe.model.name}: for images {list(images.shape)} it"
     try:
-        with torch.no_grad(), evaluating(net), padded(lengths):
+        with torch.no_grad(), in_mode(net, training=False), padded(lengths):
             found: Tensor = net(images)
     except Exception as error:
         raise ValueError(f"{tried} failed: {own.told(error)}") from error
@@ -262,43 +265,18 @@ def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
 
 def neuron(options: NeuronOptions) -> Neuron | SoftLIF:
     """The prototype of all neurons."""
+    kind, given = NEURONS[options.kind], options.model_dump(exclude_defaults=True, exclude={"kind"})
+    if kind is SoftLIF and (strange := given.keys() - inspect.signature(SoftLIF).parameters.keys()):
+        raise ValueError(f"model.neuron: SoftLIF takes no {min(strange)!r}")
+    if kind is IF:
+        given.pop("decay", None)  # (which is 1, else it were refused)
     shape: Any = SURROGATES[options.surrogate]
-    changed = {name: value for name, value in options if value != getattr(NeuronOptions(), name)}
-    if options.kind == "soft_lif":
-        strange = changed.keys() - {"kind", *_SOFT}
-        if strange:
-            raise ValueError(f"model.neuron: SoftLIF takes no {min(strange)!r}")
-        return SoftLIF(**{name: value for name, value in changed.items() if name in _SOFT})
-    numbers = {name: value for name, value in changed.items() if name in _NUMBERS}
-    if options.kind == "if":
-        numbers.pop("decay", None)  # (which is 1, else it were refused)
-    learn = [name.strip() for name in (options.learn or "").split(",") if name] + [
-        "threshold"
-    ] * options.learn_threshold
+    parameter = given.pop("surrogate_parameter", None)
+    if "surrogate" in given or parameter is not None:
+        given["surrogate"] = shape() if parameter is None else shape(parameter)
+    learn = [name.strip() for name in given.pop("learn", "").split(",") if name]
+    learn += ["threshold"] * given.pop("learn_threshold", False)
     try:
-        return NEURONS[options.kind](
-            reset=options.reset,
-            detach_reset=options.detach_reset,
-            surrogate=shape() if options.surrogate_parameter is None else shape(options.surrogate_parameter),
-            learn=learn,
-            **numbers,
-        )
+        return kind(**given, **({"learn": learn} if learn else {}))
     except (TypeError, ValueError) as error:
         raise ValueError(f"model.neuron: {error}") from error
-
-
-def groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: weights of layers (two axes or more), and norms, biases and neurons, without decay."""
-    neurons = {p for m in net.modules() if isinstance(m, Neuron) for p in m.parameters(recurse=False)}
-    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    weights = [p for p in trainable if p.dim() > 1 and p not in neurons]
-    others = [p for p in trainable if p.dim() <= 1 or p in neurons]
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """The optimizer over all trainable parameters of a net."""
-    parts = groups(net, options.weight_decay)
-    if options.name == "sgd":
-        return torch.optim.SGD(parts, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
-    return torch.optim.AdamW(parts, lr=options.lr, betas=(options.momentum, 0.999))

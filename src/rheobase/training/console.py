@@ -31,13 +31,6 @@ class Lines:
         self._task = self._bar.add_task("")
         self._drawn = 0.0
 
-    def begin(self, training: Training) -> None:
-        """Say where it begins."""
-        journal = training.journal
-        if journal.epoch or journal.batch:
-            say(f"continuing after step {training.step} (epoch {journal.epoch + 1}, batch {journal.batch})")
-        self._bar.start()
-
     def batch(self, training: Training) -> None:
         """Redraw the bar, at most four times a second."""
         if self._bar.disable or time.perf_counter() - self._drawn < 0.25:
@@ -46,6 +39,7 @@ class Lines:
         loss, accuracy = means(journal.sums)
         text = f"epoch {journal.epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.2%}  {journal.speed:.0f} images/s"
         self._bar.update(self._task, completed=journal.batch, total=total, description=text)
+        self._bar.start()  # (if it has not)
         self._bar.refresh()
         self._drawn = time.perf_counter()
 

@@ -18,10 +18,11 @@ from rheobase.graph import convert as convert_net
 from rheobase.graph.accuracy import STEPS
 from rheobase.neurons.base import outermost
 from rheobase.training import build, evaluation, processes
+from rheobase.training.build import prepare
 from rheobase.training.folder import RunFolder, write_json
 from rheobase.training.keeper import load_best
 from rheobase.training.passes import hosted, seeded
-from rheobase.training.runs import SplitName, check_split, note_look, prepare
+from rheobase.training.runs import SplitName, check_split, note_look
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ def currents(net: nn.Module, batch: Batch) -> str | None:
 
 def first(net: nn.Module, loss_of: Callable[[], Tensor]) -> str | None:
     """What is not finite first in a pass, in words: a weight, then up the layers, then a gradient down them."""
-    if weights(net):
-        return weights(net)
+    if spoilt := weights(net):
+        return spoilt
     seen: list[tuple[str, Tensor]] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: object, name: str) -> None:

@@ -13,7 +13,6 @@ from rheobase.training import build, sources, watch
 from rheobase.training.folder import RunFolder
 from rheobase.training.keeper import load_best
 from rheobase.training.passes import hosted
-from rheobase.training.runs import prepare
 
 
 @hosted()
@@ -45,17 +44,13 @@ def health(
         raise ValueError(f"samples must be at least 2, got {samples}")
     if start is not None and not tuned:
         raise ValueError("--start is of --tune")
-    folder = Path(what)
-    if (folder / "recipe.json").is_file():
-        if keys:
-            raise ValueError(f"{what} is a run, whose recipe is fixed: it takes no {keys[0]}")
-        place = RunFolder.open(folder)
-        recipe = place.read_recipe()
-        data, net = prepare(recipe, None, None)
+    place = RunFolder.open(what) if (Path(what) / "recipe.json").is_file() else None
+    if place is not None and keys:
+        raise ValueError(f"{what} is a run, whose recipe is fixed: it takes no {keys[0]}")
+    recipe = sources.from_arguments([what, *keys])[1] if place is None else place.read_recipe()
+    data, net = build.prepare(recipe, None, None)
+    if place is not None:
         net = load_best(recipe, lambda: net, place.best)
-    else:
-        _, recipe = sources.from_arguments([what, *keys])
-        data, net = prepare(recipe, None, None)
     net = net.cpu()
     wanted = samples * (1 + tuned)
     if wanted > len(data.train):

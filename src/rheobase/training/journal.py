@@ -1,4 +1,4 @@
-"""What a run remembers besides weights and optimizer: where it is, what it has measured, its best model."""
+"""What a run remembers besides weights and optimizer: where it is, what it has measured."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ class Journal:
     epoch: int = 0
     batch: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0  # counted from 1; 0: none yet
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
     seconds: float = 0.0
     epoch_seconds: float = 0.0  # of training alone, without validation
     sums: list[float] = field(default_factory=lambda: [0.0] * 3)  # of the epoch so far: loss, right, images
@@ -35,9 +32,14 @@ class Journal:
     warned: list[str] = field(default_factory=list)  # of what in them
 
     @property
+    def best(self) -> dict[str, Any]:
+        """The row of the best epoch: by accuracy, then loss (a nan is worse than all others), then the earliest."""
+        return max(self.rows, key=_rank)
+
+    @property
     def best_is_new(self) -> bool:
         """Whether the last epoch is the best one."""
-        return self.best_epoch == self.epoch
+        return self.best is self.rows[-1]
 
     @property
     def speed(self) -> float:
@@ -53,16 +55,11 @@ class Journal:
         self.batch += 1
         return now
 
-    def record(self, row: dict[str, Any]) -> bool:
-        """End an epoch with its row. Whether it is the best so far: by accuracy, then loss, then the earliest."""
+    def record(self, row: dict[str, Any]) -> None:
+        """End an epoch with its row."""
         self.rows.append(row)
         self.epoch, self.batch = self.epoch + 1, 0
         self.epoch_seconds, self.sums = 0.0, [0.0] * 3
-        accuracy, loss = row["validation_accuracy"], row["validation_loss"]
-        if self.best_epoch and not _rank(accuracy, loss) > _rank(self.best_accuracy, self.best_loss):
-            return False
-        self.best_epoch, self.best_accuracy, self.best_loss = self.epoch, accuracy, loss
-        return True
 
 
 def to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
@@ -74,8 +71,8 @@ def to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _rank(accuracy: float, loss: float) -> tuple[bool, float, float]:
-    """The larger the better: a loss of nan is worse than all others."""
+def _rank(row: dict[str, Any]) -> tuple[bool, float, float]:
+    accuracy, loss = row["validation_accuracy"], row["validation_loss"]
     return (False, accuracy, 0.0) if math.isnan(loss) else (True, accuracy, -loss)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import json
 import typing
 from collections.abc import Iterator, Mapping
@@ -97,37 +98,32 @@ def read(value: Any) -> Any:
 
 
 @functools.cache
-def leaves(schema: type[Group], prefix: str = "") -> dict[str, Leaf]:
-    """All leaves of a schema by dotted name."""
-    found: dict[str, Leaf] = {}
+def groups(schema: type[Group], prefix: str = "") -> dict[str, type[Group]]:
+    """All groups in a schema by dotted name."""
+    found: dict[str, type[Group]] = {}
     for name, field in schema.model_fields.items():
-        kind = field.annotation
+        kind: Any = field.annotation
         if isinstance(kind, type) and issubclass(kind, Group):
-            found |= leaves(kind, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = Leaf.of(field)
+            found |= {prefix + name: kind, **groups(kind, f"{prefix}{name}.")}
     return found
 
 
 @functools.cache
-def free(schema: type[Group], prefix: str = "") -> list[str]:
-    """The groups of a schema that take any key, by dotted name."""
-    found: list[str] = []
-    for name, field in schema.model_fields.items():
-        kind: Any = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Group):
-            found += [prefix + name] if issubclass(kind, Open) else free(kind, f"{prefix}{name}.")
-    return found
+def leaves(schema: type[Group]) -> dict[str, Leaf]:
+    """All leaves of a schema by dotted name."""
+    inside = {"": schema} | {f"{name}.": kind for name, kind in groups(schema).items()}
+    fields = {prefix + name: field for prefix, kind in inside.items() for name, field in kind.model_fields.items()}
+    return {name: Leaf.of(field) for name, field in fields.items() if name not in groups(schema)}
 
 
 def known(schema: type[Group], name: str) -> None:
     """Refuse a dotted name that is not a leaf, with a ValueError that names the nearest key."""
-    names = list(leaves(schema))
+    names, opened = list(leaves(schema)), [group for group, kind in groups(schema).items() if issubclass(kind, Open)]
     group, _, last = name.rpartition(".")
-    if name in names or (group in free(schema) and last.isidentifier()):
+    if name in names or (group in opened and last.isidentifier()):
         return
-    inside = [leaf for leaf in (*names, *(f"{group}.NAME" for group in free(schema))) if leaf.startswith(name + ".")]
-    if inside:
+    if name in groups(schema):
+        inside = [leaf for leaf in (*names, *(f"{group}.NAME" for group in opened)) if leaf.startswith(name + ".")]
         raise ValueError(f"{name!r} is a group, not a key: give one of {', '.join(inside)}")
     raise ValueError(f"unknown key {name!r}: {_hint(name, names)}")
 
@@ -150,7 +146,7 @@ def flatten(nested: Any, schema: type[Group]) -> dict[str, Any]:
         raise ValueError(f"a recipe must be a mapping of keys, got {type(nested).__name__}")
     flat: dict[str, Any] = {}
     for name, value in _pairs(nested, ""):
-        if name in free(schema) or any(leaf.startswith(f"{name}.") for leaf in leaves(schema)):
+        if name in groups(schema):
             if value is not None:
                 raise ValueError(f"{name!r} is a group of keys, got {value!r}")
             continue
@@ -169,18 +165,19 @@ def _pairs(nested: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{part}", None if isinstance(value, Mapping) else value
 
 
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Groups of values, from {dotted name: value}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, leaf = name.split(".")
+        functools.reduce(lambda branch, group: branch.setdefault(group, {}), path, tree)[leaf] = value
+    return tree
+
+
 def build(schema: type[S], nested: Any) -> S:
     """An instance from nested groups or dotted names; absent keys take their defaults. Errors as in `flatten`."""
-    tree: dict[str, Any] = {}
-    for name, value in flatten(nested, schema).items():
-        if value is None and name not in leaves(schema):
-            continue
-        *groups, leaf = name.split(".")
-        branch = tree
-        for group in groups:
-            branch = branch.setdefault(group, {})
-        branch[leaf] = value
-    return schema(**tree)
+    flat, fixed = flatten(nested, schema), leaves(schema)
+    return schema(**nest({name: value for name, value in flat.items() if value is not None or name in fixed}))
 
 
 def taken(group: str, taker: str, kinds: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,20 +205,17 @@ def in_words(error: ValidationError, schema: type[Group]) -> str:
     """What is wrong, on one line: the key, what is wanted, what was got."""
     first = error.errors()[0]
     parts, got = [str(part) for part in first["loc"]], first["input"]
-    name = ".".join(parts)
+    names = list(itertools.accumulate(parts, "{}.{}".format))  # (the last may be places in a list, or of a union)
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
         try:
-            known(schema, name)
+            known(schema, names[-1])
         except ValueError as unknown:
             return str(unknown)
-    kind: Any = schema
-    for depth, part in enumerate(parts, 1):
-        inside = ".".join(parts[:depth])  # (what follows are places in a list, or members of a union)
-        if inside in leaves(schema):
-            return f"{inside} must be {leaves(schema)[inside].wanted}, got {got!r}"
-        if issubclass(kind, Open):
-            return f"{inside} must be what JSON has: a number, a text, true, false or a list of them, got {got!r}"
-        kind = kind.model_fields[part].annotation
-    return f"{name} must be {kind.__name__}, got {type(got).__name__}"
+    for name in names:
+        if name in leaves(schema):
+            return f"{name} must be {leaves(schema)[name].wanted}, got {got!r}"
+        if name not in groups(schema):
+            return f"{name} must be what JSON has: a number, a text, true, false or a list of them, got {got!r}"
+    return f"{names[-1]} must be {groups(schema)[names[-1]].__name__}, got {type(got).__name__}"

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.data import Batch, Dataset, seed_of
+from rheobase.modes import in_mode
 from rheobase.recording import record
 from rheobase.training import board, build, guard, losses, watch
 from rheobase.training.activity import firing
-from rheobase.training.average import Average
 from rheobase.training.console import Lines
 from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.journal import COLUMNS, Journal, means
 from rheobase.training.keeper import Keeper
-from rheobase.training.passes import evaluating, padded, seeded
+from rheobase.training.optimization import average, learning_rate, optimizer
+from rheobase.training.passes import padded, seeded
 from rheobase.training.recipe import Recipe
-from rheobase.training.schedule import learning_rate
 from rheobase.training.stopping import Stopper
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def fit(training: Training, keeper: Keeper, lines: Lines, events: SummaryWriter 
 
     Raises:
         NotFiniteError: something is not.
-        Stopped: by a signal, when all is saved.
+        KeyboardInterrupt, SystemExit: by a signal, when all is saved.
     """
 
     def stop_if_wanted() -> None:
@@ -51,7 +51,6 @@ def fit(training: Training, keeper: Keeper, lines: Lines, events: SummaryWriter 
 
     journal, batches = training.journal, training.batches
     stop_if_wanted()  # by a signal that came before there was anything to save
-    lines.begin(training)
     mark = time.perf_counter()
     while journal.epoch < training.recipe.trainer.epochs:
         batches.seek(journal.epoch, journal.batch)
@@ -89,8 +88,8 @@ class Training:
         self.recipe = recipe
         self.fabric = fabric
         self.net = net.to(fabric.device)
-        self.model, self.optimizer = fabric.setup(self.net, build.optimizer(self.net, recipe.optimizer))
-        self.ema = Average(self.net, recipe.trainer.ema) if recipe.trainer.ema else None
+        self.model, self.optimizer = fabric.setup(self.net, optimizer(self.net, recipe.optimizer))
+        self.ema = average(self.net, recipe.trainer.ema) if recipe.trainer.ema else None
         self.batches = build.training_batches(recipe, data, rank, world)
         mine = data.validation.at(torch.arange(rank, len(data.validation), world))
         self.validation = build.evaluation_batches(recipe, data, mine)
@@ -113,11 +112,6 @@ class Training:
         """The net that is validated and kept: the moving average, if there is one."""
         return self.net if self.ema is None else self.ema.module
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        recipe = self.recipe
-        return learning_rate(recipe.schedule, recipe.optimizer.lr, step, self.batches.count, recipe.trainer.epochs)
-
     def train_on(self, batch: Batch) -> list[float]:
         """One step on this process's part of a batch; of the whole batch the sums that a journal counts.
 
@@ -126,7 +120,7 @@ class Training:
         recipe, world = self.recipe, self.fabric.world_size
         batch = batch.to(self.fabric.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step)
+            group["lr"] = learning_rate(recipe, self.step, self.batches.count)
         self.optimizer.zero_grad()
         whole = min(self.batches.batch_size, len(self.batches.split) - self.journal.batch * self.batches.batch_size)
         parts = max(1, min(recipe.trainer.accumulate, whole // world // 2))  # a norm wants two samples
@@ -176,7 +170,7 @@ class Training:
                 torch.distributed.broadcast(buffer, 0)
         self.validation.seek(0)
         sums = [0.0] * 3
-        with evaluating(net), seeded("evaluation", self.recipe.seed, self.fabric.global_rank):
+        with in_mode(net, training=False), seeded("evaluation", self.recipe.seed, self.fabric.global_rank):
             for batch in (each.to(self.fabric.device) for each in self.validation):
                 with padded(batch.lengths):
                     loss, right = self.loss(net, batch)
@@ -206,9 +200,10 @@ class Training:
     def end_epoch(self, validation: tuple[float, float]) -> None:
         """Note the epoch's row, and the weights if they are the best so far."""
         journal, step = self.journal, self.step
-        measured = *means(journal.sums), *validation, self.rate(step - 1)
+        measured = *means(journal.sums), *validation, learning_rate(self.recipe, step - 1, self.batches.count)
         row = (journal.epoch + 1, step, *measured, round(journal.speed, 1), round(journal.seconds, 3))
-        if journal.record(dict(zip(COLUMNS, row, strict=True))):
+        journal.record(dict(zip(COLUMNS, row, strict=True)))
+        if journal.best_is_new:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
 
     def total(self, *values: Tensor | float) -> list[float]:

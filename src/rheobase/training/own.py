@@ -50,13 +50,13 @@ def call(key: str, name: str, kind: type[T], offered: Mapping[str, Any], wanted:
         ValueError: it cannot be imported or called, fails, lacks an argument, or returns something else.
     """
     function = _imported(key, name)
-    parameters = inspect.signature(function).parameters
+    signature = inspect.signature(function)
     for argument in wanted:
-        if argument not in parameters:
+        if argument not in signature.parameters:
             raise ValueError(f"{key.partition('.')[0]}.{argument} is set, but {name} takes no argument {argument!r}")
-    arguments = {argument: value for argument, value in offered.items() if argument in parameters}
+    arguments = {argument: value for argument, value in offered.items() if argument in signature.parameters}
     try:
-        inspect.signature(function).bind(**arguments)
+        signature.bind(**arguments)
     except TypeError as error:
         raise ValueError(f"{key}: {name}: {error}; it may take {', '.join(offered)}") from error
     try:

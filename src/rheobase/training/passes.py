@@ -6,22 +6,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rheobase.chance import forked
 from rheobase.data import seed_of
-from rheobase.modes import in_mode
 from rheobase.norm import padding
 
 
 def padded(lengths: Tensor | None) -> AbstractContextManager[None]:
     """`rheobase.padding`, where there are lengths; for a backward pass too, in which layers may run again."""
     return nullcontext() if lengths is None else padding(lengths)
-
-
-def evaluating(net: nn.Module) -> AbstractContextManager[None]:
-    """Evaluation mode; then each module is in its own mode again."""
-    return in_mode(net, training=False)
 
 
 def seeded(purpose: str, *numbers: int) -> AbstractContextManager[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import reduce
 from typing import Any, Literal, Self
 
 from pydantic import ValidationError, create_model, model_validator
@@ -13,7 +12,7 @@ from pydantic import ValidationError, create_model, model_validator
 from rheobase.data import Augmentation, Option, names, options
 from rheobase.data.options import told
 from rheobase.rule_names import RuleName
-from rheobase.training.keys import Group, Open, build, flatten, in_words, key
+from rheobase.training.keys import Group, Open, build, flatten, in_words, key, nest
 
 
 def _of_data() -> dict[str, Any]:
@@ -54,10 +53,6 @@ class _Data(Group):
 
 class DataOptions(create_model("_Keys", __base__=_Data, **_of_data())):  # type: ignore[misc]
     """What to train on."""
-
-
-FIRST = ("name", "root", "batch_size", "shift", "flip", "train_limit")
-"""The keys of `data` that recipes always had."""
 
 
 class NeuronOptions(Group):
@@ -206,23 +201,21 @@ class TrainerOptions(Group):
     tensorboard: bool = key(False, "also write TensorBoard events into RUN/tensorboard")
 
 
-LATER = (
-    *(f"data.{name}" for name in DataOptions.model_fields if name not in (*FIRST, "cache")),
-    *("model.start", "model.shortcut", "model.layers", "model.padding", "model.options"),
-    *("model.qcfs_levels", "model.qcfs_threshold"),
-    *("model.coding", "model.coding_rate", "model.output", "model.alpha", "model.alpha_out"),
-    *("model.neuron.learn_threshold", "model.neuron.inhibition", "model.neuron.refractory"),
-    *("model.neuron.input_scale", "model.neuron.learn", "model.neuron.current_decay"),
-    *("model.neuron.adaptation_decay", "model.neuron.adaptation"),
-    *("model.neuron.tau_rc", "model.neuron.tau_ref", "model.neuron.amplitude"),
-    *("model.neuron.gain", "model.neuron.smoothing", "model.neuron.noise"),
-    *("loss.weight_penalty", "loss.weight_penalty_beta"),
-    *("loss.count_high", "loss.count_low", "loss.count_margin"),
-    *("loss.membrane_decay", "loss.membrane_at", "loss.rate_penalty", "loss.rate_target"),
-    *("tune.samples", "tune.start", "probe.every_steps", "probe.samples"),
-    *("trainer.devices", "trainer.nodes", "trainer.accumulate", "trainer.checkpoint_segments", "trainer.ema"),
-)
-"""Keys that recipes did not always have: they enter `sha256` where they are not at their default."""
+ALWAYS = {
+    "seed",
+    *(f"data.{name}" for name in ("name", "batch_size", "shift", "flip", "train_limit")),
+    *(f"model.{name}" for name in ("name", "steps", "spiking", "rule", "width", "depth", "stem", "connect", "norm")),
+    *("model.image_size", "model.neuron.kind", "model.neuron.decay", "model.neuron.threshold", "model.neuron.reset"),
+    *("model.neuron.detach_reset", "model.neuron.surrogate", "model.neuron.surrogate_parameter"),
+    *(f"loss.{name}" for name in ("name", "label_smoothing", "tet_lambda", "tet_target")),
+    *(f"optimizer.{name}" for name in ("name", "lr", "weight_decay", "momentum")),
+    *("schedule.name", "schedule.warmup_epochs"),
+    *(f"trainer.{name}" for name in ("epochs", "precision", "accelerator", "clip_gradient", "threads", "tensorboard")),
+    *("trainer.checkpoint_every_steps", "trainer.checkpoint_every_seconds"),
+}
+"""Keys that recipes always had: the others enter `sha256` where they are not at their default."""
+ELSEWHERE = {"run", "data.root", "data.cache"}
+"""Keys that say where things lie, which `sha256` does not see."""
 
 
 class Recipe(Group):
@@ -322,13 +315,8 @@ class Recipe(Group):
 
     @property
     def sha256(self) -> str:
-        """Of all keys but where things lie (`run`, `data.root`, `data.cache`): equal for equal recipes everywhere."""
-        content, default = self.model_dump(), type(self)().model_dump()
-        del content["run"], content["data"]["root"], content["data"]["cache"]
-        for later in LATER:
-            *groups, name = later.split(".")
-            there, before = (reduce(dict.__getitem__, groups, tree) for tree in (content, default))
-            if there[name] == before[name]:
-                del there[name]
-        content = {name: value for name, value in content.items() if value != {}}  # no group that came later
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """Of all keys but those that say where things lie: equal for equal recipes everywhere."""
+        flat, default = self.flat(), type(self)().flat()
+        seen = [name for name in flat.keys() - ELSEWHERE if name in ALWAYS or flat[name] != default.get(name)]
+        content = json.dumps(nest({name: flat[name] for name in seen}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()

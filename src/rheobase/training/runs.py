@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from rheobase.data import Dataset
+from rheobase.machine import commit, machine, versions
 from rheobase.signal.figure import check as check_figure
 from rheobase.training import board, build, curve, processes, sources, watch
 from rheobase.training.activity import activity
+from rheobase.training.build import prepare
 from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import Exit, accuracies, longest, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
@@ -24,7 +26,6 @@ from rheobase.training.guard import NotFiniteError
 from rheobase.training.keeper import Keeper, load_best
 from rheobase.training.keys import flatten
 from rheobase.training.loop import Training, fit
-from rheobase.training.machine import commit, machine, versions
 from rheobase.training.passes import hosted, seeded
 from rheobase.training.recipe import Recipe
 from rheobase.training.stopping import Stopper
@@ -74,7 +75,7 @@ def train(
 @hosted()
 def start(recipe: Recipe, name: str, data: Dataset | None = None, model: nn.Module | None = None) -> Run:
     """Train a recipe; `name` goes into the default run folder. Everything is checked before a folder is made."""
-    return _fit(recipe, lambda: RunFolder.create(recipe, name), "run folder {}", True, *prepare(recipe, data, model))
+    return _fit(recipe, name, *prepare(recipe, data, model))
 
 
 @hosted()
@@ -96,8 +97,7 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
         say(f"{place.path} is finished: nothing left to train")
         best = load_best(recipe, lambda: prepare(recipe, data, model)[1], place.best)
         return Run(place.path, best, dict(summary))
-    greeting = "{} has no checkpoint yet: starting from the beginning"
-    return _fit(recipe, lambda: place, greeting, not place.last.is_file(), *prepare(recipe, data, model))
+    return _fit(recipe, place, *prepare(recipe, data, model))
 
 
 @hosted()
@@ -175,28 +175,19 @@ def note_look(place: RunFolder, split: str, accuracy: Mapping[int, float], **abo
     say(f"this is look number {len(looks) + 1} at the test set after training, noted in {place.evaluations}")
 
 
-def prepare(recipe: Recipe, data: Dataset | None, model: nn.Module | None) -> tuple[Dataset, nn.Module]:
-    """Data and model, when it is sure that the recipe can be trained here."""
-    if recipe.trainer.tensorboard:
-        board.require()
-    wanted, gpus = recipe.trainer.devices, torch.cuda.device_count()
-    if recipe.trainer.accelerator == "gpu" and gpus < wanted:
-        raise ValueError(f"trainer.accelerator is 'gpu', trainer.devices {wanted}; torch sees {gpus} GPUs")
-    return build.prepare(recipe, data, model)
-
-
-def _fit(
-    recipe: Recipe, place: Callable[[], RunFolder], greeting: str, fresh: bool, data: Dataset, net: nn.Module
-) -> Run:
-    """Train to the end from the last checkpoint, or with a greeting from the start; test once, write the summary.
+def _fit(recipe: Recipe, place: RunFolder | str, data: Dataset, net: nn.Module) -> Run:
+    """Train to the end in a run folder, or in a new one with that name; test once, write the summary.
 
     Of several processes the first alone touches the folder; the others hear from it.
     """
     with ExitStack() as stack:
         fabric = stack.enter_context(processes.launched(recipe.trainer))
         stack.enter_context(processes.threads(recipe.trainer.threads))
+        fresh = isinstance(place, str) or not place.last.is_file()
         told = watch.begin(recipe, data, net.to(fabric.device)) if fresh else None
-        folder = processes.on_first(fabric, place)
+        folder = processes.on_first(
+            fabric, lambda: RunFolder.create(recipe, place) if isinstance(place, str) else place
+        )
         processes.on_first(fabric, lambda: stack.enter_context(folder.locked()))
         processes.on_first(fabric, folder.clean)
         state = processes.on_first(fabric, folder.read_checkpoint)
@@ -206,18 +197,19 @@ def _fit(
         training = Training(recipe, fabric, net, data)
         if state is None:
             training.journal.tuned = told
-            say(greeting.format(folder.path))
+            again = f"{folder.path} has no checkpoint yet: starting from the beginning"
+            say(f"run folder {folder.path}" if isinstance(place, str) else again)
         else:
             try:
                 training.load_state_dict(state)
             except ValueError as error:
                 raise ValueError(f"{folder.last}: {error}") from error
             _tell_changes(training)
+            journal = training.journal
+            say(f"continuing after step {training.step} (epoch {journal.epoch + 1}, batch {journal.batch})")
         stack.enter_context(_telling(keeper.where))
         keeper.begin(training)
-        events = None
-        if recipe.trainer.tensorboard and fabric.is_global_zero:
-            events = stack.enter_context(board.opened(folder.tensorboard, training.step))
+        events = stack.enter_context(board.opened(folder, training))
         fit(training, keeper, lines, events, stopper)
         stopper.trained()
         sha256 = weights_sha256(net.state_dict())
@@ -265,8 +257,8 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
     head, changed = commit()
     summary = {
         "test_accuracy": test_accuracy,
-        "validation_accuracy": journal.best_accuracy,
-        "best_epoch": journal.best_epoch,
+        "validation_accuracy": journal.best["validation_accuracy"],
+        "best_epoch": journal.best["epoch"],
         "train_seconds": round(journal.seconds, 3),
         "images_per_second": statistics.median(row["images_per_second"] for row in journal.rows),
         "seed": recipe.seed,

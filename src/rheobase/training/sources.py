@@ -73,13 +73,12 @@ def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
     given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
     for name in given:
         known(Recipe, name)
+        if given.count(name) > 1:
+            raise ValueError(f"--{name} is given {given.count(name)} times")
     free = set(given) - leaves(Recipe).keys()
     flat = vars(_parser(DEFAULT, Recipe(), free).parse_args(words))
     source = flat.pop("recipe") or DEFAULT
-    for name, values in flat.items():
-        if len(values) > 1:
-            raise ValueError(f"--{name} is given {len(values)} times")
-    recipe = load(source, {name: read(value) if name in free else value for name, [value] in flat.items()})
+    recipe = load(source, {name: read(value) if name in free else value for name, value in flat.items()})
     if len(words) < len(arguments):
         _parser(source, recipe).print_help()
         raise SystemExit(0)
@@ -124,9 +123,9 @@ def _parser(source: str, recipe: Recipe, free: Collection[str] = ()) -> argparse
     for name, leaf in leaves(type(recipe)).items():
         shown = values[name] if leaf.textual and values[name] is not None else json.dumps(values[name])
         help = f"{leaf.field.description} ({leaf.wanted}; default: {shown})".replace("%", "%%")
-        parser.add_argument(f"--{name}", action="append", metavar="VALUE", help=help)
+        parser.add_argument(f"--{name}", metavar="VALUE", help=help)
     for name in free:
-        parser.add_argument(f"--{name}", action="append")
+        parser.add_argument(f"--{name}")
     return parser
 
 

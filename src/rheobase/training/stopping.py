@@ -13,10 +13,6 @@ from typing import Any, NoReturn
 from rheobase.training.console import say
 
 
-class Stopped(BaseException):
-    """A signal ends the run."""
-
-
 class Stopper:
     """Takes note of signals, for the loop to stop at the next moment at which the run can be saved.
 
@@ -33,8 +29,11 @@ class Stopper:
         return self._number is not None
 
     def stop(self) -> NoReturn:
-        """End the run by the signal that came, here or to another process of the run."""
-        raise Stopped
+        """End the run as the signal that came, here or to another process of it, would have.
+
+        With KeyboardInterrupt after Ctrl-C, else SystemExit with the status that a shell gives to SIGTERM.
+        """
+        raise KeyboardInterrupt if self._number == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
 
     def trained(self) -> None:
         """All is saved: from here on a signal ends the run at once."""
@@ -44,26 +43,20 @@ class Stopper:
 
     @contextmanager
     def listening(self, where: Callable[[], str]) -> Iterator[None]:
-        """Mind the signals within; `where` tells how to go on.
-
-        It ends with KeyboardInterrupt after Ctrl-C, else SystemExit with the status that a shell gives to SIGTERM.
-        """
+        """Mind the signals within; `where` tells how to go on from where they end it."""
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # Python lets no other handle signals
-            before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        # a script's background job does not get its Ctrl-C; None is a handler that is not Python's
-        mine = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-        for number in mine:
-            signal.signal(number, self._note)
+            for number in map(int, (signal.SIGINT, signal.SIGTERM)):
+                # a script's background job does not get its Ctrl-C; None is a handler that is not Python's
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    before[number] = signal.signal(number, self._note)
         try:
             yield
-        except Stopped:
+        except (KeyboardInterrupt, SystemExit):
             say(f"stopped; {where()}")
-            if self._number == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise SystemExit(128 + signal.SIGTERM) from None
+            raise
         finally:
-            for number, handler in mine.items():
+            for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

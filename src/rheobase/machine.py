@@ -40,7 +40,7 @@ def commit() -> tuple[str | None, bool | None]:
     """The commit of the checkout that this package runs from, and whether its files differ; Nones if installed."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parents[1]), *words]
+        command = ["git", "-C", str(Path(__file__).parent), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     with suppress(OSError, subprocess.SubprocessError):
