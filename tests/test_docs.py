@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks import mission, tables
 from rheobase.models import registry
 from rheobase.surrogate import SHAPES
+from rheobase.training import Recipe
 from rheobase.training.sources import from_arguments, load
 
 ROOT = Path(__file__).parent.parent
@@ -161,6 +162,12 @@ def test_a_recipes_result_is_that_of_its_committed_runs(recipe: Path) -> None:
     accuracies = [summary["test_accuracy"] for summary in summaries]
     told = float(re.match(r"([\d.]+) %", result[1])[1])
     assert told == pytest.approx(100 * sum(accuracies) / len(accuracies), abs=0.005)
+
+
+@pytest.mark.parametrize("run", sorted((ROOT / "results").glob("*/recipe.json")), ids=lambda path: path.parent.name)
+def test_a_run_can_be_made_again(run: Path) -> None:
+    summary = json.loads((run.parent / "summary.json").read_text())
+    assert Recipe.from_json(run.read_text()).sha256 == summary["recipe_sha256"]
 
 
 def test_results_tell_what_the_runs_say() -> None:
