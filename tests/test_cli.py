@@ -44,6 +44,8 @@ def test_train_resume_evaluate(tmp_path, capsys, fails):
     cli.main(["evaluate", str(folder), "--steps", "1", "2", "--plot", str(tmp_path / "steps.png")])
     assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
     assert "a figure must end in one of" in fails("evaluate", str(folder), "--plot", str(tmp_path / "steps.doc"))
+    look = ["--split", "test", "--plot", str(tmp_path / "missing" / "steps.png")]
+    assert "there is no folder" in fails("evaluate", str(folder), *look)
     cli.main(["evaluate", str(folder), "--split", "test", "--steps", "2"])
     assert "look number 1 at the test set" in capsys.readouterr().out
 

@@ -212,10 +212,11 @@ class Study:
             if "training diverged" not in str(error):
                 raise
             return {"diverged": str(error), "epochs": [row["validation_accuracy"] for row in self.rows(name)]}
+        kept.of(net, *([self.trained("ann")[0]] if net.spiking else []))
         net.to(self.device)
         rows = self.rows(name)
         found: dict[str, Any] = {
-            "cut": None if summary else self.cut(name),
+            "cut": None if summary else len(rows),
             "validation": max(row["validation_accuracy"] for row in rows),
             "epochs": [row["validation_accuracy"] for row in rows],
             "test": summary.get("test_accuracy"),
@@ -234,6 +235,7 @@ class Study:
     def _converted(self, name: str, kept: Kept) -> dict[str, Any]:
         of, method, steps = CONVERTED[name]
         ann, _ = self.trained(of)
+        kept.of(ann)
         images = calibration(self.dataset, CALIBRATION if self.steps is None else 4)
         begin = time.time()
         net = rb.convert(ann.to(self.device), [each.to(self.device) for each in images], method, steps[0]).eval()

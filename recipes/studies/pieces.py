@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from rheobase.files import write_atomic
+from rheobase.training.evaluation import weights_sha256
 
 TICK = 1.0
 """Seconds from a look at the clock to the next."""
@@ -25,6 +28,12 @@ class Kept:
     def __init__(self, path: Path, late: Callable[[], bool] = lambda: False) -> None:
         self._path, self._late = path, late
         self._found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def of(self, *nets: nn.Module) -> None:
+        """Of which nets: what was kept of others is forgotten."""
+        known = [weights_sha256(net.state_dict()) for net in nets]
+        if self._found.get("of") != known:
+            self._found = {"of": known}
 
     def get(self, key: str, make: Callable[[], Any]) -> Any:
         """What is kept by that name, or is made now.

@@ -28,7 +28,7 @@ from torch import nn
 import rheobase as rb
 from rheobase.models.resnet import Classic
 from rheobase.signal.readings import Information
-from rheobase.signal.verdict import MOST_EXPLODED, MOST_VANISHED, bearable, lost
+from rheobase.signal.verdict import MOST_EXPLODED, MOST_VANISHED, NOTHING, bearable, lost
 from rheobase.training import Recipe
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "start.jsonl"
@@ -184,7 +184,9 @@ def readings(done: dict[str, Any]) -> dict[str, float]:
     agreement = [each for each in layers["agreement"] if each is not None]
     gone = [lost(Information(*each), 10, 64) for each in _places(waists)]
     level = math.log10(first / last) if first > 0 and last > 0 else -50.0
-    good = bearable(sum(gone), len(gone)) and math.log10(MOST_VANISHED) <= level <= math.log10(MOST_EXPLODED)
+    nothing = [lost(Information(*each), 10, 64, NOTHING) for each in _places(waists)]
+    bears = bearable(sum(gone), sum(nothing), len(gone))
+    good = bears and math.log10(MOST_VANISHED) <= level <= math.log10(MOST_EXPLODED)
     return {
         "share of depth that tells inputs apart": 1 - statistics.mean(gone),
         "similarity, mean over depth": statistics.mean(waists["similarity"]),

@@ -310,9 +310,10 @@ def test_rounded_to_half(name: str, tmp_path: Path) -> None:
     rb.save(found, tmp_path / "again.safetensors", half=True)
     assert (tmp_path / "again.safetensors").read_bytes() == half.read_bytes()
     weight = next(p for p in model.parameters() if p.dim() > 1)
-    weight.data.flatten()[0] = 1e6
-    with pytest.raises(TypeError, match=r"float16 cannot hold the largest values of .*weight, which wants half=False"):
-        rb.save(model, half, half=True)
+    for size, which in ((1e6, "largest"), (1e-8, "small")):
+        weight.data.fill_(size)
+        with pytest.raises(TypeError, match=rf"cannot hold the {which} values of .*weight, which wants half=False"):
+            rb.save(model, half, half=True)
     assert (tmp_path / "again.safetensors").read_bytes() == half.read_bytes()  # nothing was written
 
 

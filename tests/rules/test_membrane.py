@@ -158,6 +158,15 @@ def test_silent_neurons_have_no_gradient_but_at_the_output() -> None:
         assert x.grad[:, 0].tolist() == [want] * 4
 
 
+def test_with_one_step_hidden_neurons_may_be_asked_for_more() -> None:
+    """All that fires does so in each step then."""
+    x = torch.tensor([0.1, 2.0]).view(1, 1, 2).requires_grad_()
+    neuron = rb.LIF(0.5, 0.5)
+    neuron.rule = Membrane()
+    neuron(x).sum().neg().backward()
+    assert x.grad.flatten().tolist() == [0, -2]
+
+
 @pytest.mark.parametrize(("begin", "still"), [(5.0, 0), (-0.5, 1)])
 def test_outputs_come_back_from_either_end(begin: float, still: int) -> None:
     """Both full, then both silent: the one that is wrong moves, or the one that is right; the other cannot."""

@@ -213,15 +213,32 @@ def test_in_no_draw_is_information_lost_at_the_border(seed: int) -> None:
 
 
 def test_few_places_bear_a_larger_share_that_is_lost() -> None:
-    assert [bearable(lost, places) for lost, places in ((2, 3), (3, 3), (6, 9), (7, 9), (6, 17), (7, 17))] == 3 * [
-        True,
-        False,
-    ]
-    assert bearable(11, 34)
-    assert not bearable(12, 34)
-    assert not bearable(1, 1)
-    assert bearable(4, 17, read=False)
-    assert not bearable(5, 17, read=False)
+    faint = ((2, 3), (3, 3), (6, 9), (7, 9), (6, 17), (7, 17))
+    assert [bearable(few, 0, places) for few, places in faint] == 3 * [True, False]
+    assert bearable(11, 0, 34)
+    assert not bearable(12, 0, 34)
+    assert not bearable(1, 0, 1)
+    assert [bearable(gone, gone, places) for gone, places in ((1, 3), (2, 3), (3, 9), (4, 9))] == 2 * [True, False]
+    assert bearable(9, 4, 17, read=False)
+    assert not bearable(0, 5, 17, read=False)
+
+
+class Drowned(nn.Module):
+    """Noise that tells nothing of the currents, another for others, with their gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(int(1e6 * float(x.detach().abs().sum())) % 2**31)
+        return x - x.detach() + torch.randn(x.shape[1:], generator=generator)
+
+
+@pytest.mark.parametrize(("lost", "depth"), [(2, 3), (3, 5), (5, 8), (6, 9)])
+def test_a_net_of_few_layers_whose_last_tell_nothing(lost: int, depth: int) -> None:
+    model = Ladder(depth)
+    for i in range(depth - lost, depth):
+        model.layers[i][1] = nn.Sequential(model.part(i, 1), Drowned())  # type: ignore[index]
+    report = rb.probe(model, *digits())
+    assert [fault.kind for fault in report.faults][:1] == ["information lost"], report.verdict
+    assert report.faults[0].where == f"layers.{depth - lost}.2"
 
 
 def test_up_and_down_are_not_mistaken_for_each_other() -> None:

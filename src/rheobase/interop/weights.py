@@ -120,8 +120,10 @@ def _rounded(model: models.Net, names: list[str]) -> models.Net:
     for name in names:
         weight = model.get_parameter(name)
         rounded = weight.data.half().float()
-        if not torch.equal(rounded.isfinite(), weight.isfinite()):
-            raise ValueError(f"float16 cannot hold the largest values of {name}, which wants half=False")
+        off = (rounded - weight.data).norm() / weight.data.norm().clamp(min=1e-30)
+        if weight.isfinite().all() and not off <= 1e-3:
+            what = "largest" if rounded.isinf().any() else "small"
+            raise ValueError(f"float16 cannot hold the {what} values of {name}, which wants half=False")
         weight.data = rounded
     return model
 

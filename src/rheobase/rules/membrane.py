@@ -38,8 +38,8 @@ class Membrane:
     a = input_scale x / threshold (+ efficacy inhibition (sum of the others' a)),
     and the filter, which is on both sides, falls away: this holds between spikes and currents of a step. Its Jacobian,
     of the active neurons of a sample, is the backward pass, in closed form; silent neurons have none. It takes no time
-    step into account but its own, and the surrogate is not asked. A neuron that fires in each step cannot fire more: a
-    gradient that would have it do so is dropped, or its potential would run away.
+    step into account but its own, and the surrogate is not asked. A neuron that fires in each of several steps cannot
+    fire more: a gradient that would have it do so is dropped, or its potential would run away.
 
     Args:
         efficacy: sigma, the share of lateral inhibition that counts (the rest meets the floor of the potential).
@@ -120,7 +120,8 @@ class Membrane:
     def _charge(self, spec: Spec, grad_spikes: Tensor, saved: Saved, number: str | None = None) -> Tensor:
         """The gradient of the charge that each neuron gets in each step: the transposed Jacobian; times a number."""
         active, grad = saved.fired, grad_spikes.to(torch.promote_types(grad_spikes.dtype, torch.float32))
-        grad = grad.clamp(min=0).where(saved.full, grad)
+        if self.output or len(grad) > 1:  # of a single step all that fires is full
+            grad = grad.clamp(min=0).where(saved.full, grad)
         if self.output:
             grad = grad.clamp(max=0).where(~active, grad)
             active = torch.ones_like(active)

@@ -10,16 +10,19 @@ if TYPE_CHECKING:
 
 
 def check(path: str | Path) -> None:
-    """Refuse a file whose ending tells no format that there is.
+    """Refuse a file whose ending tells no format that there is, or whose folder is missing.
 
     Raises:
         ValueError: another ending; it names those that there are.
+        FileNotFoundError: no such folder.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     known = sorted(FigureCanvasAgg.get_supported_filetypes())
     if Path(path).suffix[1:].lower() not in known:
         raise ValueError(f"a figure must end in one of {', '.join(f'.{name}' for name in known)}, got {str(path)!r}")
+    if not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {Path(path).parent} for the figure {Path(path).name}")
 
 
 def draw(report: Report, path: str | Path) -> None:

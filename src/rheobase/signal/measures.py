@@ -59,8 +59,8 @@ def norm(x: Tensor) -> float:
 def some(x: Tensor, most: int = 1 << 14) -> Tensor:
     """Of `[T, ...]`, about so many places of each step, `[T, N]`, evenly over all axes.
 
-    The step from one to the next has no factor in common with their number, so that none of a channel, a row or a
-    sample is left out.
+    The step from one to the next has no factor in common with their number, so that it does not keep to some channels,
+    rows or samples.
     """
     flat = packed(x)
     count = flat.shape[1]

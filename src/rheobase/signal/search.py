@@ -41,15 +41,16 @@ def stretched(
         unseen.discard(at)
         last = -end if here > 0 else end
         if at == last:
-            flat = count > 0 and (here == first or abs(here - first) <= near)
+            other = first if count else excess(0.0)
+            flat = here == other or abs(here - other) <= near
             return 0.0 if flat else at, False
         low, high = (low, at) if here > 0 else (at, high)
         then = at - here / slope if slope > 0 else last
-        if not low < then < high and last in unseen:
+        if not low < then < high and last in unseen and last in (low, high):
             then = last
         elif not low < then < high or count % 4 == 3:
             then = (low + high) / 2
         there = excess(then)
         slope = (there - here) / (then - at) if math.isfinite(there - here) else 0.0
         at, here = then, there
-    return at, True
+    return at, abs(here) <= near

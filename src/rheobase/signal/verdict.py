@@ -39,8 +39,8 @@ NOTHING = 0.03
 LEAST_TOLD = 0.3
 """Share of what guessing leaves wrong that a linear reader must get right: then classes are told apart all the same."""
 MOST_LOST, MOST_PLACES, MOST_OF_FEW = 1 / 3, 6, 2 / 3
-"""Share of the depth, and number of places, that may be without information: so much soon learns what it is to hand on.
-Of a net of few places a larger share."""
+"""Share of the depth, and number of places, that may tell little: so much soon learns what it is to hand on. Of a net
+of few places a larger share. No more than the first share may tell `NOTHING`."""
 MOST_UNREAD = 1 / 4
 """The share without labels: with no linear reader only places count that tell `NOTHING`, and noise hides some."""
 MOST_EXPLODED, MOST_VANISHED = 50.0, 1e-4
@@ -114,20 +114,21 @@ def lost(place: Information, classes: int | None, batch: int, least: float = LEA
     return place.similarity < least and (place.noisy is None or place.noisy < least)
 
 
-def bearable(lost: int, places: int, read: bool = True) -> bool:
-    """Whether a net learns though so many of its places are without information, by a linear reader too or not."""
+def bearable(faint: int, gone: int, places: int, read: bool = True) -> bool:
+    """Whether a net learns though so many of its places tell little, or nothing, by a linear reader too or not."""
     if not read:
-        return lost <= MOST_UNREAD * places
-    return lost <= max(MOST_LOST * places, min(MOST_PLACES, MOST_OF_FEW * places))
+        return gone <= MOST_UNREAD * places
+    return faint <= max(MOST_LOST * places, min(MOST_PLACES, MOST_OF_FEW * places)) and gone <= MOST_LOST * places
 
 
 def _lost(places: Places, classes: int | None, batch: int) -> Iterator[Fault]:
     read = classes is not None
-    gone = [place for place in places if lost(place, classes, batch, LEAST_LIKENESS if read else NOTHING)]
-    if not bearable(len(gone), len(places), read):
-        similarity = f"similarity {gone[0].similarity:.2f}"
-        what = f"and {len(gone) - 1} more of {len(places)} hardly tell inputs apart any more ({similarity})"
-        yield Fault("information lost", gone[0].path, what, _KEEP)
+    faint, gone = ([p for p in places if lost(p, classes, batch, least)] for least in (LEAST_LIKENESS, NOTHING))
+    if not bearable(len(faint), len(gone), len(places), read):
+        named = faint if read else gone
+        similarity = f"similarity {named[0].similarity:.2f}"
+        what = f"and {len(named) - 1} more of {len(places)} hardly tell inputs apart any more ({similarity})"
+        yield Fault("information lost", named[0].path, what, _KEEP)
 
 
 def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
