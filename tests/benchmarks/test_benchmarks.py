@@ -46,8 +46,8 @@ def test_cases_take_turns() -> None:
     assert "".join(seen) == "abab" + "ababab"
     assert [len(row.samples) for row in table.rows] == [3, 3, 0]
     seen.clear()
-    measure("t", [Case("c", lambda: lambda: (seen.append("c"), time.sleep(0.002)))], repeats=1, warmup=1, least=0.01)
-    assert 3 <= len(seen) <= 6  # one call to learn how long it takes, and as many as fill the sample
+    measure("t", [Case("c", lambda: lambda: (seen.append("c"), time.sleep(0.002)))], repeats=1, warmup=1, least=0.1)
+    assert 3 <= len(seen) <= 51  # one call to learn how long it takes, and as many as fill the sample
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         measure("t", cases, repeats=0)
     with pytest.raises(ValueError, match="'t': the first case is what others are compared with, and it cannot run"):
@@ -104,6 +104,7 @@ def test_a_rival_must_be_the_same_neuron() -> None:
 
 FIRST = {
     "first": "kernels to compile",
+    "health": "training step",
     "shares": "rheobase: convolutions",
     "loader": "a step that takes 50 images/s",
     "checkpoint": "write, as a run does",

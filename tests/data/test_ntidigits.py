@@ -35,7 +35,7 @@ def written(folder, change=lambda spikes: None):
 
 def test_single_digits_are_read_as_steps_and_kept(tmp_path):
     written(tmp_path / "ntidigits")
-    data = load("ntidigits", str(tmp_path), step=0.0251, validation=11)
+    data = load("ntidigits", str(tmp_path), frame=0.0251, validation=11)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [33, 11, 11]
     assert data.class_names[:2] == ("zero", "one")
     assert data.class_names[-1] == "oh"
@@ -48,11 +48,11 @@ def test_single_digits_are_read_as_steps_and_kept(tmp_path):
         for spike in range(20):
             wanted[int(spike * 0.01 / 0.0251), (7 * number + spike) % 64] += 1
         assert torch.equal(data.test.inputs[number, ..., 0, 0], wanted)
-    again = load("ntidigits", str(tmp_path / "ntidigits"), step=0.0251, validation=11)
+    again = load("ntidigits", str(tmp_path / "ntidigits"), frame=0.0251, validation=11)
     assert torch.equal(again.train.inputs, data.train.inputs)
-    short = load("ntidigits", str(tmp_path), step=0.0251, max_steps=3)
+    short = load("ntidigits", str(tmp_path), frame=0.0251, max_steps=3)
     assert torch.equal(short.test.inputs, data.test.inputs[:, :3])
-    assert load("ntidigits", str(tmp_path), step=1.0).test.inputs.sum() == 11 * 20
+    assert load("ntidigits", str(tmp_path), frame=1.0).test.inputs.sum() == 11 * 20
 
 
 FAULTS = {

@@ -130,7 +130,7 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
         "data.crop": 0.5,
         "data.rand_augment": 9.0,
     }
-    later |= {"data.max_steps": 9, "data.bsa_threshold": 0.5, "data.words": "letters", "data.step": 0.01}
+    later |= {"data.max_steps": 9, "data.bsa_threshold": 0.5, "data.words": "letters"}
     later |= {"data.cutout": 2, "data.mixup": 0.2, "data.cutmix": 1.0, "data.scale": "unit"}
     later |= {"model.coding": "poisson", "model.coding_rate": 0.2, "model.output": "spikes", "model.alpha": 2.0}
     later |= {"model.alpha_out": 3.0, "model.neuron.learn_threshold": True, "model.neuron.inhibition": -0.1}

@@ -27,7 +27,7 @@ WORDS = {
 def load(
     root: str | None = None,
     *,
-    step: Positive = 0.002,
+    frame: Positive = 0.002,
     max_steps: Count = 700,
     validation: Positive = 0.1,
     cache: str | None = None,
@@ -38,7 +38,7 @@ def load(
 
     Args:
         root: the data root, or the folder of `n-tidigits.hdf5` itself.
-        step: duration of a time step, in seconds, from the first spike on.
+        frame: duration of a time step, in seconds, from the first spike on.
         max_steps: what lies after so many is dropped.
         validation: share or number of the training samples that are held out.
         cache: folder where the steps are kept for the next time; None: beside the set.
@@ -52,8 +52,8 @@ def load(
     place = Path(cache).expanduser() if cache else folder / ".rheobase"
 
     def of(part: str) -> Split:
-        how = ("ntidigits 1", step, max_steps)
-        return kept(place, part, how, [file], lambda: _split(file, part, step, max_steps))
+        how = ("ntidigits 1", frame, max_steps)
+        return kept(place, part, how, [file], lambda: _split(file, part, frame, max_steps))
 
     train, held = of("train").divide(validation)
     return Dataset.of("ntidigits", len(WORDS), train, held, of("test"), tuple(WORDS.values()), white=None)
