@@ -18,6 +18,7 @@ from .test_distributed import KEYS, ended, finish, numbers, pytestmark, start, w
 
 SMALL = {
     "model.width": 4,
+    "model.steps": 2,
     "data.size": 32,
     "data.batch_size": 8,
     "data.train_limit": 80,
