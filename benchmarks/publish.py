@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import rheobase as rb
-from rheobase.data import Batches
+from rheobase.data import Batches, Dataset
 from rheobase.data.dataset import systematic
 from rheobase.training import Recipe, build
 from rheobase.training.evaluation import accuracies
@@ -32,14 +32,13 @@ def card(name: str) -> dict[str, Any]:
     return head
 
 
-def right(model: torch.nn.Module, recipe: Recipe) -> int:
-    """How many of the slice it decides rightly."""
-    data = build.dataset(recipe)
+def right(model: torch.nn.Module, recipe: Recipe, data: Dataset) -> tuple[int, int]:
+    """How many of the slice it decides rightly, and of how many."""
     few = data.validation.at(systematic(data.validation.labels, min(SLICE, len(data.validation))))
     batches = Batches(few, batch_size=64, mean=data.mean, std=data.std)
     with seeded("publish"):
         [share] = accuracies(model, batches, [None], loss=recipe.loss)
-    return round(share * len(few))
+    return round(share * len(few)), len(few)
 
 
 def _written(channels: torch.Tensor) -> str:
@@ -56,13 +55,8 @@ def publish(run: Path, name: str) -> None:
     file = WEIGHTS / f"{name}.safetensors"
     rb.save(rb.load(run / "checkpoints" / "best.safetensors"), file, half=True)
     data = build.dataset(recipe)
-    head = {
-        "library_name": "rheobase",
-        "license": "apache-2.0",
-        "data": data.name,
-        "right": right(rb.load(file), recipe),
-        "of": min(SLICE, len(data.validation)),
-    }
+    found, of = right(rb.load(file), recipe, data)
+    head = {"library_name": "rheobase", "license": "apache-2.0", "data": data.name, "right": found, "of": of}
     mean, std = (_written(each) for each in (data.mean, data.std))
     accuracy = {split: f"{100 * record[f'{split}_accuracy']:.2f} %" for split in ("validation", "test")}
     (WEIGHTS / f"{name}.md").write_text(f"""---
@@ -70,7 +64,7 @@ def publish(run: Path, name: str) -> None:
 # {name}
 {recipe.model.name} for {data.classes} classes, of the run `results/{name}`, where its recipe and curve lie: the
 epoch that was best on validation, {accuracy["validation"]}; {accuracy["test"]} test. Weights of layers are rounded to
-float16 in the file; the loaded net, in float32, decides {head["right"]} of the {head["of"]} samples of a slice of
+float16 in the file; the loaded net, in float32, decides {found} of the {of} samples of a slice of
 validation rightly.
 
 ```

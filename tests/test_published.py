@@ -9,7 +9,7 @@ import torch
 
 import rheobase as rb
 from benchmarks import publish
-from rheobase.training import Recipe
+from rheobase.training import Recipe, build
 
 DATA = Path(os.environ.get("RHEOBASE_DATA") or publish.ROOT.parent / "shared" / "data")
 NAMES = sorted(file.stem for file in publish.WEIGHTS.glob("*.safetensors"))
@@ -31,11 +31,13 @@ def test_they_decide_as_they_did(name: str) -> None:
     model = rb.load(publish.WEIGHTS / f"{name}.safetensors")
     head = publish.card(name)
     try:
-        found = publish.right(model, recipe)
+        data = build.dataset(recipe)
     except FileNotFoundError as error:
         pytest.skip(f"RHEOBASE_DATA names no folder with its data: {error}")
+    found, of = publish.right(model, recipe, data)
+    assert of == head["of"]
     assert abs(found - head["right"]) <= 2
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(-1)
-    assert publish.right(model, recipe) < 0.5 * head["of"]
+    assert publish.right(model, recipe, data)[0] < 0.5 * head["of"]

@@ -59,7 +59,7 @@ def load(
     return Dataset.of("ntidigits", len(WORDS), train, held, of("test"), tuple(WORDS.values()), white=None)
 
 
-def _split(file: Path, part: str, step: float, max_steps: int) -> Split:
+def _split(file: Path, part: str, frame: float, max_steps: int) -> Split:
     """All recordings of a part that are of one digit."""
     h5py = need("h5py", "N-TIDIGITS")
     try:
@@ -76,7 +76,7 @@ def _split(file: Path, part: str, step: float, max_steps: int) -> Split:
         if not names:
             raise ValueError(f"{file}: wanted labels such as man-ae-a-1 in {groups[0]}, whose last part is one digit")
         labels = [_word(file, name) for name in names]
-        return padded([_steps(file, content, part, name, step, max_steps) for name in names], torch.tensor(labels))
+        return padded([_steps(file, content, part, name, frame, max_steps) for name in names], torch.tensor(labels))
 
 
 def _word(file: Path, name: str) -> int:
@@ -86,7 +86,7 @@ def _word(file: Path, name: str) -> int:
     return list(WORDS).index(word)
 
 
-def _steps(file: Path, content: Any, part: str, name: str, step: float, max_steps: int) -> Tensor:
+def _steps(file: Path, content: Any, part: str, name: str, frame: float, max_steps: int) -> Tensor:
     """Spikes of each channel in each step, uint8 `[T, 64]`."""
     found = [content[f"{part}_{what}"].get(name) for what in ("timestamps", "addresses")]
     if any(each is None for each in found):
@@ -103,7 +103,7 @@ def _steps(file: Path, content: Any, part: str, name: str, step: float, max_step
             f"{file}: wanted spikes of {name} in the order of time, of channels 0 to {CHANNELS - 1}, got channels "
             f"{channel.min()} to {channel.max()} and {int((~(np.diff(time) >= 0)).sum())} times before the last"
         )
-    at = ((time - time[0]) / step).astype(np.int64)
+    at = ((time - time[0]) / frame).astype(np.int64)
     steps = min(int(at[-1]) + 1, max_steps)
     inside = at < steps
     counts = np.bincount(at[inside] * CHANNELS + channel[inside], minlength=steps * CHANNELS)

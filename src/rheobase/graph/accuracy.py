@@ -80,7 +80,7 @@ def accuracies(
         images, labels = images.to(device), labels.to(device)
         if images.dim() != net.rank + 1:
             raise ValueError(f"accuracies: images must be static, [B, ...], got {list(images.shape)}")
-        done, total, leaving = 0, torch.zeros((), dtype=torch.float64, device=device), _Leaving(confidence, labels)
+        done, total, leaving = 0, torch.zeros((), dtype=torch.float64, device=device), Leaving(confidence, labels)
         for logits in stream(parts, net.frames(images, 1)[0], wanted[-1]):
             early = min(max(skip - done, 0), len(logits))
             done, logits = done + early, logits[early:]
@@ -106,8 +106,13 @@ def accuracies(
     return Curve(accuracy, samples, confidence, exit_right / samples, exit_steps / samples, skip)
 
 
-class _Leaving:
-    """The samples of a batch, each until it is decided."""
+class Leaving:
+    """The samples of a batch, each until it is decided: early exits.
+
+    Attributes:
+        decided, left: `[B]`, the class of each, and the step of the decision: that at which the softmax reaches the
+            confidence in some class, or the last.
+    """
 
     def __init__(self, confidence: float | None, labels: Tensor) -> None:
         self.confidence = confidence

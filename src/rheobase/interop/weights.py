@@ -61,7 +61,7 @@ def save(model: nn.Module, path: str | Path, half: bool = False) -> None:
         if not isinstance(model, models.Net) or not hasattr(model, "description"):
             raise TypeError(f"{type(model).__name__} is not of rheobase.models.create (if it wraps one: save that)")
         short = _short(model) if half else []
-        if half:
+        if short:
             model = _rounded(model, short)
         content = _written(model, short)
         _compare(_portrait(model), _portrait(_read(content)))
@@ -144,7 +144,7 @@ def _written(model: models.Net, short: list[str]) -> bytes:
         "frozen": [name for name, t in found.items() if isinstance(t, nn.Parameter) and not t.requires_grad],
     }
     tensors = {name: found[name].detach().cpu().contiguous() for name in firsts.values()}
-    tensors |= {name: tensors[name].half() for name in short if name in tensors}
+    tensors |= {name: tensors[name].half() for name in short}
     return safetensors.torch.save(tensors, {"rheobase": json.dumps(about)})
 
 
@@ -187,7 +187,7 @@ def _read(content: bytes) -> models.Net:
     about = json.loads(header["rheobase"])
     if about["format"] != FORMAT:
         raise ValueError(f"it has format {about['format']}, and this version of rheobase reads format {FORMAT}")
-    tensors |= {name: tensors[name].float() for name in about.get("half", ()) if name in tensors}
+    tensors |= {name: tensors[name].float() for name in about.get("half", ())}
     tensors |= {name: tensors[first] for name, first in about["tied"].items()}
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # what create draws must not be seen
         arguments = _made(about["arguments"], "arguments", tensors)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from rheobase.data import Batches, Dataset
@@ -84,7 +83,7 @@ def convert(
     if outermost(net):
         raise ValueError(f"{place.path} is a run of a spiking net; convert takes one of an ANN: --model.spiking false")
     best = load_best(recipe, lambda: net, place.best)
-    device = "cuda" if recipe.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    device = processes.alone_on(recipe.trainer)
     best.to(device)
     few = found.train.at(systematic(found.train.labels.cpu(), min(samples, len(found.train))))
     calibration = Batches(few, batch_size=min(128, len(few)), mean=found.mean, std=found.std)
@@ -102,8 +101,8 @@ def convert(
 
 
 def _free(folder: Path, stem: str) -> Path:
-    files = (folder / f"{stem}{number}.json" for number in itertools.chain([""], itertools.count(-2, -1)))
-    return next(file for file in files if not file.exists())
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(file for file in (folder / f"{name}.json" for name in names) if not file.exists())
 
 
 def _written(net: ConvertedNet, own: float, curve: Curve, split: str, at: int, samples: int) -> dict[str, Any]:

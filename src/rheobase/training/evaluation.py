@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rheobase.data import Batches
 from rheobase.data.dataset import Samples
+from rheobase.graph.accuracy import Leaving
 from rheobase.training.losses import scores
 from rheobase.training.passes import padded
 from rheobase.training.recipe import LossOptions
@@ -92,14 +93,12 @@ def _left(logits: Tensor, labels: Tensor, lengths: Tensor | None, loss: LossOpti
     counts = range(1, len(logits) + 1)
     reals = [None if lengths is None else lengths.clamp(max=count) for count in counts]
     given = torch.stack([scores(logits[:n], loss, real) for n, real in zip(counts, reals, strict=True)])  # [T, B, C]
-    sure, best = given.softmax(2).max(2)
-    last = torch.full_like(labels, len(logits)) if lengths is None else lengths.clamp(max=len(logits))
     found = []
     for confidence in CONFIDENCES:
-        enough = sure >= confidence
-        step = torch.where(enough.any(0), enough.int().argmax(0) + 1, last).minimum(last)
-        right = best.gather(0, step.unsqueeze(0) - 1)[0] == labels
-        found.append(torch.stack([step.sum(), right.sum()]))
+        leaving = Leaving(confidence, labels)
+        leaving.see(given, 0)
+        steps = leaving.left if lengths is None else leaving.left.minimum(lengths)
+        found.append(torch.stack([steps.sum(), (leaving.decided == labels).sum()]))
     return torch.stack(found, 1)
 
 

@@ -55,6 +55,11 @@ def launched(options: TrainerOptions) -> Iterator[Fabric]:
                 torch.distributed.destroy_process_group()
 
 
+def alone_on(options: TrainerOptions) -> str:
+    """The device of work that one process does without training."""
+    return "cuda" if options.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def on_first(fabric: Fabric, call: Callable[[], T]) -> T:
     """What `call` returns, or raises, in the first process: in all of them."""
     result: T | None = None

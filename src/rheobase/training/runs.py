@@ -139,7 +139,7 @@ def evaluate(
     if steps is None:
         few = build.sample(dataset, dataset.validation).inputs
         steps = range(1, longest(batches.split, few, build.logits(recipe, dataset, best)) + 1)
-    device = "cuda" if recipe.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    device = processes.alone_on(recipe.trainer)
     with processes.threads(recipe.trainer.threads), seeded("evaluation", recipe.seed, 0):
         exits: list[Exit] | None = None if plot is None else []
         found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss, exits)

@@ -46,11 +46,10 @@ def _each(options: LossOptions, lengths: Tensor | None = None) -> Loss:
     """The loss of each sample: a batch of one."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        ones = [slice(i, i + 1) for i in range(len(labels))]
-        real = [None if lengths is None else lengths[one] for one in ones]
-        return torch.stack(
-            [losses.loss(logits[:, one], labels[one], options, some) for one, some in zip(ones, real, strict=True)]
-        )
+        def of(one: slice) -> Tensor:
+            return losses.loss(logits[:, one], labels[one], options, None if lengths is None else lengths[one])
+
+        return torch.stack([of(slice(i, i + 1)) for i in range(len(labels))])
 
     return loss
 
