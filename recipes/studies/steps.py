@@ -88,7 +88,7 @@ FORMS = {
         nets={"quantised": _FROM, "direct": {"model.steps": 4}},
     ),
     "fashion-mnist": Form(
-        {**_IMAGES, "data.name": "fashion-mnist", "model.name": _DEEP, "data.flip": True, "trainer.epochs": 6},
+        {**_IMAGES, "data.name": "fashion-mnist", "model.name": _DEEP, "data.flip": True, "trainer.epochs": 10},
         levels=8,
         nets={"quantised": _FROM, "direct": {"model.steps": 4}},
     ),
