@@ -187,6 +187,8 @@ def test_a_description_without_a_name_is_not_saved(tmp_path: Path) -> None:
         ("12C5-P2-64C5-P2", "valid", 34, 64 * 5 * 5),
         ("3C4", "same", 5, 3 * 6 * 6),
         ("P3", "same", 8, 2 * 2 * 2),
+        ("4C5s2-P3s2", "same", 17, 4 * 4 * 4),
+        ("4C5s3", "valid", 18, 4 * 5 * 5),
     ],
 )
 def test_sizes_of_what_is_written(layers: str, padding: str, size: int, features: int) -> None:
@@ -194,6 +196,28 @@ def test_sizes_of_what_is_written(layers: str, padding: str, size: int, features
     assert model.head.module.in_features == features
     with torch.no_grad():
         assert model(torch.rand(2, 2, size, size)).shape == (4, 2, 3)
+
+
+def test_units_are_left_out_in_training_alone_and_anew_at_every_step() -> None:
+    torch.manual_seed(0)
+    model = rb.models.create("convnet", classes=3, in_channels=1, image_size=8, layers="4C3-40-40", dropout=0.5)
+    left = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+    assert [m.p for m in left] == [0.5, 0.5]  # behind units, not behind maps
+    x = 2 * torch.randn(1, 16, 1, 8, 8).expand(4, 16, 1, 8, 8)
+    seen: list[Tensor] = []
+    with (
+        torch.no_grad(),
+        left[0].register_forward_hook(lambda _, given, out: seen.append(torch.stack([given[0], out]))),
+    ):
+        model(x)
+        model.eval()(x)
+    before, after = seen[0].unflatten(1, (4, 16))
+    assert before.mean() > 0.05
+    assert 0.4 < after.count_nonzero() / before.count_nonzero() < 0.6
+    assert torch.equal(after[after > 0].unique(), torch.tensor([2.0]))
+    both = before[:-1].bool() & before[1:].bool()
+    assert (after[:-1].bool() ^ after[1:].bool())[both].any()
+    assert torch.equal(*seen[1])
 
 
 def test_speech_and_event_frames() -> None:

@@ -180,6 +180,11 @@ def test_parameters_are_as_many_as_published(name: str, options: dict[str, Any],
         # 16C5-P2-64C5-P2-2000 (Hunsberger and Eliasmith 2016): 6,318,000
         ("convnet", {"layers": "16C5-P2-64C5-P2-2000", "image_size": 28, "in_channels": 1}, 6_318_000),
         (
+            "convnet",  # of its ILSVRC-2012 network, in all 61,090,496
+            {"layers": "64C11s4-P3s2-192C5-P3s2-384C3-256C3-256C3-P3s2-4096-4096", "image_size": 224, "classes": 1000},
+            61_090_496,
+        ),
+        (
             "mlp",
             {"layers": "400-R400", "image_size": 28, "in_channels": 1, "spiking": True},
             784 * 400 + 2 * 160_000 + 4_000,
@@ -391,7 +396,12 @@ def test_without_norm_convolutions_have_biases() -> None:
         ({"name": "plain_convnet", "spiking": 1}, "spiking must be true or false, got 1"),
         ({"name": "vgg11", "image_size": 0}, "image_size must be a positive integer, got 0"),
         ({"name": "ms_resnet18", "start": "zero"}, "start must be 'identity' or 'plain', got 'zero'"),
-        ({"name": "mlp", "layers": "400-X"}, "layers must be some of nCk, Pk, n and Rn .*, got 'X' in '400-X'"),
+        (
+            {"name": "mlp", "layers": "400-X"},
+            "layers must be some of nCk, nCksm, Pk, Pksm, n and Rn .*, got 'X' in '400-X'",
+        ),
+        ({"name": "mlp", "layers": "400s2"}, "got '400s2' in '400s2'"),
+        ({"name": "mlp", "dropout": 1.0}, "dropout must be a number from 0 to below 1, got 1.0"),
         ({"name": "mlp", "layers": "28x28-400-10"}, "input and readout are not written.*'28x28'"),
         ({"name": "mlp", "layers": ""}, "got '' in ''"),
         ({"name": "mlp", "layers": 400}, "layers must be a string, got 400"),

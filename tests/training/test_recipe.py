@@ -116,6 +116,7 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
         "model.shortcut": "pool",
         "model.layers": "400",
         "model.padding": "valid",
+        "model.dropout": 0.5,
         "data.workers": 2,
     }
     later |= {"data.validation": 0.2, "data.size": 64, "data.channels": 1, "data.stream": True, "data.image": "a"}

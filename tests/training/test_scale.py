@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import rheobase as rb
 from benchmarks.loader_workload import photograph
 from rheobase.training import build, sources
 
@@ -101,3 +102,23 @@ def test_the_large_recipes_are_what_they_say(name, depth, steps, millions):
     assert net.description.depth == depth
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(1e6 * millions, rel=0.005)
     assert net(torch.rand(2, 3, recipe.data.size or 32, recipe.data.size or 32, device="meta")).shape[0] == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "size", "weights"),
+    [
+        # layers with weights of their own at each place are convolutions here, so the published count is larger
+        ("cifar10-soft-lif", 10, 32, 64 * 75 + 64 * 1600 + 64 * 576 + 32 * 576 + 32 * 7 * 7 * 10),
+        ("cifar100-soft-lif", 100, 32, 64 * 75 + 64 * 1600 + 64 * 576 + 32 * 576 + 32 * 7 * 7 * 100),
+        ("svhn-soft-lif", 10, 32, 16 * 75 + 64 * 400 + 64 * 8 * 8 * 2000 + 2000 * 10),
+        ("imagenet-soft-lif", 1000, 224, 61_090_496),  # as published
+    ],
+)
+def test_the_recipes_of_rate_neurons_are_what_they_say(name, classes, size, weights):
+    recipe = sources.load(name)
+    data = type("Data", (), {"classes": classes, "channels": 3})
+    with torch.device("meta"):
+        net = build.model(recipe, data)
+    assert sum(p.numel() for p in net.parameters() if p.dim() > 1) == weights
+    assert any(isinstance(m, rb.SoftLIF) for m in net.modules())
+    assert net(torch.rand(2, 3, size, size, device="meta")).shape == (1, 2, classes)

@@ -36,6 +36,7 @@ _GUIDE = "see the guide to data for the layout"
 SOURCES = {
     "cifar10": Source(("cifar10", "cifar-10"), 10, "get it from the Hub's uoft-cs/cifar10"),
     "cifar100": Source(("cifar100", "cifar-100"), 100, "get it from the Hub's uoft-cs/cifar100", label="fine_label"),
+    "svhn": Source(("svhn",), 10, "get cropped_digits from the Hub's ufldl-stanford/svhn"),
     "imagenette": Source(
         ("imagenette", "imagenette2-320", "imagenette2-160", "imagenette128"), 10, "get it from fast.ai"
     ),

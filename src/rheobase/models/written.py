@@ -15,7 +15,10 @@ from rheobase.models.registry import register
 from rheobase.models.uniform import uniform
 from rheobase.neurons import Neuron, Recurrent
 
-_LAYER = re.compile(r"(?P<maps>[1-9]\d*)C(?P<kernel>[1-9]\d*)|P(?P<pool>[1-9]\d*)|(?P<back>R?)(?P<units>[1-9]\d*)")
+_LAYER = re.compile(
+    r"(?:(?P<maps>[1-9]\d*)C(?P<kernel>[1-9]\d*)|P(?P<pool>[1-9]\d*))(?:s(?P<stride>[1-9]\d*))?"
+    r"|(?P<back>R?)(?P<units>[1-9]\d*)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +27,11 @@ class MLP(Family):
 
     "400": linear-norm-neuron with 400 units. "R400": its neurons also hear each other's spikes of the step before,
     through weights of their own (the ANN twin, which has one step, has none). "15C5": a convolution of 5x5 with 15
-    channels, norm, neuron. "P2": the mean over squares of 2x2.
+    channels, norm, neuron. "P2": the mean over squares of 2x2. "64C11s4", "P3s2": with a stride of 4, and of 2.
 
     Attributes:
         layers: no convolution or pooling after units.
+        dropout: share of the units of each layer that are left out in training, anew at every step.
         image_size: height and width of the images; 1 for what has none, `[T, B, C, 1, 1]`.
         coding: what the first layer sees of frames: "direct", them; "poisson", random spikes (`rheobase.Poisson`).
         coding_rate: spikes a step where a frame is 1.
@@ -38,6 +42,7 @@ class MLP(Family):
     """
 
     layers: str = "400-R400"
+    dropout: float = 0.0
     image_size: Count = 32
     coding: Literal["direct", "poisson"] = "direct"
     coding_rate: float = 0.5
@@ -57,6 +62,8 @@ class MLP(Family):
             if value is not None and not (value > 0 and not parts.normed and self.alpha is not None):
                 wanted = "a number > 0, with norm='none' and alpha" if value > 0 else "a number > 0 or null"
                 raise ValueError(f"{name} must be {wanted}, got {value!r}, norm={self.norm!r} and alpha={self.alpha!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be a number from 0 to below 1, got {self.dropout!r}")
         layers: list[nn.Module] = []
         if self.coding == "poisson":
             layers.append(Poisson(self.coding_rate, expected=not self.spiking))
@@ -65,8 +72,8 @@ class MLP(Family):
             layer = _LAYER.fullmatch(word)
             if layer is None:
                 raise ValueError(
-                    "layers must be some of nCk, Pk, n and Rn joined by '-' (input and readout are not written), got "
-                    f"{word!r} in {self.layers!r}"
+                    "layers must be some of nCk, nCksm, Pk, Pksm, n and Rn joined by '-' (input and readout are not "
+                    f"written), got {word!r} in {self.layers!r}"
                 )
             if layer["units"]:
                 if not features:
@@ -77,6 +84,8 @@ class MLP(Family):
                 if layer["back"] and isinstance(fire.neuron, Neuron):
                     fire.neuron = Recurrent(fire.neuron, nn.Linear(units, units, bias=False))
                 layers += self._begun(parts.dense(features, units), fire)
+                if self.dropout:
+                    layers.append(PerStep(nn.Dropout(self.dropout)))
                 features = units
                 continue
             k = int(layer["pool"] or layer["kernel"])
@@ -84,12 +93,13 @@ class MLP(Family):
                 left = f"{features} units" if features else f"maps of {size}x{size} (image_size={self.image_size})"
                 raise ValueError(f"layers: {word!r} in {self.layers!r} cannot follow {left}")
             if layer["pool"]:
-                layers.append(PerStep(nn.AvgPool2d(k)))
-                size //= k
+                stride, padding = int(layer["stride"] or k), 0
+                layers.append(PerStep(nn.AvgPool2d(k, stride)))
             else:
-                maps, padding = int(layer["maps"]), 0 if self.valid else k // 2
-                layers += self._begun(parts.conv(channels, maps, k, padding=padding), parts.fire(maps))
-                channels, size = maps, size + 2 * padding - k + 1
+                maps, stride, padding = int(layer["maps"]), int(layer["stride"] or 1), 0 if self.valid else k // 2
+                layers += self._begun(parts.conv(channels, maps, k, stride, padding), parts.fire(maps))
+                channels = maps
+            size = (size + 2 * padding - k) // stride + 1
         if not features:
             layers.append(Flatten(channels, size))
             features = channels * size**2
@@ -118,7 +128,8 @@ class Convnet(MLP):
 
     Papers have, for MNIST, 20C5-P2-50C5-P2-200 (valid; Lee et al. 2016) and 15C5-P2-40C5-P2-300 (Zhang and Li 2019);
     for CIFAR-10, 96C3-256C3-P2-384C3-P2-384C3-256C3-1024-1024 and 128C3-256C3-P2-512C3-P2-1024C3-512C3-1024-512 (Wu et
-    al. 2019); for N-MNIST, 12C5-P2-64C5-P2 (Zhang and Li 2020).
+    al. 2019); for N-MNIST, 12C5-P2-64C5-P2 (Zhang and Li 2020); for ImageNet,
+    64C11s4-P3s2-192C5-P3s2-384C3-256C3-256C3-P3s2-4096-4096 (Hunsberger and Eliasmith 2016).
     """
 
     layers: str = "15C5-P2-40C5-P2-300"

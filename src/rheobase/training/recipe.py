@@ -108,6 +108,7 @@ class ModelOptions(Group):
     )
     layers: str | None = key(None, "of mlp and convnet, as papers write them: 15C5-P2-40C5-P2-300, 400-R400")
     padding: Literal["same", "valid"] | None = key(None, "of convnet's convolutions")
+    dropout: float | None = key(None, "of mlp and convnet: share of units left out in training", ge=0, lt=1)
     coding: Literal["direct", "poisson"] | None = key(
         None, "of mlp and convnet: frames, or random spikes of their rate"
     )
