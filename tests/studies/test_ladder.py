@@ -40,7 +40,7 @@ def test_an_arm_is_tried_with_more_layers_only_where_it_learned_and_a_rate_beyon
     seeds = [arm for part, arm in seen if part == "seeds" and arm.optimizer == "adamw"]
     assert {arm.seed for arm in seeds} == {1, 2}
     assert {arm.lr for arm in seeds if arm.start == "identity"} == {0.016}
-    assert {arm.depth for arm in seeds if arm.start == "random"} == {10}
+    assert {(arm.start, arm.depth) for arm in seeds} == {("identity", 20), ("identity", 50)}
     controls = [arm for part, arm in seen if part == "controls"]
     assert {(arm.clip, arm.frozen) for arm in controls} == {(None, False), (5.0, True)}
     assert all(arm.seed == 0 and arm.start == "identity" for arm in controls)

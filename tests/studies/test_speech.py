@@ -1,0 +1,79 @@
+"""The study of spoken digits, on made recordings."""
+
+import json
+import sys
+import wave
+from pathlib import Path
+
+import pytest
+import torch
+
+import rheobase as rb
+from recipes.studies import speech
+
+
+@pytest.fixture
+def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tones, a pitch for each digit, of two of the speakers."""
+    folder = tmp_path / "data" / "fsdd" / "recordings"
+    folder.mkdir(parents=True)
+    time = torch.arange(1600) / 8000
+    for digit in range(10):
+        for speaker, pitch in (("george", 1.0), ("theo", 1.1)):
+            for index in range(8):
+                sound = torch.sin(2 * torch.pi * (250 + 300 * digit) * pitch * time) * (8000 + 500 * index)
+                with wave.open(str(folder / f"{digit}_{speaker}_{index}.wav"), "wb") as file:
+                    file.setparams((1, 2, 8000, 0, "NONE", ""))
+                    file.writeframes(sound.to(torch.int16).numpy().tobytes())
+    monkeypatch.setenv("RHEOBASE_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(speech, "EPOCHS", {"rates": 1, "official": 2, "unheard": 1})
+    monkeypatch.setattr(speech, "SAMPLES", 50)
+    monkeypatch.setattr(speech, "RATES", (0.005, 0.01))
+    monkeypatch.setattr(speech, "SPEAKERS", ("theo",))
+    return tmp_path
+
+
+def test_each_arm_is_trained_once_with_the_rate_that_did_best(recordings, monkeypatch, capsys):
+    words = ["--out", str(recordings / "out"), "--runs", str(recordings / "runs"), "--arm", "spike_train", "gru"]
+
+    def call(what):
+        monkeypatch.setattr(sys, "argv", ["speech.py", what, *words])
+        speech.main()
+
+    call("run")
+    lines = (recordings / "out").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [(done["part"], done["arm"]) for done in found] == [
+        *[("rates", "spike_train")] * 2,
+        *[("rates", "gru")] * 2,
+        *(("official", "spike_train"), ("official", "gru"), ("unheard", "spike_train"), ("unheard", "gru")),
+    ]
+    for done in found[4:]:
+        tried = [each for each in found[:4] if each["arm"] == done["arm"]]
+        assert done["lr"] == max(tried, key=lambda each: each["validation"])["lr"]
+    assert all(done["test"] is None for done in found[:4])
+    official, unheard = found[4], found[6]
+    assert official["test"] > 0.15
+    assert unheard["split"] == "speaker:theo"
+    assert all(0.002 < rate < 0.5 for rate in official["layers"].values())
+    call("run")
+    assert (recordings / "out").read_text().splitlines() == lines
+    call("report")
+    said = capsys.readouterr().out
+    assert f"| spike_train | {official['parameters']} | {official['lr']} | {100 * official['test']:.2f} |" in said
+
+
+def test_the_gru_hears_means_of_ten_steps_and_nothing_of_the_padding():
+    torch.manual_seed(0)
+    net = speech.gru(3, 4)
+    frames = torch.rand(25, 2, 4, 1, 1)
+    with torch.no_grad():
+        logits = net(frames)
+        longer = net(torch.cat([frames[:20], torch.zeros(20, 2, 4, 1, 1)]))
+        mixed = net(torch.cat([frames[:10].flip(0), frames[10:]]))
+    assert logits.shape == (25, 2, 3)
+    assert torch.equal(logits[:10], logits[:1].expand(10, 2, 3))
+    assert torch.equal(longer[:20], logits[:20])
+    torch.testing.assert_close(mixed, logits)  # the order within a frame does not count
+    assert not torch.allclose(logits[0], logits[10], atol=1e-3)
+    assert rb.readout(logits, torch.tensor([10, 25]))[0].allclose(logits[0, 0])
