@@ -9,7 +9,8 @@ $RHEOBASE_DATA. All nets are of one architecture and see the data as often, with
 
     ann         ReLU: what percentile, threshold balancing and calibration convert
     quantised   QCFS activations: the quantised ANN, and what "QCFS" converts
-    direct      the spiking net, trained through time
+    direct      the spiking net, trained through time with 4 steps
+    direct8     the same with 8
 
 Energy is that of `rb.energy` at 45 nm (docs/energy.md), a mean over the first images of the split; both ANNs are
 measured with their own zeros.
@@ -61,7 +62,7 @@ class Form:
 
     recipe: dict[str, Any]
     levels: int
-    nets: dict[str, dict[str, Any]]
+    nets: dict[str, dict[str, Any]] = field(default_factory=dict)
     batch: int = 250
     counted: int = 32
 
@@ -70,7 +71,8 @@ class Form:
         kinds: dict[str, dict[str, Any]] = {
             "ann": {"model.spiking": False},
             "quantised": {"model.spiking": False, "model.qcfs_levels": self.levels},
-            "direct": {},
+            "direct": {"model.steps": 4},
+            "direct8": {"model.steps": 8},
         }
         return {**self.recipe, **kinds[net], **self.nets.get(net, {})}
 
@@ -85,12 +87,12 @@ FORMS = {
     "mnist": Form(
         {**_IMAGES, "data.name": "mnist", "model.name": _DEEP, "data.shift": 1, "trainer.epochs": 3},
         levels=8,
-        nets={"quantised": _FROM, "direct": {"model.steps": 4}},
+        nets={"quantised": _FROM},
     ),
     "fashion-mnist": Form(
         {**_IMAGES, "data.name": "fashion-mnist", "model.name": _DEEP, "data.flip": True, "trainer.epochs": 10},
         levels=8,
-        nets={"quantised": _FROM, "direct": {"model.steps": 4}},
+        nets={"quantised": _FROM},
     ),
     "cifar100": Form(
         {
@@ -99,7 +101,6 @@ FORMS = {
             **{"optimizer.weight_decay": 5e-4, "trainer.epochs": 100, "trainer.precision": "bf16"},
         },
         levels=8,
-        nets={"direct": {"model.steps": 4}},
         batch=1000,
     ),
     "digits": Form(  # a minute: to see that all of it runs
@@ -108,7 +109,7 @@ FORMS = {
             **{"optimizer.lr": 0.01, "trainer.epochs": 3, "trainer.accelerator": "cpu", "trainer.threads": 1},
         },
         levels=8,
-        nets={"quantised": _FROM, "direct": {"model.steps": 4}},
+        nets={"quantised": _FROM},
         counted=8,
     ),
 }
@@ -145,6 +146,7 @@ ARMS = {
     "ANN": Arm("ann"),
     "quantised ANN": Arm("quantised"),
     "direct": Arm("direct", _itself, (1, 2, 4, 8)),
+    "direct, T = 8": Arm("direct8", _itself, (1, 2, 4, 8, 16)),
     "percentile": Arm("ann", _by("percentile")),
     "QCFS": Arm("quantised", _by("qcfs"), FEW),
     "calibrated": Arm("ann", _by("calibrated"), FEW[2:7], anew=True),
