@@ -158,8 +158,8 @@ def arms(found: list[dict[str, Any]]) -> Iterator[tuple[str, Arm]]:
         for depth in DEPTHS:
             for start, surrogate in KINDS:
                 kind = Arm(start, surrogate, optimizer, depth)  # type: ignore[arg-type]
-                below = best(found, replace(kind, depth=DEPTHS[DEPTHS.index(depth) - 1])) if depth > 10 else None
-                if below is not None and max(accuracy(found, below)) < HOPELESS:
+                below = best(found, replace(kind, depth=DEPTHS[DEPTHS.index(depth) - 1])) if depth > DEPTHS[0] else None
+                if depth > DEPTHS[0] and (below is None or max(accuracy(found, below)) < HOPELESS):
                     continue
                 for rate in RATES[optimizer]:
                     yield "rates", replace(kind, lr=rate)
