@@ -352,6 +352,60 @@ def test_pieces_of_a_stream_are_one_run(ann: nn.Module, calibration: list[Tensor
     assert len(pieces) == 1
 
 
+class Mixed(nn.Module):
+    """Linear layers on the last axis."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 7, bias=bias), nn.Linear(7, 7, bias=bias)
+        self.last = nn.Linear(28, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.flatten(F.relu(self.second(F.relu(self.first(x)))), 1))
+
+
+def grown(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5))
+
+
+SHAPES = {
+    "a volume": (lambda: grown(nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4), nn.ReLU()), (2, 4, 4, 4)),
+    "transposed first": (
+        lambda: grown(nn.ConvTranspose2d(3, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.ReLU()),
+        (3, 4, 4),
+    ),
+    "the last axis": (lambda: Mixed(bias=True), (4, 8)),
+    "the last axis, no bias": (lambda: Mixed(bias=False), (4, 8)),
+    "no channels": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, 5)), (4, 4)),
+}
+
+
+@pytest.mark.parametrize("method", ["percentile", "calibrated"])
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_inputs_of_all_shapes(name: str, method: str) -> None:
+    make, shape = SHAPES[name]
+    ann, x = make().eval(), torch.randn(6, *shape)
+    wanted = ann(x)
+    net = rb.convert(ann, [x], method, steps=64)
+    assert rb.readout(net(x)).shape == wanted.shape
+    assert (rb.readout(net(x)) - wanted).norm() < 0.1 * wanted.norm()
+
+
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm2d(4)], ids=["plain", "folded"])
+@torch.no_grad()
+def test_parametrized_weights_are_those_that_they_make(norm: nn.Module) -> None:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3))
+    conv.parametrizations.weight.original0.mul_(2)
+    ann = randomized(nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))).eval()
+    x = images(6)
+    wanted = ann(x)
+    for _ in range(2):
+        net = rb.convert(ann, [x], steps=64)
+        assert (rb.readout(net(x)) - wanted).norm() < 0.1 * wanted.norm()
+        assert torch.equal(ann(x), wanted), "the network stays as it was"
+
+
 # mistakes
 
 
@@ -370,8 +424,15 @@ def test_mistakes_are_refused() -> None:
         rb.convert(ann, x, steps=0)
     with pytest.raises(ValueError, match="at least one batch"):
         rb.convert(ann, nothing())
-    with pytest.raises(TypeError, match="images of floating point"):
-        rb.convert(ann, [torch.ones(2, 1, 8, 8, dtype=torch.uint8)])
+    for wrong, error, said in (
+        ([torch.ones(2, 1, 8, 8, dtype=torch.uint8)], TypeError, r"floating point, got torch.uint8 \[2, 1, 8, 8\]"),
+        ([{"image": images()}], TypeError, "images of floating point, got dict"),
+        (images(), TypeError, "several batches of images, got one Tensor"),
+        ([images(), images()[:0]], ValueError, r"one that is empty: \[0, 1, 8, 8\]"),
+        ([images() * math.nan], ValueError, "one that is not finite"),
+    ):
+        with pytest.raises(error, match=said):
+            rb.convert(ann, wrong)
     with pytest.raises(ValueError, match=r"'percentile' takes activations ReLU or ReLU6, got 1 \(GELU, .*line \d+"):
         rb.convert(nn.Sequential(nn.Flatten(), nn.GELU()), x)
     with pytest.raises(ValueError, match=r"'qcfs' takes activations QCFS, got 3 \(ReLU"):

@@ -281,7 +281,8 @@ class _Reader:
         """A time axis of one step in front of the logits, as `rheobase.train` wants it: not a layer."""
         value, *rest = node.args
         last = all(user.op == "output" for user in node.users)
-        if self.lead != 1 or not last or rest not in ([0], [None]) or node.kwargs:
+        front = [0] if node.target == "unsqueeze" else [None]
+        if self.lead != 1 or not last or rest != front or node.kwargs:
             self._refuse(node, "of indexing, only logits.unsqueeze(0) at the end is known")
         self.values[node] = self._value(node, value)
 
