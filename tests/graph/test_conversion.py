@@ -323,7 +323,8 @@ def test_the_network_stays_as_it_is(calibration: list[Tensor]) -> None:
 def test_accuracy_in_one_pass_is_that_of_each_run(ann: nn.Module, calibration: list[Tensor]) -> None:
     net = rb.convert(ann, calibration)
     x, y, _ = batches("validation", 240).batch(0, 0)
-    found = accuracies(net, [(x[:100], y[:100]), (x[100:], y[100:])], (1, 5, 24, 40), confidence=0.8)
+    parts = [(x[:100], y[:100]), (x[:0], y[:0]), (x[100:], y[100:])]
+    found = accuracies(net, parts, (1, 5, 24, 40), confidence=0.8)
     with torch.no_grad():
         logits = net(x, steps=40).double()
     means = logits.cumsum(0) / torch.arange(1, 41).view(-1, 1, 1)
@@ -455,6 +456,7 @@ def test_mistakes_are_refused() -> None:
     for call, said in (
         (lambda: accuracies(net, x, ()), "steps must be numbers from 1 on"),
         (lambda: accuracies(net, x, (0,)), "steps must be numbers from 1 on"),
+        (lambda: accuracies(net, x, (1.5,)), "steps must be numbers from 1 on"),
         (lambda: accuracies(net, x, confidence=1), r"confidence must be in \(0, 1\), got 1"),
         (lambda: accuracies(net, []), "at least one sample"),
         (lambda: accuracies(net, [(images()[None], torch.zeros(4))]), r"images must be static"),

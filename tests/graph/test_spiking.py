@@ -215,6 +215,19 @@ def test_inputs_of_other_shapes() -> None:
     assert rb.to_spiking(mlp())(images()).shape == (4, 4, 10)
 
 
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.act = nn.Linear(6, 2), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(input=self.fc(input=x))
+
+
+def test_inputs_may_be_named() -> None:
+    assert rb.to_spiking(Named())(torch.rand(5, 6)).shape == (4, 5, 2)
+
+
 def test_float64() -> None:
     net = spiking(randomized(TorchvisionResNet()).double())
     assert net(images().double()).dtype is torch.float64

@@ -46,7 +46,7 @@ class GraphNet(Net):
         """Itself, with weights of images in channels-last memory."""
         for weight in self.parameters():
             if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+                weight.data = weight.data.to(memory_format=torch.channels_last)
         return self
 
     def __repr__(self) -> str:

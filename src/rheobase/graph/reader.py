@@ -72,7 +72,8 @@ def _same(owner: str, module: nn.Module) -> None:
     found = [list(Tracer(_leaf).taken(module.train(mode)).nodes) for mode in (True, False)]
     for one, other in zip(*found, strict=False):
         told = [
-            (n.op, n.target, str(n.args), {k: v for k, v in n.kwargs.items() if k != "training"}) for n in (one, other)
+            (n.op, n.target, str(n.args), {k: str(v) for k, v in n.kwargs.items() if k != "training"})
+            for n in (one, other)
         ]
         if told[0] != told[1]:
             raise ValueError(
