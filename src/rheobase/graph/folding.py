@@ -73,7 +73,7 @@ def _plain(module: Any) -> nn.Module:
         del module.parametrizations
         for name, value in made.items():
             setattr(module, name, nn.Parameter(value))
-    return module  # type: ignore[no-any-return]
+    return module
 
 
 def _linear(norm: nn.Module) -> tuple[Tensor, Tensor]:
