@@ -225,6 +225,26 @@ def test_windows_that_overlap() -> None:
     assert found.ac == 2 * (x.sum((0, 1, 2)) * torch.outer(windows, windows)).sum()
 
 
+def test_a_pool_with_a_divisor_of_its_own() -> None:
+    net = nn.Sequential(rb.PerStep(nn.AvgPool2d(2, divisor_override=2)), rb.PerStep(nn.Conv2d(1, 2, 1)), rb.LIF())
+    x = spikes(2, 3, 1, 4, 4, rate=0.5)
+    assert layer(rb.energy(net, x), "1.module").ac == x.sum() * 2 / 3, "each spike once, as with a divisor of 4"
+
+
+def test_a_maximum_of_spike_counts_is_no_neuron() -> None:
+    ann = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5))
+    x = torch.randn(6, 1, 8, 8)
+    net = rb.convert(ann, [x], steps=4)
+    report = rb.energy(net, x)
+    with rb.record(net) as tape, torch.no_grad():
+        net(x)
+    assert report.rates == {"features.1": pytest.approx(float(tape["features.1"].spikes.mean()))}
+    pool = layer(report, "features.2")
+    assert (pool.updates, pool.additions, pool.states) == (4 * 256, 2 * 4 * 256, 1), "a sum and a comparison a place"
+    assert not any("not known" in note for note in report.notes)
+    assert report.ann.updates == 256 + 256, "as the twin: an activation and a comparison a place"
+
+
 def test_recurrent_spikes_by_hand() -> None:
     neuron = rb.Recurrent(rb.LIF(), nn.Linear(6, 6))
     net = nn.Sequential(rb.PerStep(nn.Linear(3, 6)), neuron)
@@ -260,6 +280,26 @@ def test_a_layer_that_is_called_twice_counts_twice() -> None:
     assert report.spiking.ac == (x.sum().item() + inner) * 4 / 2
     assert report.spiking.updates == 2 * 3 * 4
     assert report.rate == (inner + outer) / (2 * 3 * 2 * 4)
+
+
+def test_one_weight_in_several_ways() -> None:
+    class Ways(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.neuron = nn.Parameter(torch.rand(3, 2, 3, 3)), rb.LIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(0, 1)
+            F.conv2d(x, self.weight, stride=2)
+            F.conv2d(x, self.weight, dilation=2)
+            return self.neuron(F.conv2d(x, self.weight, None, 1, 1).unflatten(0, (2, -1)))
+
+    x = spikes(2, 3, 2, 7, 7)
+    wanted = sum(
+        synapses(nn.Conv2d(2, 3, 3, **way), x.flatten(0, 1), dense=True)
+        for way in ({"stride": 2}, {"dilation": 2}, {"padding": 1})
+    )
+    assert rb.energy(Ways(), x).spiking.ac == pytest.approx(wanted / 3)
 
 
 # ---- other operations ------------------------------------------------------------------------------------------------

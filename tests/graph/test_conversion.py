@@ -323,7 +323,8 @@ def test_the_network_stays_as_it_is(calibration: list[Tensor]) -> None:
 def test_accuracy_in_one_pass_is_that_of_each_run(ann: nn.Module, calibration: list[Tensor]) -> None:
     net = rb.convert(ann, calibration)
     x, y, _ = batches("validation", 240).batch(0, 0)
-    found = accuracies(net, [(x[:100], y[:100]), (x[100:], y[100:])], (1, 5, 24, 40), confidence=0.8)
+    parts = [(x[:100], y[:100]), (x[:0], y[:0]), (x[100:], y[100:])]
+    found = accuracies(net, parts, (1, 5, 24, 40), confidence=0.8)
     with torch.no_grad():
         logits = net(x, steps=40).double()
     means = logits.cumsum(0) / torch.arange(1, 41).view(-1, 1, 1)
@@ -352,6 +353,60 @@ def test_pieces_of_a_stream_are_one_run(ann: nn.Module, calibration: list[Tensor
     assert len(pieces) == 1
 
 
+class Mixed(nn.Module):
+    """Linear layers on the last axis."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 7, bias=bias), nn.Linear(7, 7, bias=bias)
+        self.last = nn.Linear(28, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.flatten(F.relu(self.second(F.relu(self.first(x)))), 1))
+
+
+def grown(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5))
+
+
+SHAPES = {
+    "a volume": (lambda: grown(nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4), nn.ReLU()), (2, 4, 4, 4)),
+    "transposed first": (
+        lambda: grown(nn.ConvTranspose2d(3, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.ReLU()),
+        (3, 4, 4),
+    ),
+    "the last axis": (lambda: Mixed(bias=True), (4, 8)),
+    "the last axis, no bias": (lambda: Mixed(bias=False), (4, 8)),
+    "no channels": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, 5)), (4, 4)),
+}
+
+
+@pytest.mark.parametrize("method", ["percentile", "calibrated"])
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_inputs_of_all_shapes(name: str, method: str) -> None:
+    make, shape = SHAPES[name]
+    ann, x = make().eval(), torch.randn(6, *shape)
+    wanted = ann(x)
+    net = rb.convert(ann, [x], method, steps=64)
+    assert rb.readout(net(x)).shape == wanted.shape
+    assert (rb.readout(net(x)) - wanted).norm() < 0.1 * wanted.norm()
+
+
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm2d(4)], ids=["plain", "folded"])
+@torch.no_grad()
+def test_parametrized_weights_are_those_that_they_make(norm: nn.Module) -> None:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3))
+    conv.parametrizations.weight.original0.mul_(2)
+    ann = randomized(nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))).eval()
+    x = images(6)
+    wanted = ann(x)
+    for _ in range(2):
+        net = rb.convert(ann, [x], steps=64)
+        assert (rb.readout(net(x)) - wanted).norm() < 0.1 * wanted.norm()
+        assert torch.equal(ann(x), wanted), "the network stays as it was"
+
+
 # mistakes
 
 
@@ -370,8 +425,15 @@ def test_mistakes_are_refused() -> None:
         rb.convert(ann, x, steps=0)
     with pytest.raises(ValueError, match="at least one batch"):
         rb.convert(ann, nothing())
-    with pytest.raises(TypeError, match="images of floating point"):
-        rb.convert(ann, [torch.ones(2, 1, 8, 8, dtype=torch.uint8)])
+    for wrong, error, said in (
+        ([torch.ones(2, 1, 8, 8, dtype=torch.uint8)], TypeError, r"floating point, got torch.uint8 \[2, 1, 8, 8\]"),
+        ([{"image": images()}], TypeError, "images of floating point, got dict"),
+        (images(), TypeError, "several batches of images, got one Tensor"),
+        ([images(), images()[:0]], ValueError, r"one that is empty: \[0, 1, 8, 8\]"),
+        ([images() * math.nan], ValueError, "one that is not finite"),
+    ):
+        with pytest.raises(error, match=said):
+            rb.convert(ann, wrong)
     with pytest.raises(ValueError, match=r"'percentile' takes activations ReLU or ReLU6, got 1 \(GELU, .*line \d+"):
         rb.convert(nn.Sequential(nn.Flatten(), nn.GELU()), x)
     with pytest.raises(ValueError, match=r"'qcfs' takes activations QCFS, got 3 \(ReLU"):
@@ -394,6 +456,7 @@ def test_mistakes_are_refused() -> None:
     for call, said in (
         (lambda: accuracies(net, x, ()), "steps must be numbers from 1 on"),
         (lambda: accuracies(net, x, (0,)), "steps must be numbers from 1 on"),
+        (lambda: accuracies(net, x, (1.5,)), "steps must be numbers from 1 on"),
         (lambda: accuracies(net, x, confidence=1), r"confidence must be in \(0, 1\), got 1"),
         (lambda: accuracies(net, []), "at least one sample"),
         (lambda: accuracies(net, [(images()[None], torch.zeros(4))]), r"images must be static"),

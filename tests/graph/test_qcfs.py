@@ -57,6 +57,11 @@ def test_a_network_gets_them_in_place_of_relu() -> None:
     assert all(one.raw_threshold.grad is not None for one in found)
     twin = rb.models.create("sew_resnet18", classes=3, in_channels=1, width=2, spiking=False)
     assert sum(isinstance(one, rb.QCFS) for one in with_qcfs(twin).modules()) == 20
+    relu = nn.ReLU()
+    twice = with_qcfs(nn.Sequential(nn.Linear(8, 8), relu, nn.Linear(8, 8), relu))
+    assert isinstance(twice[1], rb.QCFS)
+    assert isinstance(twice[3], rb.QCFS)
+    assert twice[1] is not twice[3]
     assert "levels=8, threshold=3" in repr(net)
     assert len(list(TorchvisionResNet().modules())) == len(list(with_qcfs(TorchvisionResNet()).modules()))
 

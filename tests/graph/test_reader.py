@@ -148,6 +148,7 @@ REFUSED: dict[str, tuple[Callable[[Own, Tensor], Any], str]] = {
     "mean of batch": (lambda net, x: net.conv(x).mean((0, 2)), r"mean in .*over the batch"),
     "joined batches": (lambda net, x: torch.cat([net.conv(x), net.conv(x)]), r"cat in .*along the batch.*dim=0"),
     "time in between": (lambda net, x: net.conv(x).unsqueeze(0).relu(), r"unsqueeze in .*at the end"),
+    "first sample": (lambda net, x: net.conv(x)[0], r"getitem in .*of indexing, only"),
     "attribute": (lambda net, x: net.conv(x.T), r"getattr in .*'T' of a tensor"),
     "two outputs": (lambda net, x: (net.conv(x), x), r"must give one tensor"),
     "no output": (lambda net, x: net.conv(torch.ones(1, 1, 8, 8)), r"cannot be read"),

@@ -204,11 +204,28 @@ def test_inputs_of_other_shapes() -> None:
     assert sound(torch.rand(5, 3, 9)).shape == (4, 5, 2, 7)
     with pytest.raises(ValueError, match=r"\[B, 3, W\] or \[T, B, 3, W\]"):
         sound(torch.rand(5, 2, 9))
+    volume = rb.to_spiking(nn.Sequential(nn.Conv3d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5)))
+    assert volume(torch.rand(6, 2, 4, 4, 4)).shape == (4, 6, 5)
+    wider = rb.to_spiking(nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten()))
+    assert wider(torch.rand(6, 3, 4, 4)).shape == (4, 6, 18)
     with pytest.raises(
         ValueError, match=r"images must be \[B, 1, H, W\] or \[T, B, 1, H, W\], got shape \[4, 3, 8, 8\]"
     ):
         spiking(TorchvisionResNet())(torch.rand(4, 3, 8, 8))
     assert rb.to_spiking(mlp())(images()).shape == (4, 4, 10)
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.act = nn.Linear(6, 2), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(input=self.fc(input=x))
+
+
+def test_inputs_may_be_named() -> None:
+    assert rb.to_spiking(Named())(torch.rand(5, 6)).shape == (4, 5, 2)
 
 
 def test_float64() -> None:

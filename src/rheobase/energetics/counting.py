@@ -28,6 +28,7 @@ from rheobase.energetics.operations import (
     operands,
     window,
 )
+from rheobase.graph.converted import MaxSpikes
 from rheobase.kernels.spec import Ran
 from rheobase.kernels.time import static
 from rheobase.layers import Fire, PerStep
@@ -169,7 +170,7 @@ class Counter(TorchFunctionMode):
         steps, batch = ran.outputs.shape[:2]
         if not bool(ran.outputs.isfinite().all()):
             raise ValueError(f"energy: {path or name} gives outputs that are not finite")
-        takes, count = update(inner), ran.outputs.numel()
+        takes, count = update(inner), (ran.drive if type(inner) is MaxSpikes else ran.outputs).numel()
         if not takes.known:
             self._ledger.note(f"{path}: what {type(inner).__name__} computes is not known, and counted as a LIF's.")
         self._shape = self._shape or (steps, batch)
@@ -204,7 +205,8 @@ class Counter(TorchFunctionMode):
         if name in WEIGHTED:
             x, weight, *_ = operands(args, kwargs, "input", "weight")
             options = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
-            self._weighted(path, name, lambda v, w: func(v, w, None, *args[3:], **options), x, weight, output)
+            how = repr((args[3:], sorted(options.items())))
+            self._weighted(path, name, lambda v, w: func(v, w, None, *args[3:], **options), x, weight, output, how)
         elif name == "matmul" and two[1].dim() == 2 and owned[1]:
             self._weighted(path, name, torch.matmul, two[0], two[1], output)
         elif name in MEANS:
@@ -245,9 +247,16 @@ class Counter(TorchFunctionMode):
         self._elementwise(path, name, both[0].numel(), **{"multiplications" if product else "additions": count})
 
     def _weighted(
-        self, path: str, name: str, run: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, y: Tensor
+        self,
+        path: str,
+        name: str,
+        run: Callable[[Tensor, Tensor], Tensor],
+        x: Tensor,
+        weight: Tensor,
+        y: Tensor,
+        how: str = "",
     ) -> None:
-        frame, fan = self._stack[-1], self._fans.of(run, x, weight)
+        frame, fan = self._stack[-1], self._fans.of(run, x, weight, f"{name} {how}")
         rows = x.numel() // fan.synapses.numel()
         spikes, nonzero = events(x, self._windows), x != 0
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from rheobase.graph.converted import MaxSpikes
 from rheobase.layers import Fire, PerStep
 from rheobase.neurons import LIF, AdaptiveLIF, CubaLIF, Integrator, Neuron, Recurrent, RefractoryLIF
 from rheobase.norm import CurrentNorm
@@ -57,8 +58,10 @@ def update(neuron: Neuron) -> Update:
     """That of a LIF: leak; current, comparison, reset. A neuron that is not known is taken for one.
 
     (A factor on the current is one on the weights. Of `RefractoryLIF` two filters, and a count down; the moment of a
-    spike inside a step is our simulation's.)
+    spike inside a step is our simulation's. A maximum of counts has at each place that goes in a sum and a comparison.)
     """
+    if type(neuron) is MaxSpikes:
+        return Update(0, 2, 1, spikes=False)
     if type(neuron) is RefractoryLIF:
         return Update(3, 6, 4) if neuron.synapse else Update(1, 4, 2)
     if not isinstance(neuron, LIF | Integrator) or (isinstance(neuron, LIF) and not neuron.native):

@@ -74,6 +74,9 @@ def window(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], y: Tensor)
     """Over how many values this call of one of `MEANS`, that gave y, took a mean; 1 for a sum."""
     if name == "sum":
         return 1
+    divisor = kwargs.get("divisor_override", args[6] if name.startswith("avg_pool") and len(args) > 6 else None)
+    if divisor:
+        return abs(int(divisor))
     if name.startswith("avg_pool"):
         sides, dims = kwargs.get("kernel_size", args[1] if len(args) > 1 else 1), int(name[-2])
         return math.prod(sides if isinstance(sides, Sequence) and len(sides) == dims else [sides] * dims)
@@ -91,23 +94,24 @@ class Fan(NamedTuple):
 class Fans:
     """How many outputs each input value reaches: the gradient of the outputs' sum, all weights taken for 1.
 
-    Exact at borders, for any stride, padding, dilation, groups. Of one layer and shape it is computed once.
+    Exact at borders, for any stride, padding, dilation, groups. Of one weight, shape and stride it is computed once.
     """
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[Tensor, Fan]] = {}  # (with the weight, whose id would else be another's)
 
     @torch.inference_mode(False)
-    def of(self, run: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> Fan:
-        """Those of a layer whose outputs are run(x, weight)."""
+    def of(self, run: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, how: str) -> Fan:
+        """Those of a layer whose outputs are run(x, weight); `how` tells its stride and the like apart."""
         batched = weight.dim() > 2 and x.dim() == weight.dim()
         shape = (1, *x.shape[1:]) if batched else x.shape[-1:] if weight.dim() == 2 else x.shape
-        if (id(weight), shape) not in self._known:
+        key = id(weight), shape, how
+        if key not in self._known:
             there, every = weight != 0, torch.ones_like(weight)
             dense = self._reached(run, shape, every)
             fan = Fan(dense if there.all() else self._reached(run, shape, there), dense)
-            self._known[id(weight), shape] = weight, Fan(*(each[0] if batched else each for each in fan))
-        return self._known[id(weight), shape][1]
+            self._known[key] = weight, Fan(*(each[0] if batched else each for each in fan))
+        return self._known[key][1]
 
     @staticmethod
     def _reached(run: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int], there: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def accuracies(
         ValueError: no or bad steps, a skip that is not below all of them, a confidence out of range, sequences, no
             samples, or a net in training mode.
     """
-    if not steps or min(steps) < 1:
+    if not steps or any(type(count) is not int or count < 1 for count in steps):
         raise ValueError(f"accuracies: steps must be numbers from 1 on, got {list(steps)}")
     if type(skip) is not int or not 0 <= skip < min(steps):
         raise ValueError(f"accuracies: skip must be an integer from 0 to {min(steps) - 1}, got {skip!r}")
@@ -77,6 +77,8 @@ def accuracies(
     parts = nn.Sequential(net.features, net.head)
     device = next((one.device for one in net.parameters()), torch.device("cpu"))
     for images, labels, *_ in batches:
+        if not len(labels):
+            continue
         images, labels = images.to(device), labels.to(device)
         if images.dim() != net.rank + 1:
             raise ValueError(f"accuracies: images must be static, [B, ...], got {list(images.shape)}")

@@ -40,6 +40,7 @@ def with_carriers(graph: Graph, images: Tensor) -> Graph:
     """
     channels: dict[str, int] = {}
     ann(graph)(images, lambda name, value: channels.update({name: value.shape[1]}))
+    channels |= {one.name: one.module.out_features for one in graph.layers if isinstance(one.module, nn.Linear)}
     layers: list[Layer] = []
     for layer in graph.layers:
         inputs = layer.inputs
@@ -61,8 +62,11 @@ def with_carriers(graph: Graph, images: Tensor) -> Graph:
 
 @torch.no_grad()
 def add_bias(graph: Graph, activation: Layer, value: float | Tensor) -> None:
-    """Add a number, or one a channel, to what drives an activation that has a layer for it."""
+    """Add a number, or of those of its neurons each channel's mean, to what drives an activation with a carrier."""
     before = carrier(graph, activation)
     assert before is not None
     module: Any = before.module
+    if isinstance(value, Tensor):
+        channels = value.movedim(-1, 0) if isinstance(module, nn.Linear) else value
+        value = channels.reshape(len(channels), -1).mean(1)
     module.bias.add_(torch.as_tensor(value, dtype=module.bias.dtype, device=module.bias.device))

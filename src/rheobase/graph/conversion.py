@@ -13,7 +13,7 @@ from rheobase.graph.distribution import ann as as_network
 from rheobase.graph.folding import folded
 from rheobase.graph.layers import Graph, table
 from rheobase.graph.methods import Method, method_of
-from rheobase.graph.net import Became, GraphNet
+from rheobase.graph.net import Became, GraphNet, input_of
 from rheobase.graph.qcfs import continuous
 from rheobase.graph.reader import read
 from rheobase.graph.simulation import Counts, stream
@@ -93,19 +93,21 @@ def convert(
     graph = read(ann)
     _check(graph, chosen)
     like = next(ann.parameters(), torch.zeros(()))
-    images = [_images(batch).to(like.device, like.dtype) for batch in batches]
+    rank = input_of(graph)[1]
+    images = [_images(batch, rank).to(like.device, like.dtype) for batch in _listed(batches)]
     if not images:
         raise ValueError("convert: batches must have at least one batch of images to calibrate with")
     whole, (graph, gone) = graph, folded(graph)
-    _compare(graph, ann, images[0])
+    logits = _compare(graph, ann, images[0])
     changed, choices = chosen.choose(graph, images, steps)
     built = build(changed, choices)
     net = ConvertedNet(
         graph, built.flow, steps, f"convert by {chosen}", _became(whole, changed, {**gone, **built.now})
     ).to(like.device)
     net.method = chosen
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    net.eval().requires_grad_(False)
+    if logits.dim() == 2 and net.rank != images[0].dim() - 1:  # (a first layer does not always tell)
+        net.rank, net.in_channels = images[0].dim() - 1, None
+    net.laid().eval().requires_grad_(False)
     net.layers = _errors(graph, net, choices.thresholds, images, steps)
     return net
 
@@ -129,19 +131,31 @@ def _check(graph: Graph, method: Method) -> None:
         raise ValueError(f"convert: {graph.owner} has no activation that could become a neuron")
 
 
-def _images(batch: Any) -> Tensor:
-    images = batch if isinstance(batch, Tensor) else batch[0]
+def _listed(batches: Any) -> Iterable[Any]:
+    """The batches one by one, and no batch for many."""
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise TypeError(f"convert: batches must be several batches of images, got one {type(batches).__name__}")
+    return batches
+
+
+def _images(batch: Any, rank: int) -> Tensor:
+    """The images of a batch, `[B, ...]`, each of so many axes; of sequences `[T, B, ...]` their means."""
+    images = batch[0] if isinstance(batch, tuple | list) and batch else batch
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        raise TypeError(f"convert: batches must begin with images of floating point, got {type(images).__name__}")
-    if images.dim() < 5:
+        got = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"convert: batches must begin with images of floating point, got {got}")
+    if not images.numel() or not images.isfinite().all():
+        what = "not finite" if images.numel() else "empty"
+        raise ValueError(f"convert: batches must have finite images, got one that is {what}: {list(images.shape)}")
+    if images.dim() < (rank if rank > 1 else 3) + 2:  # (what begins with a linear layer may have any number of axes)
         return images
     lengths = getattr(batch, "lengths", None)
     return images.mean(0) if lengths is None else real_mean(images, lengths, "convert")
 
 
 @torch.no_grad()
-def _compare(graph: Graph, ann: nn.Module, images: Tensor) -> None:
-    """Be sure that the folded layers are the network.
+def _compare(graph: Graph, ann: nn.Module, images: Tensor) -> Tensor:
+    """The logits, and that the folded layers are the network.
 
     Where activations have steps, the last bit of a folded weight may decide for one: they are compared without.
     """
@@ -155,6 +169,7 @@ def _compare(graph: Graph, ann: nn.Module, images: Tensor) -> None:
         raise RuntimeError(
             f"convert: {graph.owner} was not understood: its layers, run one by one, do not give what it gives"
         )
+    return found
 
 
 @torch.no_grad()

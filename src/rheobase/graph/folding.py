@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from rheobase.graph.layers import Graph, Layer
 from rheobase.graph.spiking import current_norm
@@ -57,8 +58,22 @@ def folded(graph: Graph) -> tuple[Graph, dict[str, str]]:
                 continue
             dtype = current_norm(layer.module).weight.dtype
             layer = replace(layer, kind="weights", module=Affine(scale.to(dtype), shift.to(dtype)))
-        layers[layer.name] = replace(layer, inputs=inputs, module=copy.deepcopy(layer.module).eval())
+        layers[layer.name] = replace(layer, inputs=inputs, module=_plain(copy.deepcopy(layer.module).eval()))
     return replace(graph, layers=tuple(layers.values()), output=now.get(graph.output, graph.output)), gone
+
+
+def _plain(module: Any) -> nn.Module:
+    """A module with the weights that its parametrizations (such as `weight_norm`) make.
+
+    (torch's `remove_parametrizations` takes them from the class, which is that of what it is a copy of too.)
+    """
+    if parametrize.is_parametrized(module):
+        made = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+        module.__class__ = type(module).__bases__[0]
+        del module.parametrizations
+        for name, value in made.items():
+            setattr(module, name, nn.Parameter(value))
+    return module
 
 
 def _linear(norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -152,7 +152,7 @@ class Calibrated(Method):
             add_bias(graph, layer, threshold / (2 * steps))
             if self.bias:
                 short = wanted[name] - self._reached(graph, choices, name, images, steps)
-                add_bias(graph, layer, short.reshape(len(short), -1).mean(1))
+                add_bias(graph, layer, short)
             if self.potential:
                 short = wanted[name] - self._reached(graph, choices, name, images, steps)
                 choices.initial[name] = steps * short

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import torch
 from torch import nn
 
 from rheobase.graph.layers import INPUT, Flow, Graph, table
@@ -30,7 +31,7 @@ class GraphNet(Net):
     def __init__(self, graph: Graph, flow: Flow, steps: int, verb: str, became: list[Became]) -> None:
         if type(steps) is not int or steps < 1:
             raise ValueError(f"{verb}: steps must be a positive integer, got {steps!r}")
-        channels, rank = _input(graph)
+        channels, rank = input_of(graph)
         super().__init__(flow, nn.Identity(), channels, steps, spiking=True)
         self.rank = rank
         self.became = became
@@ -41,11 +42,18 @@ class GraphNet(Net):
         """What became of each layer, as a table."""
         return f"{self._heading}\n{table(('layers', 'were', 'are'), self.became)}"
 
+    def laid(self) -> Self:
+        """Itself, with weights of images in channels-last memory."""
+        for weight in self.parameters():
+            if weight.dim() == 4:
+                weight.data = weight.data.to(memory_format=torch.channels_last)
+        return self
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.report}\n)"
 
 
-def _input(graph: Graph) -> tuple[int | None, int]:
+def input_of(graph: Graph) -> tuple[int | None, int]:
     """Channels of the input where they can be known, and how many axes a sample has."""
     value = INPUT
     for layer in graph.layers:
@@ -65,7 +73,7 @@ def _input(graph: Graph) -> tuple[int | None, int]:
 
 
 _AXES = {
-    2: (nn.Conv1d, nn.AvgPool1d, nn.MaxPool1d),
-    3: (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d, nn.BatchNorm2d),
-    4: (nn.Conv3d, nn.AvgPool3d, nn.MaxPool3d, nn.BatchNorm3d),
+    2: (nn.Conv1d, nn.ConvTranspose1d, nn.AvgPool1d, nn.MaxPool1d),
+    3: (nn.Conv2d, nn.ConvTranspose2d, nn.AvgPool2d, nn.MaxPool2d, nn.BatchNorm2d),
+    4: (nn.Conv3d, nn.ConvTranspose3d, nn.AvgPool3d, nn.MaxPool3d, nn.BatchNorm3d),
 }

@@ -86,7 +86,7 @@ def with_qcfs(module: nn.Module, levels: int = 4, threshold: float = 8.0) -> nn.
     places = [
         (parent, name)
         for parent in found.modules()
-        for name, child in parent.named_children()
+        for name, child in parent._modules.items()  # (`named_children` passes over one that is there twice)
         if isinstance(child, nn.ReLU)
     ]
     if not places:

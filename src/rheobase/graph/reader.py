@@ -72,7 +72,8 @@ def _same(owner: str, module: nn.Module) -> None:
     found = [list(Tracer(_leaf).taken(module.train(mode)).nodes) for mode in (True, False)]
     for one, other in zip(*found, strict=False):
         told = [
-            (n.op, n.target, str(n.args), {k: v for k, v in n.kwargs.items() if k != "training"}) for n in (one, other)
+            (n.op, n.target, str(n.args), {k: str(v) for k, v in n.kwargs.items() if k != "training"})
+            for n in (one, other)
         ]
         if told[0] != told[1]:
             raise ValueError(
@@ -281,7 +282,8 @@ class _Reader:
         """A time axis of one step in front of the logits, as `rheobase.train` wants it: not a layer."""
         value, *rest = node.args
         last = all(user.op == "output" for user in node.users)
-        if self.lead != 1 or not last or rest not in ([0], [None]) or node.kwargs:
+        front = [0] if node.target == "unsqueeze" else [None]
+        if self.lead != 1 or not last or rest != front or node.kwargs:
             self._refuse(node, "of indexing, only logits.unsqueeze(0) at the end is known")
         self.values[node] = self._value(node, value)
 

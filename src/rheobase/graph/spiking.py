@@ -52,7 +52,7 @@ def to_spiking(module: nn.Module, neuron: Neuron | None = None, steps: int = 4) 
         net.to(like.device, like.dtype if like.dtype is torch.float64 else None)
     if not module.training:
         net.eval()
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.laid()
 
 
 class _Plan:
