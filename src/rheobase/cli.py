@@ -95,7 +95,7 @@ def probe(options: Options) -> None:
         print(f"{found.before.table()}\n\nafter tuning, on a batch that it was not tuned on:\n")
     print(report.table())
     if isinstance(found, Tuned):
-        print(f"\n{found.verdict.partition(chr(10))[0]}")
+        print(f"\n{found.account}")
     if options.plot:
         report.plot(options.plot)
     if options.json:
