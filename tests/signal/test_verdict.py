@@ -270,6 +270,30 @@ def test_a_net_that_was_reported_not_to_learn() -> None:
     assert all(0.01 < layer.rate < 0.5 for layer in narrow.layers), "by its firing alone it looks well"
 
 
+@pytest.mark.filterwarnings("ignore:Compares. its outputs carry no gradient:RuntimeWarning")
+@pytest.mark.parametrize("place", [2, 5])
+@pytest.mark.parametrize("compared", [True, False])
+def test_a_neuron_that_hands_no_gradient_down_is_told_from_what_is_above_it(place: int, compared: bool) -> None:
+    x, y = digits()
+    model = Ladder(6)
+    if compared:
+        model.layers[place][2] = Compares()  # type: ignore[index]
+    else:
+        model.part(place, 2).surrogate = rb.surrogate.Rectangle(1e-7)
+    [fault] = rb.probe(model, x, y).faults
+    assert (fault.kind, fault.where) == ("no gradient", f"layers.{place}.2")
+    assert ("rb.spike" in fault.mend) == compared
+    assert ("Widen its surrogate" in fault.mend) != compared
+    told = rb.tune(model, x, y).account
+    assert "there is no gradient at the first neurons" in told
+    assert "does not level another" not in told
+    with torch.no_grad():
+        model = Ladder(6)
+        model.head.module.weight.zero_()  # type: ignore[operator, union-attr]
+    [fault] = rb.probe(model, x, y).faults
+    assert "what is between it and the loss" in fault.mend
+
+
 def test_too_few_samples_are_told() -> None:
     x, y = digits(7)
     verdict = rb.probe(Ladder(3), x, y).verdict

@@ -66,6 +66,14 @@ def test_it_reads_the_same(how: str) -> None:
     ]
 
 
+def test_a_checkpoint_that_hides_its_neurons_is_refused() -> None:
+    x, y = batch()
+    for call in (rb.probe, rb.tune):
+        with pytest.raises(ValueError, match=r"cannot see into checkpoint\(..., use_reentrant=True\)"):
+            call(Within(net(), "reentrant"), x, y)
+    assert not x.requires_grad or x.grad is None
+
+
 class Breaks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise RuntimeError("broken")
@@ -74,7 +82,7 @@ class Breaks(nn.Module):
 @pytest.mark.parametrize("start", [None, "orthogonal", "identity"])
 def test_an_error_within_leaves_the_net_as_it_was(start: Any) -> None:
     x, y = batch()
-    model = nn.Sequential(*net(), nn.BatchNorm1d(16), nn.Dropout(0.5)).eval()
+    model = nn.Sequential(*net(), rb.PerStep(nn.BatchNorm1d(3)), nn.Dropout(0.5)).eval()
     model[2].requires_grad_(False)
     model[0].requires_grad_(False)
     before, random, modes = copy.deepcopy(model.state_dict()), torch.get_rng_state(), [m.training for m in model.modules()]

@@ -49,6 +49,7 @@ class Layer:
         currents_grad, spikes_grad: of the loss, on the way down; zeros where it does not depend on them.
         weights: names of the parameters of two axes and more that ran since the neuron before it.
         beside: whether the signal may go past it.
+        cut: whether its spikes have no gradient though its currents want one.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Layer:
     spikes_grad: Tensor
     weights: tuple[str, ...]
     beside: bool
+    cut: bool
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ def passing(
             what = f"{list(losses.shape)}{'' if losses.requires_grad else ' without a gradient'}"
             what += f" for inputs {list(x.shape)}" if others else ""
             raise ValueError(f"probe: the loss must be one a sample, [B] with B >= {1 + halves}, got {what}")
+        _check_checkpoints(run, losses)
         height = _height(run, losses)
         narrow = _waists(run, height)
         parameters, features = list(trained.values()), [each for _, each in narrow]
@@ -263,6 +266,7 @@ def passing(
             of_spikes[i],
             tuple(name for name in dict.fromkeys(weights) if name in trained),
             beside[i],
+            currents[i].requires_grad and not spikes[i].requires_grad,
         )
         for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
     ]
@@ -285,6 +289,14 @@ def _weights(run: Run) -> list[list[str]]:
     """Of each neuron, the parameters that ran since the one before, and its own."""
     own = [[run.parameters[p] for p in neuron.parameters() if p in run.parameters] for neuron, _ in run.calls]
     return [before + within for before, within in zip(run.weights, own, strict=False)]
+
+
+def _check_checkpoints(run: Run, losses: Tensor) -> None:
+    """Refuse what hides neurons from autograd; it would look as if no gradient came to them."""
+    if all(ran.drive.requires_grad for _, ran in run.calls):
+        return
+    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in ordered(losses.grad_fn)):
+        raise ValueError("probe: it cannot see into checkpoint(..., use_reentrant=True): give use_reentrant=False")
 
 
 def _height(run: Run, losses: Tensor) -> dict[Any, int]:

@@ -60,6 +60,7 @@ class LayerHealth(Information):
             T = 1, or without a gradient.
         agreement: cosine between the gradients of its weights from two halves of the batch; None where there is none.
         weight_ratio: L2 norm of its weights' gradient over that of the weights; None where it has none.
+        stopped: whether its currents get no gradient though its spikes do, or have none to begin with.
         finite: whether its currents and what it gives out are, and the potentials that were looked at.
         underflow: whether gradients of its currents have come down to numbers that float32 rounds to nothing.
         rates, gradient_norms: of each step, where asked for.
@@ -79,6 +80,7 @@ class LayerHealth(Information):
     r: float | None
     agreement: float | None
     weight_ratio: float | None
+    stopped: bool
     finite: bool
     underflow: bool
     rates: tuple[float, ...] = ()
@@ -184,6 +186,7 @@ def layers(
                 r=Profile.of(measures.some(layer.spikes_grad)).r,
                 agreement=_agreement(gradients),
                 weight_ratio=_weight_ratio([each[0] for each in gradients], [weights[name] for name in layer.weights]),
+                stopped=norm == 0 and (layer.cut or bool(layer.spikes_grad.any())),
                 finite=all(map(math.isfinite, sums)),
                 underflow=under[i],
                 rates=tuple(measures.packed(layer.spikes).float().mean(1).tolist()) if by_step else (),

@@ -40,8 +40,12 @@ class Report:
 
     @property
     def level(self) -> float:
-        """Gradient of the first place over that of the last; not a number where there is none at the last."""
+        """Gradient of the first place over that of the last; not a number where there is none at the last.
+
+        It is 0 where none comes to the first neuron, though there may be one at the first place that has any.
+        """
         first, last = self.places[0].gradient_norm, self.places[-1].gradient_norm
+        first = first if self.layers[0].gradient_norm != 0 else 0.0
         return first / last if last > 0 else math.nan
 
     @property

@@ -66,7 +66,9 @@ class Tuned:
         ]
         if self.unreached:
             lines.append(f"no width was enough at {', '.join(self.unreached)}: height=True may be")
-        if not self.holds:
+        if not 0 < self.after.level < math.inf:
+            lines.append("there is no gradient at the first neurons, or at the last, or it is not finite: see below")
+        elif not self.holds:
             lines.append("what levels one batch does not level another: leave the surrogates as they were")
         if self.left:
             lines.append("left as they were: " + ", ".join(f"{path} ({why})" for path, why in self.left.items()))
