@@ -259,9 +259,7 @@ class Twice(rb.LIF):
 
 
 def layers(neuron: type[rb.Neuron] = rb.LIF, classes: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        rb.PerStep(nn.Linear(4, 16)), rb.CurrentNorm(16), neuron(), rb.PerStep(nn.Linear(16, classes))
-    )
+    return nn.Sequential(rb.PerStep(nn.Linear(4, 16)), rb.CurrentNorm(16), neuron(), rb.PerStep(nn.Linear(16, classes)))
 
 
 def sequences() -> tuple[Tensor, Tensor]:

@@ -201,19 +201,24 @@ def test_nets_that_learn_are_healthy(name: str, steps: int, options: dict[str, A
         assert report.verdict == "healthy"
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_in_no_draw_is_information_lost_at_the_border(seed: int) -> None:
-    """The classic nets of 18 layers learn from a plain start, those of 34 do not; seven places lost are too many."""
+    """The classic nets of 18 layers learn from a plain start, those of 34 do not; eight places lost are too many."""
     x, y = digits()
-    for depth, steps, few, many in ((18, 4, 2, 5), (34, 10, 8, 10)):
+    plain = {"start": "plain", "shortcut": "conv"}
+    for name, steps, options, few, many in (
+        ("spiking_resnet18", 4, plain, 2, 5),
+        ("spiking_resnet34", 10, plain, 8, 10),
+        ("sew_resnet50", 4, {}, 0, 7),
+    ):
         torch.manual_seed(seed)
-        report = rb.probe(registry(f"spiking_resnet{depth}", steps, start="plain", shortcut="conv")(), x, y)
+        report = rb.probe(registry(name, steps, **options)(), x, y)
         assert few <= sum(lost(place, 10, 64) for place in report.places) <= many, report.table()
-        assert report.healthy == (depth == 18)
+        assert report.healthy == (few < 8)
 
 
 def test_few_places_bear_a_larger_share_that_is_lost() -> None:
-    faint = ((2, 3), (3, 3), (6, 9), (7, 9), (6, 17), (7, 17))
+    faint = ((2, 3), (3, 3), (6, 9), (7, 9), (7, 17), (8, 17))
     assert [bearable(few, 0, places) for few, places in faint] == 3 * [True, False]
     assert bearable(11, 0, 34)
     assert not bearable(12, 0, 34)

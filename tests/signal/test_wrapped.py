@@ -85,7 +85,11 @@ def test_an_error_within_leaves_the_net_as_it_was(start: Any) -> None:
     model = nn.Sequential(*net(), rb.PerStep(nn.BatchNorm1d(3)), nn.Dropout(0.5)).eval()
     model[2].requires_grad_(False)
     model[0].requires_grad_(False)
-    before, random, modes = copy.deepcopy(model.state_dict()), torch.get_rng_state(), [m.training for m in model.modules()]
+    before, random, modes = (
+        copy.deepcopy(model.state_dict()),
+        torch.get_rng_state(),
+        [m.training for m in model.modules()],
+    )
     wanted = [p.requires_grad for p in model.parameters()]
     bad: Any = nn.Sequential(model, Breaks())
     for call in (lambda: rb.probe(bad, x, y), lambda: rb.tune(bad, x, y, start=start)):

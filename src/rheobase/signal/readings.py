@@ -16,7 +16,6 @@ from rheobase.signal.gain import Profile
 from rheobase.signal.passing import Layer, Passed
 from rheobase.surrogate import SHAPES
 
-
 LEAST_PAIRS = 1e-4
 """Differences in likeness of inputs from pair to pair that are rounding."""
 

@@ -69,8 +69,8 @@ class Report:
         lines = [str(fault) for fault in self.faults] or ["healthy"]
         if all(math.isnan(layer.similarity) for layer in self.layers):
             lines.append(
-                "no two pairs of inputs are more alike than others (all the same, or fewer than three): they cannot tell "
-                "what is left of them, and a norm takes away what they have in common"
+                "no two pairs of inputs are more alike than others (all the same, or fewer than three): they cannot "
+                "tell what is left of them, and a norm takes away what they have in common"
             )
         if self.batch < LEAST_SAMPLES:
             lines.append(f"of {self.batch} samples, where some 32 to 256 tell: another batch may say something else")

@@ -38,7 +38,7 @@ NOTHING = 0.03
 """The same, below which it tells nothing that could be told from chance."""
 LEAST_TOLD = 0.3
 """Share of what guessing leaves wrong that a linear reader must get right: then classes are told apart all the same."""
-MOST_LOST, MOST_PLACES, MOST_OF_FEW = 1 / 3, 6, 2 / 3
+MOST_LOST, MOST_PLACES, MOST_OF_FEW = 1 / 3, 7, 2 / 3
 """Share of the depth, and number of places, that may tell little: so much soon learns what it is to hand on. Of a net
 of few places a larger share. No more than the first share may tell `NOTHING`."""
 MOST_UNREAD = 1 / 4
