@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -84,22 +85,26 @@ def probe(options: Options) -> None:
     """signal health of a recipe's net before training, or of a run's best: exit code 1 where it is not healthy"""
     from rheobase.signal.tune import Tuned
     from rheobase.training.health import health
+    from rheobase.training.watch import told
 
     if options.plot:
         from rheobase.signal.figure import check
 
         check(options.plot)  # before all else, which takes its time
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {Path(options.json).parent} for {Path(options.json).name}")
     found = health(options.what, options.words, options.preset, options.samples, options.tune, options.start)
     report = found.held_out if isinstance(found, Tuned) else found
     if isinstance(found, Tuned):
         print(f"{found.before.table()}\n\nafter tuning, on a batch that it was not tuned on:\n")
     print(report.table())
     if isinstance(found, Tuned):
-        print(f"\n{found.verdict.partition(chr(10))[0]}")
+        print(f"\n{found.account}")
     if options.plot:
         report.plot(options.plot)
     if options.json:
-        Path(options.json).write_text(report.to_json())
+        content = json.loads(report.to_json()) | ({"tuned": told(found)} if isinstance(found, Tuned) else {})
+        Path(options.json).write_text(json.dumps(content, indent=2) + "\n")
     if not report.healthy:
         sys.exit(1)
 

@@ -26,11 +26,15 @@ def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
 @contextmanager
 def untouched(model: nn.Module, seed: int, training: bool) -> Iterator[None]:
     """Within it the model may run in this mode; after it buffers, modes, gradients and random numbers are as before."""
+    held = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     with forked(seed), in_mode(model, training):
         try:
             yield
         finally:
+            for now, then in held:  # a module may have put another tensor in its place
+                now.clear()
+                now.update(then)
             with torch.no_grad():
                 for buffer, before in buffers:
                     if not torch.equal(buffer, before):

@@ -107,17 +107,31 @@ def test_what_a_linear_reader_tells_apart() -> None:
     assert m.told_apart(g(x), labels) > 0.95
     assert m.told_apart(g(torch.randn(60, 20).double()), labels) < 0.6
     assert m.told_apart(g(torch.ones(60, 20).double()), labels) == pytest.approx(1 / 3)
-    hat = x - x.mean(0)  # leaving one out by the formula is leaving it out
+    x = means[labels].double() / 10 + torch.randn(60, 20).double()  # leaving one out by the formula is leaving it out
     wanted = torch.nn.functional.one_hot(labels).double()
-    wanted = wanted - wanted.mean(0)
-    gram = hat @ hat.T
-    ridge = 0.1 * gram.diagonal().mean()
+    ridge = 0.1 * g(x).diagonal().mean()
     right = 0
     for i in range(60):
         rest = torch.arange(60) != i
-        weights = torch.linalg.solve(gram[rest][:, rest] + ridge * torch.eye(59), wanted[rest])
-        right += int((gram[i, rest] @ weights).argmax() == labels[i])
-    assert m.told_apart(gram, labels) == pytest.approx(right / 60)
+        mean, label = x[rest].mean(0), wanted[rest].mean(0)
+        about = x[rest] - mean
+        weights = torch.linalg.solve(about @ about.T + ridge * torch.eye(59), wanted[rest] - label)
+        right += int((about @ (x[i] - mean) @ weights).argmax() == labels[i])
+    assert 0.4 < right / 60 < 0.95
+    assert m.told_apart(g(x), labels) == pytest.approx(right / 60)
+
+
+@pytest.mark.parametrize("features", [10, 500, 20_000])
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.9, 0.1), (0.7, 0.1, 0.1, 0.1), 10 * (0.1,)])
+def test_of_noise_a_linear_reader_tells_no_more_than_chance(features: int, shares: tuple[float, ...]) -> None:
+    """Were the mean taken with the sample that is left out, it would give away its label to many features."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(4):
+        labels = torch.multinomial(torch.tensor(shares), 64, replacement=True, generator=generator)
+        labels[: len(shares)] = torch.arange(len(shares))
+        found.append(m.told_apart(g(torch.randn(64, features, generator=generator)), labels))
+    assert sum(found) / 4 == pytest.approx(1 / len(shares), abs=0.14)
+    assert m.told_apart(g(torch.ones(64, features)), labels) == pytest.approx(1 / len(shares))
 
 
 def test_the_window_of_a_surrogate() -> None:

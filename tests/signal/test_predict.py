@@ -108,3 +108,17 @@ def test_bad_input_is_told() -> None:
         gain(rb.LIF(), 4, r=2)
     with pytest.raises(ValueError, match="the gain is known of LIF and IF"):
         gain(rb.LIF(reset="delayed"), 4)
+
+
+def test_a_stack_of_what_is_not_known_and_neurons_that_never_fire_are_told() -> None:
+    for options, told in (
+        ({"junction": "classics"}, "junction must be one of none, classic, sew, ms, got 'classics'"),
+        ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
+        ({"steps": 2.5}, "steps must be a whole number, at least 1, got 2.5"),
+        ({"layers": 0}, "layers must be a whole number, at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Stack(rb.LIF(), **options)  # type: ignore[arg-type]
+    for call in (lambda n: gain(n, 4), lambda n: depth(Stack(n))):
+        with pytest.raises(ValueError, match="the neurons all do the same, whatever they hear: none ever fires"):
+            call(rb.LIF(threshold=50.0))

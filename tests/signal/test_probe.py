@@ -230,3 +230,149 @@ def test_the_noise_is_not_the_inputs_once_more() -> None:
     found = [rb.probe(model, x, seed=seed).layers[-1].noisy or 0.0 for seed in range(5)]
     assert all(abs(noisy - found[0]) < 0.1 for noisy in found), found
     assert 0.5 < found[0] < 0.99
+
+
+class Own(rb.Neuron):
+    """A loop of its own over time."""
+
+    def run(self, currents: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        v, found = torch.zeros_like(currents[0]) if state is None else state, []
+        for current in currents:
+            u = 0.5 * v + current
+            found.append(rb.spike(u - 1))
+            v = u - found[-1]
+        return torch.stack(found), v
+
+
+class Stepped(rb.LIF):
+    """A step of its own, whose potential nobody knows."""
+
+    def step(self, current: Tensor, state: Any) -> tuple[Tensor, Any]:
+        u = 0.5 * state + current
+        s = rb.spike(u - 1)
+        return s, u - s
+
+
+class Twice(rb.LIF):
+    def run(self, currents: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return super().run(currents, state)
+
+
+def layers(neuron: type[rb.Neuron] = rb.LIF, classes: int = 3) -> nn.Sequential:
+    return nn.Sequential(rb.PerStep(nn.Linear(4, 16)), rb.CurrentNorm(16), neuron(), rb.PerStep(nn.Linear(16, classes)))
+
+
+def sequences() -> tuple[Tensor, Tensor]:
+    return 3 * torch.randn(7, 16, 4), torch.arange(16) % 3
+
+
+@pytest.mark.parametrize("neuron", [Own, Stepped, Twice])
+def test_neurons_of_ones_own_have_the_readings_of_a_lif_but_for_its_potentials(neuron: type[rb.Neuron]) -> None:
+    x, y = sequences()
+    torch.manual_seed(0)
+    [want] = rb.probe(layers(), x, y).layers
+    torch.manual_seed(0)
+    [found] = rb.probe(layers(neuron), x, y).layers
+    assert found.in_window is None
+    assert (found.rate, found.similarity, found.accuracy) == (want.rate, want.similarity, want.accuracy)
+    assert found.finite
+    assert rb.tune(layers(neuron), x, y).left
+
+
+def test_in_inference_mode_and_with_tensors_of_it() -> None:
+    x, y = sequences()
+    model = layers()
+    want = rb.probe(model, x, y)
+    with torch.inference_mode():
+        assert rb.probe(model, 1 * x, 1 * y) == want
+        rb.tune(model, 1 * x, 1 * y)
+    model(x).sum().backward()
+    assert model[0].module.weight.grad is not None  # type: ignore[union-attr]
+
+
+class Counts(nn.Module):
+    """Puts another tensor in its buffer's place, and makes another at its first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean()
+        self.register_buffer("last", x.detach().mean(), persistent=False)
+        return x
+
+
+def test_buffers_that_are_put_in_anothers_place_are_as_before_also_after_an_error() -> None:
+    x, y = sequences()
+    for loss in (None, lambda outputs, y: outputs.mean()):
+        model = nn.Sequential(layers(), Counts())
+        try:
+            rb.probe(model, x, y, loss=loss)
+        except ValueError:
+            assert loss is not None
+        assert list(dict(model[1].named_buffers())) == ["mean"]
+        assert model[1].mean == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 16])
+def test_inputs_that_are_all_the_same_tell_nothing_of_what_is_left_of_them(count: int) -> None:
+    x, y = sequences()
+    x = x[:, :count] if count < 3 else x[:, :1].expand(-1, 16, -1)
+    model = nn.Sequential(rb.PerStep(nn.Linear(4, 16)), rb.LIF(), rb.PerStep(nn.Linear(16, 3)))
+    report = rb.probe(model, x, y[:count])
+    assert "information lost" not in report.verdict
+    assert "they cannot tell what is left of them" in report.verdict
+    json.loads(report.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert "cannot tell" not in rb.probe(model, *sequences()).verdict
+
+
+def test_inputs_of_one_number_each() -> None:
+    class Lines(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.layers(x.view(-1, 1).expand(5, -1, 4))
+            return logits
+
+    assert rb.probe(Lines(), torch.linspace(-3, 3, 16), torch.arange(16) % 3).layers[0].similarity > 0.5
+
+
+def test_outputs_that_are_no_logits_are_told() -> None:
+    class Gives(nn.Module):
+        def __init__(self, of: Any) -> None:
+            super().__init__()
+            self.layers, self.of = layers(), of
+
+        def forward(self, x: Tensor) -> Any:
+            return self.of(self.layers(x))
+
+    x, y = sequences()
+    for of, got in ((lambda o: o.mean(0), r"\[16, 3\]"), (lambda o: (o, o), "tuple")):
+        for labels in (y, None):
+            with pytest.raises(ValueError, match=rf"probe: .* logits \[T, B, classes\], got {got}: give loss="):
+                rb.probe(Gives(of), x, labels)
+    report = rb.probe(
+        Gives(lambda o: o.mean(0)), x, y, loss=lambda o, y: nn.functional.cross_entropy(o, y, reduction="none")
+    )
+    assert report.batch == 16
+    with pytest.raises(ValueError, match=r"one a sample, \[B\] with B >= 1, got \[3\] for inputs \[7, 16, 4\]"):
+        rb.probe(layers(), x, y, loss=lambda o, y: o.mean((0, 1)))
+
+
+@pytest.mark.parametrize("sick", ["not finite", "no gradient", "silent"])
+@pytest.mark.parametrize("preset", ["quick", "full"])
+def test_the_figure_of_a_sick_net(sick: str, preset: Any, tmp_path: Path) -> None:
+    x, y = sequences()
+    model = nn.Sequential(layers(classes=4), layers())
+    if sick == "no gradient":
+        with torch.no_grad():
+            model[1][3].module.weight.zero_()  # type: ignore[index, union-attr]
+    if sick == "silent":
+        model[0][2].threshold = 1e9  # type: ignore[index]
+    report = rb.probe(model, x * torch.nan if sick == "not finite" else x, y, preset)
+    assert report.faults[0].kind == sick
+    report.plot(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000

@@ -370,3 +370,16 @@ def test_the_head_is_what_runs_last_wherever_it_is_declared() -> None:
             return logits
 
     assert rb.tune(Turned(), x, y, start="orthogonal").begun == tuple(f"ladder.layers.{i}.0.module" for i in range(2))
+
+
+def test_a_batch_that_is_divided_along_another_axis_is_told() -> None:
+    x, _ = digits(24)
+    model = Tower(2, 8, rb.LIF())
+    model.forward = lambda frames: model.head(model.layers(frames.unflatten(2, (1, 8, 8))))  # type: ignore[method-assign]
+    frames = x.flatten(1).expand(8, 24, 64)
+    with pytest.raises(ValueError, match=r"neurons see 24 samples: it was divided along another axis"):
+        rb.tune(model, frames)
+    for held_out in (frames, (frames,), {"x": frames}):
+        with pytest.raises(ValueError, match=r"tune: held_out must be a pair \(x, y\), got"):
+            rb.tune(model, frames, held_out=held_out)  # type: ignore[arg-type]
+    assert rb.tune(model, frames, held_out=(frames, None)).after.batch == 24

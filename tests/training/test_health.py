@@ -24,14 +24,19 @@ def test_a_healthy_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert json.loads(file.read_text())["healthy"]
 
 
-def test_an_unhealthy_one_ends_with_1_and_tuning_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unhealthy_one_ends_with_1_and_tuning_mends_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as left:
         main(["probe", "digits", *SMALL, *PLAIN])
     assert left.value.code == 1
     assert "information lost" in capsys.readouterr().out
     mended = [*SMALL, "--model.start", "plain", "--model.shortcut", "pool"]
-    main(["probe", "digits", *mended, "--tune", "--start", "identity"])
+    file = tmp_path / "tuned.json"
+    main(["probe", "digits", *mended, "--tune", "--start", "identity", "--json", str(file)])
     text = capsys.readouterr().out
+    tuned = json.loads(file.read_text())["tuned"]
+    assert "information lost" in tuned["before"]["verdict"]
+    assert tuned["after"]["verdict"] == "healthy"
+    assert tuned["surrogates"]
     assert "information lost" in text.partition("after tuning")[0]
     assert "information lost" not in text.partition("after tuning")[2]
     assert "on a batch that it was not tuned on" in text
@@ -62,6 +67,7 @@ def test_bad_input_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         (["digits", "--model.nam", "x"], "unknown key 'model.nam'"),
         (["nope"], "no recipe 'nope'"),
         (["digits", "--plot", "figure.xyz"], "a figure must end in one of"),
+        (["digits", "--json", str(tmp_path / "nowhere" / "readings.json")], "there is no folder"),
     ):
         with pytest.raises(SystemExit) as left:
             main(["probe", *words])

@@ -27,6 +27,9 @@ INPUTS = 0.5
 """Correlation of two inputs."""
 
 
+JOINS = ("none", "classic", "sew", "ms")
+
+
 @dataclass(frozen=True)
 class Stack:
     """A net of blocks that are all alike, on an input that is the same at every step; behind it, the mean over time.
@@ -54,6 +57,14 @@ class Stack:
     samples: int = 64
     neurons: int = 4096
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.junction not in JOINS:
+            raise ValueError(f"Stack: junction must be one of {', '.join(JOINS)}, got {self.junction!r}")
+        for name, least in (("steps", 1), ("blocks", 0), ("layers", 1), ("samples", 1), ("neurons", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"Stack: {name} must be a whole number, at least {least}, got {value!r}")
 
 
 class Population(NamedTuple):
@@ -133,6 +144,8 @@ def _mixed(spikes: Tensor, identity: float | None, generator: torch.Generator) -
     currents = random if identity is None else centred + identity * random
     size = 1.0 if identity is None else (1 + identity**2) ** 0.5
     deviation = currents.std()
+    if not deviation > 0:
+        raise ValueError("the neurons all do the same, whatever they hear: none ever fires, or all always do")
     return (currents - currents.mean()) / deviation, size / float(deviation)
 
 

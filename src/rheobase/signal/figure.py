@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +67,11 @@ def draw(report: Report, path: str | Path) -> None:
 def _map(figure: Any, axis: Any, name: str, values: list[tuple[float, ...]], scale: str | None) -> None:
     """Depth to the right, time upwards."""
     rows = [
-        [value if value > 0 or scale is None else float("nan") for value in step] for step in zip(*values, strict=True)
+        [value if math.isfinite(value) and (value > 0 or scale is None) else math.nan for value in step]
+        for step in zip(*values, strict=True)
     ]
-    drawn = axis.imshow(rows, aspect="auto", origin="lower", interpolation="none", norm=scale, cmap="viridis")
+    empty = all(map(math.isnan, chain.from_iterable(rows)))  # of which no scale can be made
+    norm = None if empty else scale
+    drawn = axis.imshow(rows, aspect="auto", origin="lower", interpolation="none", norm=norm, cmap="viridis")
     figure.colorbar(drawn, ax=axis, label=name, fraction=0.03)
     axis.set_ylabel("time step")

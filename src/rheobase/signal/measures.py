@@ -126,19 +126,20 @@ def alike(about: Tensor, others: Tensor) -> float:
 def told_apart(products: Tensor, labels: Tensor, ridge: float = 0.1) -> float:
     """Accuracy of a linear reader of a layer, each sample left out in turn (ridge regression in closed form).
 
-    With H = K (K + l I)^-1, K inner products `[B, B]` about the mean, Y the labels, what sample i gets from the others
-    is (H Y - H_ii Y_i) / (1 - H_ii); l is `ridge` times the mean of K's diagonal.
+    With H = 1 / B + K (K + l I)^-1, K inner products `[B, B]` about the mean, Y the labels, what sample i gets from the
+    others, by their own mean, is (H Y - H_ii Y_i) / (1 - H_ii); l is `ridge` times the mean of K's diagonal. It is read
+    about the others' mean label, so that a class is not guessed for being frequent: of features that tell nothing the
+    accuracy is one over the number of classes, however many features, and however many samples of each class there are.
     """
     labels = torch.unique(labels, return_inverse=True)[1]
     wanted = torch.nn.functional.one_hot(labels).double()
-    wanted = wanted - wanted.mean(0)
-    size = products.diagonal().mean()
+    size, count = products.diagonal().mean(), len(products)
     if not size > 0:
-        return float((labels == labels.mode().values).double().mean())
-    eye = torch.eye(len(products), dtype=torch.float64, device=products.device)
-    hat = torch.linalg.solve(products + ridge * size * eye, products)
+        return 1 / wanted.shape[1]
+    eye = torch.eye(count, dtype=torch.float64, device=products.device)
+    hat = torch.linalg.solve(products + ridge * size * eye, products) + 1 / count
     own = hat.diagonal().unsqueeze(1)
-    left_out = (hat @ wanted - own * wanted) / (1 - own)
+    left_out = (hat @ wanted - own * wanted) / (1 - own) - (wanted.sum(0) - wanted) / (count - 1)
     return float((left_out.argmax(1) == labels).double().mean())
 
 

@@ -44,21 +44,24 @@ class Layer:
         path: of the neuron in the model; with `#2` behind it at its second call in the pass.
         neuron: itself.
         currents, spikes: on the way up.
-        potentials: likewise; of neurons that are all alike and hear nothing of each other those of `some`, `[T, N]`.
+        potentials: likewise; of neurons that are all alike and hear nothing of each other those of `some`, `[T, N]`;
+            None of a neuron with a run of its own.
         currents_grad, spikes_grad: of the loss, on the way down; zeros where it does not depend on them.
         weights: names of the parameters of two axes and more that ran since the neuron before it.
         beside: whether the signal may go past it.
+        cut: whether its spikes have no gradient though its currents want one.
     """
 
     path: str
     neuron: Neuron
     currents: Tensor
-    potentials: Tensor
+    potentials: Tensor | None
     spikes: Tensor
     currents_grad: Tensor
     spikes_grad: Tensor
     weights: tuple[str, ...]
     beside: bool
+    cut: bool
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,22 @@ class Passed:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of the mean over time of logits `[T, B, classes]`, one a sample."""
+    """Of the mean over time of logits `[T, B, classes]`, one a sample.
+
+    Raises:
+        ValueError: something else.
+    """
+    _check_logits(logits)
     return F.cross_entropy(readout(logits.float()), labels, reduction="none")
+
+
+def _check_logits(logits: Any) -> None:
+    if not isinstance(logits, Tensor) or logits.dim() != 3:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"probe: by itself it takes a model that gives logits [T, B, classes], got {got}: "
+            "give loss=..., which makes one number a sample of (outputs, y)"
+        )
 
 
 def loss_of(loss: Loss | None, y: Any, seed: int) -> Loss:
@@ -106,6 +123,7 @@ def loss_of(loss: Loss | None, y: Any, seed: int) -> Loss:
         return loss or cross_entropy
 
     def drawn(logits: Tensor, _: Any) -> Tensor:
+        _check_logits(logits)
         generator = torch.Generator().manual_seed(seed)
         labels = torch.randint(logits.shape[-1], logits.shape[1:2], generator=generator)
         return cross_entropy(logits, labels.to(logits.device))
@@ -214,6 +232,7 @@ def passing(
     """
     if not outermost(model):
         raise ValueError("probe: the model has no neurons")
+    x, y = (each.clone() if isinstance(each, Tensor) and each.is_inference() else each for each in (x, y))
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with untouched(model, seed, training), unfrozen(model), kernels.engine(fused=False), torch.enable_grad():
         with running(model) as run:
@@ -221,9 +240,12 @@ def passing(
         if not run.calls:
             raise ValueError("probe: no neuron ran; they are called on sequences [T, B, ...], as neuron(currents)")
         losses = loss(outputs, y)
-        if losses.dim() != 1 or len(losses) < 1 + halves or not losses.requires_grad:
+        others = isinstance(x, Tensor) and losses.dim() == 1 and len(losses) not in x.shape[:2]
+        if losses.dim() != 1 or others or len(losses) < 1 + halves or not losses.requires_grad:
             what = f"{list(losses.shape)}{'' if losses.requires_grad else ' without a gradient'}"
+            what += f" for inputs {list(x.shape)}" if others else ""
             raise ValueError(f"probe: the loss must be one a sample, [B] with B >= {1 + halves}, got {what}")
+        _check_checkpoints(run, losses)
         height = _height(run, losses)
         narrow = _waists(run, height)
         parameters, features = list(trained.values()), [each for _, each in narrow]
@@ -244,6 +266,7 @@ def passing(
             of_spikes[i],
             tuple(name for name in dict.fromkeys(weights) if name in trained),
             beside[i],
+            currents[i].requires_grad and not spikes[i].requires_grad,
         )
         for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
     ]
@@ -253,13 +276,12 @@ def passing(
 
 
 @torch.no_grad()
-def _seen(neuron: Neuron, ran: Ran) -> tuple[Tensor, Tensor, Tensor]:
+def _seen(neuron: Neuron, ran: Ran) -> tuple[Tensor, Tensor | None, Tensor]:
     """Currents, potentials and spikes of a neuron that ran; spikes anew where somebody has added to them in place."""
     currents, changed = ran.drive.detach(), ran.outputs._version > 0
     alike = neuron if isinstance(neuron, LIF) and neuron.uniform else None
     again = neuron._call(currents, None, watch=alike is None) if changed or alike is None else ran
     potentials = again.potentials if alike is None else alike.potentials(some(currents, 1 << 12))
-    assert potentials is not None
     return currents, potentials, (again if changed else ran).outputs.detach()
 
 
@@ -267,6 +289,14 @@ def _weights(run: Run) -> list[list[str]]:
     """Of each neuron, the parameters that ran since the one before, and its own."""
     own = [[run.parameters[p] for p in neuron.parameters() if p in run.parameters] for neuron, _ in run.calls]
     return [before + within for before, within in zip(run.weights, own, strict=False)]
+
+
+def _check_checkpoints(run: Run, losses: Tensor) -> None:
+    """Refuse what hides neurons from autograd; it would look as if no gradient came to them."""
+    if all(ran.drive.requires_grad for _, ran in run.calls):
+        return
+    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in ordered(losses.grad_fn)):
+        raise ValueError("probe: it cannot see into checkpoint(..., use_reentrant=True): give use_reentrant=False")
 
 
 def _height(run: Run, losses: Tensor) -> dict[Any, int]:

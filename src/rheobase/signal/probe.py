@@ -19,6 +19,7 @@ SAMPLES = 256
 """So many samples of a batch tell enough of what is left of the input."""
 
 
+@torch.inference_mode(False)
 def probe(
     model: nn.Module,
     x: Any,
@@ -100,7 +101,7 @@ def _inputs(x: Any, passed: Passed) -> Tensor:
         if x.shape[:2] == currents.shape[:2]:
             return measures.rates(x)
         if len(x) == currents.shape[1]:
-            return x.float().flatten(1)
+            return x.float().reshape(len(x), -1)
     return measures.rates(currents)
 
 

@@ -16,6 +16,9 @@ from rheobase.signal.gain import Profile
 from rheobase.signal.passing import Layer, Passed
 from rheobase.surrogate import SHAPES
 
+LEAST_PAIRS = 1e-4
+"""Differences in likeness of inputs from pair to pair that are rounding."""
+
 
 @dataclass(frozen=True)
 class Information:
@@ -23,8 +26,10 @@ class Information:
 
     Attributes:
         similarity: correlation, over pairs of samples, of their likeness here with that of the inputs; 1: all is kept.
+            Not a number where that says nothing: inputs all the same, or all equally unlike, or fewer than three.
         noisy: mean cosine, each about its mean, of two views of a sample, the input and input + noise a tenth of its
-            size; 0: they are as different as two samples. None where it was not asked for.
+            size; 0: they are as different as two samples. None where it was not asked for; not a number where the
+            inputs are all the same.
         accuracy: of a linear reader of the classes, each sample left out in turn; None without labels.
     """
 
@@ -54,6 +59,7 @@ class LayerHealth(Information):
             T = 1, or without a gradient.
         agreement: cosine between the gradients of its weights from two halves of the batch; None where there is none.
         weight_ratio: L2 norm of its weights' gradient over that of the weights; None where it has none.
+        stopped: whether its currents get no gradient though its spikes do, or have none to begin with.
         finite: whether its currents and what it gives out are, and the potentials that were looked at.
         underflow: whether gradients of its currents have come down to numbers that float32 rounds to nothing.
         rates, gradient_norms: of each step, where asked for.
@@ -73,6 +79,7 @@ class LayerHealth(Information):
     r: float | None
     agreement: float | None
     weight_ratio: float | None
+    stopped: bool
     finite: bool
     underflow: bool
     rates: tuple[float, ...] = ()
@@ -106,7 +113,9 @@ class Reader:
 
     def __init__(self, samples: slice, inputs: Tensor, labels: Tensor | None) -> None:
         self._samples, self._labels = samples, labels if labels is None else labels[samples]
-        self._inputs = measures.pairs(measures.gram(measures.centred(inputs[samples])))
+        products = measures.gram(measures.centred(inputs[samples]))
+        self._inputs, self._alike = measures.pairs(products), not products.any()
+        self._flat = bool((self._inputs.abs() <= LEAST_PAIRS).all())
         self._found: dict[tuple[int, torch.Size], tuple[Tensor, dict[str, Any]]] = {}
 
     def read(self, features: Tensor, others: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
@@ -120,12 +129,18 @@ class Reader:
             self._found[key] = (
                 rates,
                 {
-                    "similarity": measures.kept(measures.pairs(products), self._inputs),
-                    "noisy": None if again is None else measures.alike(about, measures.centred(again)),
+                    "similarity": self._kept(products),
+                    "noisy": None if again is None else self._noisy(about, measures.centred(again)),
                     "accuracy": None if self._labels is None else measures.told_apart(products, self._labels),
                 },
             )
         return self._found[key]
+
+    def _kept(self, products: Tensor) -> float:
+        return measures.kept(measures.pairs(products), self._inputs) if not self._flat else math.nan
+
+    def _noisy(self, about: Tensor, again: Tensor) -> float:
+        return math.nan if self._alike else measures.alike(about, again)
 
 
 def layers(
@@ -151,7 +166,7 @@ def layers(
         deviation = float(layer.currents.float().std(correction=0))
         sums = (
             rate,
-            float(layer.potentials.sum()),
+            0.0 if layer.potentials is None else float(layer.potentials.sum()),
             deviation if math.isfinite(deviation) else float(layer.currents.sum()),
         )
         found.append(
@@ -170,6 +185,7 @@ def layers(
                 r=Profile.of(measures.some(layer.spikes_grad)).r,
                 agreement=_agreement(gradients),
                 weight_ratio=_weight_ratio([each[0] for each in gradients], [weights[name] for name in layer.weights]),
+                stopped=norm == 0 and (layer.cut or bool(layer.spikes_grad.any())),
                 finite=all(map(math.isfinite, sums)),
                 underflow=under[i],
                 rates=tuple(measures.packed(layer.spikes).float().mean(1).tolist()) if by_step else (),
@@ -205,7 +221,7 @@ def _idle(layer: Layer, rates: Tensor) -> tuple[float | None, float | None]:
 
 def _in_window(layer: Layer) -> float | None:
     neuron = getattr(layer.neuron, "neuron", layer.neuron)  # a recurrent one's
-    if not isinstance(neuron, LIF) or neuron.kind == "AdaptiveLIF":
+    if not isinstance(neuron, LIF) or not neuron.native or neuron.kind == "AdaptiveLIF" or layer.potentials is None:
         return None
     spec = neuron.spec().fitted(layer.currents[0])
     threshold, width, height = (spec.numbers[n].detach() for n in ("threshold", "surrogate_width", "surrogate_height"))

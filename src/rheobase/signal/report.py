@@ -40,8 +40,12 @@ class Report:
 
     @property
     def level(self) -> float:
-        """Gradient of the first place over that of the last; not a number where there is none at the last."""
+        """Gradient of the first place over that of the last; not a number where there is none at the last.
+
+        It is 0 where none comes to the first neuron, though there may be one at the first place that has any.
+        """
         first, last = self.places[0].gradient_norm, self.places[-1].gradient_norm
+        first = first if self.layers[0].gradient_norm != 0 else 0.0
         return first / last if last > 0 else math.nan
 
     @property
@@ -63,6 +67,11 @@ class Report:
     def verdict(self) -> str:
         """In words: "healthy", or a line for each fault, with what mends it; and where there are too few samples."""
         lines = [str(fault) for fault in self.faults] or ["healthy"]
+        if all(math.isnan(layer.similarity) for layer in self.layers):
+            lines.append(
+                "no two pairs of inputs are more alike than others (all the same, or fewer than three): they cannot "
+                "tell what is left of them, and a norm takes away what they have in common"
+            )
         if self.batch < LEAST_SAMPLES:
             lines.append(f"of {self.batch} samples, where some 32 to 256 tell: another batch may say something else")
         return "\n".join(lines)

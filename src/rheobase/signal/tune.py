@@ -58,19 +58,26 @@ class Tuned:
         return 0.5 <= self.held_out.level / self.after.level <= 2 if self.after.level > 0 else False
 
     @property
-    def verdict(self) -> str:
-        """In words."""
+    def account(self) -> str:
+        """What it did, and whether that holds, in words."""
         lines = [
             f"gradient, first over last: {self.before.level:.2g} before, {self.after.level:.2g} after, "
             f"{self.held_out.level:.2g} on a batch that it was not tuned on"
         ]
         if self.unreached:
             lines.append(f"no width was enough at {', '.join(self.unreached)}: height=True may be")
-        if not self.holds:
+        if not 0 < self.after.level < math.inf:
+            lines.append("there is no gradient at the first neurons, or at the last, or it is not finite: see below")
+        elif not self.holds:
             lines.append("what levels one batch does not level another: leave the surrogates as they were")
         if self.left:
             lines.append("left as they were: " + ", ".join(f"{path} ({why})" for path, why in self.left.items()))
-        return "\n".join([*lines, self.held_out.verdict])
+        return "\n".join(lines)
+
+    @property
+    def verdict(self) -> str:
+        """That, and the verdict on the batch that was held out."""
+        return f"{self.account}\n{self.held_out.verdict}"
 
 
 class _Leveller:
@@ -141,6 +148,7 @@ class _Shared:
     unreached: set[LIF] = field(default_factory=set)
 
 
+@torch.inference_mode(False)
 def tune(
     model: nn.Module,
     x: Tensor,
@@ -179,10 +187,18 @@ def tune(
     """
     if start is not None and start not in STARTS:
         raise ValueError(f"tune: start must be None or one of {', '.join(STARTS)}, got {start!r}")
+    divided = None
     if held_out is None:
-        x, y, held_out = _halves(x, y)
+        x, y, held_out, divided = _halves(x, y)
+    elif not isinstance(held_out, tuple | list) or len(held_out) != 2:
+        raise ValueError(f"tune: held_out must be a pair (x, y), got {type(held_out).__name__}")
     look: dict[str, Any] = {"preset": "quick", "loss": loss, "training": training, "seed": seed}
     before = probe(model, x, y, **look)
+    if divided not in (None, before.batch):
+        raise ValueError(
+            f"tune: half of the batch is x {list(x.shape)}, of which the model's neurons see {before.batch} samples: "
+            "it was divided along another axis, so give held_out=(x, y)"
+        )
     reason = start and why_not(model, start, any(layer.beside for layer in before.layers))
     if reason:
         raise ValueError(f"tune: start {start!r} does not go with this model: {reason}")
@@ -211,8 +227,8 @@ def tune(
     return Tuned(before, after, other, tuple(begun), found, left, unreached)
 
 
-def _halves(x: Any, y: Any) -> tuple[Any, Any, tuple[Any, Any]]:
-    """The batch in two, along the axis of samples."""
+def _halves(x: Any, y: Any) -> tuple[Any, Any, tuple[Any, Any], int | None]:
+    """The batch in two, along the axis of samples; and, where no labels tell that axis, how many the first has."""
     if not isinstance(x, Tensor) or not (y is None or isinstance(y, Tensor)):
         raise ValueError("tune: a batch that is no tensor cannot be divided: give held_out=(x, y)")
     axis = int(x.dim() == 5 if y is None else len(y) != len(x))  # images [B, C, H, W], or sequences [T, B, ...]
@@ -223,7 +239,7 @@ def _halves(x: Any, y: Any) -> tuple[Any, Any, tuple[Any, Any]]:
         raise ValueError(f"tune: the batch must have at least 4 samples, half of them held out, got {samples}")
     first, second = x.split([samples // 2, samples - samples // 2], axis)
     parts = (None, None) if y is None else (y[: samples // 2], y[samples // 2 :])
-    return first, parts[0], (second, parts[1])
+    return first, parts[0], (second, parts[1]), samples // 2 if y is None else None
 
 
 def _able(model: nn.Module) -> tuple[dict[str, LIF], dict[str, str]]:

@@ -38,7 +38,7 @@ NOTHING = 0.03
 """The same, below which it tells nothing that could be told from chance."""
 LEAST_TOLD = 0.3
 """Share of what guessing leaves wrong that a linear reader must get right: then classes are told apart all the same."""
-MOST_LOST, MOST_PLACES, MOST_OF_FEW = 1 / 3, 6, 2 / 3
+MOST_LOST, MOST_PLACES, MOST_OF_FEW = 1 / 3, 7, 2 / 3
 """Share of the depth, and number of places, that may tell little: so much soon learns what it is to hand on. Of a net
 of few places a larger share. No more than the first share may tell `NOTHING`."""
 MOST_UNREAD = 1 / 4
@@ -127,7 +127,8 @@ def _lost(places: Places, classes: int | None, batch: int) -> Iterator[Fault]:
     if not bearable(len(faint), len(gone), len(places), read):
         named = faint if read else gone
         similarity = f"similarity {named[0].similarity:.2f}"
-        what = f"and {len(named) - 1} more of {len(places)} hardly tell inputs apart any more ({similarity})"
+        more = f"and {len(named) - 1} more of {len(places)} hardly tell" if len(named) > 1 else "hardly tells"
+        what = f"{more} inputs apart any more ({similarity})"
         yield Fault("information lost", named[0].path, what, _KEEP)
 
 
@@ -141,9 +142,15 @@ def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
     cut = [layer.gradient_norm == 0 for layer in layers]
     if last.gradient_norm > 0 and (cut[0] or first.gradient_norm == 0):
         highest = cut.index(False) - 1 if cut[0] and False in cut else 0
+        if layers[highest].stopped:
+            yield _stopped(layers[highest])
+            return
         what = "gets no gradient, nor does what is below it, and what is above it does"
         mend = "Look at what is between them: a comparison instead of rb.spike, a detach, weights that are all zero"
         yield Fault("no gradient", layers[highest].path, what, mend)
+        return
+    if last.gradient_norm == 0 and layers[-1].stopped:
+        yield _stopped(layers[-1])
         return
     if last.gradient_norm == 0:
         yield Fault("no gradient", last.path, "gets no gradient", "Look at what is between it and the loss")
@@ -155,6 +162,14 @@ def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
         yield Fault("exploding", f"from {last.path}", seen, _NARROW)
     elif ratio < MOST_VANISHED:
         yield Fault("vanishing", f"from {last.path}", seen, _WIDEN)
+
+
+def _stopped(layer: LayerHealth) -> Fault:
+    """A neuron that is the cause by itself."""
+    mend = "Write its spikes as rb.spike: a comparison has no gradient, nor has what runs under torch.no_grad"
+    if layer.in_window is not None:
+        mend = "Widen its surrogate, which is nothing at all of its potentials"
+    return Fault("no gradient", layer.path, "hands nothing of what its spikes get down to its currents", mend)
 
 
 def alarms(layers: Sequence[LayerHealth], places: Places, classes: int | None, batch: int) -> Iterator[Fault]:

@@ -84,6 +84,11 @@ def begin(recipe: Recipe, data: Dataset, net: nn.Module) -> dict[str, Any] | Non
     except ValueError as error:
         raise ValueError(f"tune: {error}".replace("tune: tune: ", "tune: ")) from error
     say(f"tuned: {found.verdict}")
+    return told(found)
+
+
+def told(found: Tuned) -> dict[str, Any]:
+    """What tuning did, for JSON."""
     return {
         **{name: _brief(getattr(found, name)) for name in ("before", "after", "held_out")},
         "holds": found.holds,
