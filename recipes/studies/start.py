@@ -1,6 +1,7 @@
 """Study: how a residual spiking net begins, and whether a probe before training tells how well it will learn.
 
     python recipes/studies/start.py run [--part NAME ...] [--out FILE]     trains what the file has not yet
+    python recipes/studies/start.py probe [--out FILE]                     probes all nets of the file anew, untrained
     python recipes/studies/start.py report [--out FILE] [--figure FILE]    table, rank correlations, figure
 
 Every net has width 8 and sees the embedded digits for 20 epochs: batch 32, AdamW at .004 with weight decay .01, one
@@ -26,6 +27,8 @@ import torch
 from torch import nn
 
 import rheobase as rb
+from rheobase.files import write_atomic
+from rheobase.machine import commit
 from rheobase.models.resnet import Classic
 from rheobase.signal.readings import Information
 from rheobase.signal.verdict import MOST_EXPLODED, MOST_VANISHED, NOTHING, bearable, lost
@@ -124,13 +127,24 @@ def arms() -> Iterator[Arm]:
         yield Arm("surrogate", "sew_resnet50", surrogate=surrogate, start="plain")
 
 
-def run(arm: Arm) -> dict[str, Any]:
-    """Probe a net, and train it."""
+def probed(net: nn.Module) -> dict[str, Any]:
+    """What a probe says of a net, and by which version."""
     data = rb.data.load("digits")
     mean, std = (value.view(-1, 1, 1) for value in (data.mean, data.std))
     x, y = (data.train.inputs[:64] - mean) / std, data.train.labels[:64]
-    net = arm.model()
     report = json.loads(rb.probe(net, x, y, preset="full").to_json())
+    return {
+        **{key: report[key] for key in ("verdict", "healthy")},
+        "layers": _columns(report["layers"], ("rate", "dead", "gradient_norm", "agreement", "weight_ratio")),
+        "waists": _columns(report["waists"], ("similarity", "noisy", "accuracy", "gradient_norm")),
+        "probed_by": commit()[0],
+    }
+
+
+def run(arm: Arm) -> dict[str, Any]:
+    """Probe a net, and train it."""
+    net = arm.model()
+    readings = probed(net)
     begin = time.time()
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe().replace({**RECIPE, "seed": arm.seed, "run": f"{folder}/run"})
@@ -146,10 +160,7 @@ def run(arm: Arm) -> dict[str, Any]:
         "test": summary["test_accuracy"],
         "seconds": round(time.time() - begin),
         **{key: summary[key] for key in ("commit", "uncommitted_changes", "date", "machine", "versions")},
-        "verdict": report["verdict"],
-        "healthy": report["healthy"],
-        "layers": _columns(report["layers"], ("rate", "dead", "gradient_norm", "agreement", "weight_ratio")),
-        "waists": _columns(report["waists"], ("similarity", "noisy", "accuracy", "gradient_norm")),
+        **readings,
     }
 
 
@@ -175,6 +186,16 @@ def train(out: Path, parts: Sequence[str]) -> None:
         with out.open("a") as file:
             file.write(json.dumps(found) + "\n")
         print(f"{found['validation']:.3f} {found['test']:.3f} {found['seconds']:4d} s  {arm}", flush=True)
+
+
+def probe(out: Path) -> None:
+    """Read all nets anew, as they are before training."""
+    found = _read(out)
+    for done in found:
+        arm = Arm(**{key: done[key] for key in asdict(Arm("", ""))})
+        done.update(probed(arm.model()))
+        print(done["name"], done["steps"], done["start"], done["verdict"], flush=True)
+    write_atomic(out, "".join(json.dumps(done) + "\n" for done in found).encode())
 
 
 def readings(done: dict[str, Any]) -> dict[str, float]:
@@ -259,7 +280,7 @@ def _draw(single: list[dict[str, Any]], read: list[dict[str, float]], path: Path
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("what", choices=("run", "probe", "report"))
     parser.add_argument("--part", nargs="*", default=(), help="default, parts, start, surrogate")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--figure", type=Path, default=OUT.with_suffix(".png"))
@@ -267,6 +288,8 @@ def main() -> None:
     torch.set_num_threads(1)  # runs of a study go side by side
     if given.what == "run":
         train(given.out, given.part)
+    elif given.what == "probe":
+        probe(given.out)
     else:
         report(given.out, given.figure)
 
