@@ -68,14 +68,14 @@ def by_rate(decay: float, threshold: float, rate: float = RATE) -> float:
 
 
 def by_rate_of_constant(neuron: rb.LIF, steps: int, rate: float = RATE) -> float:
-    """The same of the first layer, for input currents that are Gaussian over neurons, and constant in time."""
+    """The same of the first layer, for currents that are Gaussian over neurons, and constant in time."""
     draws = torch.special.ndtri((torch.arange(4096) + 0.5) / 4096)
 
     def fires(deviation: float) -> float:
         with torch.no_grad():
             return float(neuron((deviation * draws).expand(steps, -1).contiguous()).mean())
 
-    return searched(fires, rate, 1e-3, 1e3)
+    return float(neuron.input_scale) * searched(fires, rate, 1e-3, 1e3)
 
 
 def width(size: float, decay: float, threshold: float, rate: float = RATE) -> float:
