@@ -13,12 +13,13 @@ import rheobase as rb
 from rheobase.graph import Calibrated, ClipFloorShift, Percentile, ThresholdBalancing, accuracies, with_qcfs
 from rheobase.graph.biases import with_carriers
 from rheobase.graph.building import Choices, build
-from rheobase.graph.converted import Charged, MaxSpikes
+from rheobase.graph.converted import Charged
 from rheobase.graph.distribution import ann as as_network
 from rheobase.graph.distribution import distributions
 from rheobase.graph.folding import folded
 from rheobase.graph.reader import read
 from rheobase.graph.simulation import mean, stream
+from rheobase.neurons import MaxSpikes
 from tests.graph.networks import NETWORKS, FunctionalResNet, PreActivation, Small, images, mlp, randomized, vgg
 
 

@@ -28,7 +28,6 @@ from rheobase.energetics.operations import (
     operands,
     window,
 )
-from rheobase.graph.converted import MaxSpikes
 from rheobase.kernels.spec import Ran
 from rheobase.kernels.time import static
 from rheobase.layers import Fire, PerStep
@@ -170,7 +169,7 @@ class Counter(TorchFunctionMode):
         steps, batch = ran.outputs.shape[:2]
         if not bool(ran.outputs.isfinite().all()):
             raise ValueError(f"energy: {path or name} gives outputs that are not finite")
-        takes, count = update(inner), (ran.drive if type(inner) is MaxSpikes else ran.outputs).numel()
+        takes, count = update(inner), ran.drive.numel()
         if not takes.known:
             self._ledger.note(f"{path}: what {type(inner).__name__} computes is not known, and counted as a LIF's.")
         self._shape = self._shape or (steps, batch)

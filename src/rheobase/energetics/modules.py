@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from rheobase.graph.converted import MaxSpikes
 from rheobase.layers import Fire, PerStep
-from rheobase.neurons import LIF, AdaptiveLIF, CubaLIF, Integrator, Neuron, Recurrent, RefractoryLIF
+from rheobase.neurons import LIF, AdaptiveLIF, CubaLIF, Integrator, MaxSpikes, Neuron, Recurrent, RefractoryLIF
 from rheobase.norm import CurrentNorm
 
 

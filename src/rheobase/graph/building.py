@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheobase.graph.converted import Charged, MaxSpikes, Scale
+from rheobase.graph.converted import Charged, Scale
 from rheobase.graph.folding import Affine
 from rheobase.graph.layers import INPUT, Cat, Flow, Graph, Layer, Step
 from rheobase.layers import PerStep
-from rheobase.neurons import IF, Neuron, RefractoryLIF
+from rheobase.neurons import IF, MaxSpikes, Neuron, RefractoryLIF
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheobase.neurons import IF, Neuron
+from rheobase.neurons import IF
 from rheobase.neurons.numbers import told
 
 
@@ -43,32 +43,6 @@ class Charged(IF):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"{super().extra_repr()}, initial={told(self.initial)}"
-
-
-class MaxSpikes(Neuron):
-    """Maximum pooling of spikes: a place gives what the greatest sum of its inputs so far has grown by.
-
-    So the sum of its outputs is the maximum of the sums of its inputs, at every step; of spikes it makes spikes, and of
-    constant inputs their maximum.
-
-    Args:
-        pool: a maximum pooling of torch.
-    """
-
-    def __init__(self, pool: nn.Module) -> None:
-        super().__init__()
-        self.pool = pool
-
-    def initial_state(self, current: Tensor) -> tuple[Tensor, Tensor]:
-        """No sums yet."""
-        return torch.zeros_like(current), torch.zeros_like(self.pool(current))
-
-    def step(self, current: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One time step."""
-        sums, before = state
-        sums = sums + current
-        now = self.pool(sums)
-        return now - before, (sums, now)
 
 
 class Scale(nn.Module):

@@ -7,6 +7,7 @@ passes it by hand: `spikes, state = neuron.run(currents, state)`.
 from rheobase.neurons.base import Neuron
 from rheobase.neurons.integrator import Integrator
 from rheobase.neurons.lif import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF
+from rheobase.neurons.pooled import MaxSpikes
 from rheobase.neurons.recurrent import Recurrent
 from rheobase.neurons.refractory import RefractoryLIF
 from rheobase.neurons.soft import SoftLIF
@@ -18,6 +19,7 @@ __all__ = [
     "CubaLIF",
     "Integrator",
     "LateralLIF",
+    "MaxSpikes",
     "Neuron",
     "Recurrent",
     "RefractoryLIF",
