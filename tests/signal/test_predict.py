@@ -10,7 +10,7 @@ import torch
 
 import rheobase as rb
 from rheobase.signal.field import Stack, down, up
-from rheobase.signal.predict import critical, depth, gain, reached
+from rheobase.signal.predict import critical, depth, gain, likeness, reached
 from tests.signal.test_field import measured
 from tests.signal.test_tune import Tower, Wide
 
@@ -99,6 +99,47 @@ def test_identity_keeps_information() -> None:
     assert depth(Stack(rb.LIF(), 4, blocks=40)) < 15
     assert depth(Stack(rb.LIF(), 4, blocks=40, identity=0.1)) == math.inf
     assert depth(Stack(rb.LIF(), 4, blocks=20, layers=2, junction="ms", gain=0.0)) == math.inf
+
+
+def fires_alike(likeness: float, draws: int = 1 << 20) -> float:
+    """Correlation of whether two standard normal numbers that correlate so are at least 1."""
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(2, draws, generator=generator)
+    fired = torch.stack([a, likeness * a + (1 - likeness**2) ** 0.5 * b]) >= 1
+    return float(torch.corrcoef(fired.float())[0, 1])
+
+
+def test_the_map_of_one_step_is_that_of_two_normal_numbers_and_a_threshold() -> None:
+    """Normed currents with threshold 1; about 0 its slope is phi(1)^2 / (p (1 - p)) = .44."""
+    found = likeness(Stack(rb.LIF(), 1, blocks=20))
+    for below, above in zip(found.below, found.above, strict=True):
+        assert above == pytest.approx(fires_alike(below), abs=0.06)
+    assert max(found.below) > 0.6
+    assert found.fixed == pytest.approx(0, abs=0.05)
+    assert found.slope == pytest.approx(0.5, abs=0.1)  # it bends upwards
+
+
+def test_with_more_steps_an_input_is_forgotten_more_slowly() -> None:
+    slopes = [likeness(Stack(rb.LIF(), steps, blocks=30)).slope for steps in (1, 4, 10)]
+    assert slopes == sorted(slopes)
+    assert slopes[-1] > slopes[0] + 0.1
+
+
+def test_the_map_is_that_of_a_real_net() -> None:
+    found = likeness(Stack(rb.LIF(), 4, blocks=30))
+    report = rb.probe(Wide(12, 4, rb.LIF(), False), torch.randn(64, 256), torch.arange(64) % 10)
+    seen = [layer.noisy or 0.0 for layer in report.layers]
+    assert 0.05 < seen[6] < seen[1] < 0.95
+    for below, above in pairwise(seen[1:9]):
+        nearest = min(zip(found.below, found.above, strict=True), key=lambda pair: abs(pair[0] - below))
+        assert above - below == pytest.approx(nearest[1] - nearest[0], abs=0.09)
+
+
+def test_a_map_without_an_end_is_told() -> None:
+    with pytest.raises(ValueError, match="likeness: the stack must have at least 10 blocks, got 9"):
+        likeness(Stack(rb.LIF(), 4, blocks=9))
+    with pytest.raises(ValueError, match="30 blocks are not enough: two views are alike by 0.9. behind them"):
+        likeness(Stack(rb.LIF(), 4, blocks=30, identity=0.1))
 
 
 def test_bad_input_is_told() -> None:

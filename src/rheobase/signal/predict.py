@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -14,6 +17,11 @@ from rheobase.surrogate import Surrogate
 
 SETTLED = 8
 """Layers after which currents are as correlated over time as they will be."""
+FEWEST = 10
+"""Blocks that tell a map."""
+SAME, NEAR, LAST = 0.1, 0.4, 5
+"""Likeness that may be the same but for the draw; how far off its fixed point a map is a line, about; and how many of
+the last values tell that point."""
 
 
 def gain(neuron: LIF, steps: int, r: float = 1.0, junction: str = "none", samples: int = 64) -> float:
@@ -101,3 +109,43 @@ def reached(views: Sequence[float], least: float) -> float:
         if above < least:
             return float(place - (least - above) / max(below - above, 1e-12))
     return math.inf
+
+
+class Likeness(NamedTuple):
+    """How a block changes how alike two inputs are: their cosine about the mean, of rates.
+
+    Attributes:
+        below, above: the map, in points: likeness below a block, ascending, and above it.
+        fixed: what it leads to from block to block; 1 where inputs stay as alike as they were, 0 where they become as
+            unlike as any two.
+        slope: of the line that the map is about there, up to .4 off it. A difference from `fixed` shrinks to so much in a
+            block: what is left of an input falls by e in -1 / ln(slope) blocks (Schoenholz et al. 2017 call that the
+            depth scale).
+    """
+
+    below: tuple[float, ...]
+    above: tuple[float, ...]
+    fixed: float
+    slope: float
+
+
+def likeness(stack: Stack) -> Likeness:
+    """The map of a block, from two views of an input and from two inputs on their way through the stack.
+
+    Raises:
+        ValueError: fewer than ten blocks, or they do not come to one point within the stack's.
+    """
+    if stack.blocks < FEWEST:
+        raise ValueError(f"likeness: the stack must have at least {FEWEST} blocks, got {stack.blocks}")
+    found = up(stack)
+    if abs(found.views[-1] - found.inputs[-1]) > SAME:
+        raise ValueError(
+            f"likeness: {stack.blocks} blocks are not enough: two views are alike by {found.views[-1]:.2f} behind "
+            f"them, two inputs by {found.inputs[-1]:.2f}"
+        )
+    fixed = statistics.mean(found.views[-LAST:] + found.inputs[-LAST:])
+    pairs = sorted(pair for way in (found.views, found.inputs) for pair in pairwise(way))
+    below, above = zip(*pairs, strict=True)
+    near = [(b - fixed, a - fixed) for b, a in pairs if abs(b - fixed) < NEAR]
+    slope = sum(b * a for b, a in near) / sum(b * b for b, _ in near)
+    return Likeness(below, above, fixed, slope)
