@@ -118,9 +118,9 @@ class Likeness(NamedTuple):
         below, above: the map, in points: likeness below a block, ascending, and above it.
         fixed: what it leads to from block to block; 1 where inputs stay as alike as they were, 0 where they become as
             unlike as any two.
-        slope: of the line that the map is about there, up to .4 off it. A difference from `fixed` shrinks to so much in a
-            block: what is left of an input falls by e in -1 / ln(slope) blocks (Schoenholz et al. 2017 call that the
-            depth scale).
+        slope: of the line that the map is about there, up to .4 off it. A difference from `fixed` shrinks to so much
+            in a block: what is left of an input falls by e in -1 / ln(slope) blocks (Schoenholz et al. 2017 call that
+            the depth scale).
     """
 
     below: tuple[float, ...]
