@@ -121,6 +121,8 @@ def arms() -> Iterator[Arm]:
             for junction in ("spiking", "sew", "ms"):
                 for start in ("plain", "identity"):
                     yield Arm("start", f"{junction}_resnet{depth}", steps, start=start)
+    for start in ("plain", "identity"):  # as deep as the registry has them
+        yield Arm("deep", "sew_resnet152", 4, start=start)
     for surrogate in ("SuperSpike(1.6)", "SuperSpike(10)", "SuperSpike(100)", "Rectangle(1)", "Sigmoid(4)"):
         for start in ("identity", "plain"):
             yield Arm("surrogate", "spiking_resnet50", surrogate=surrogate, start=start)
@@ -281,7 +283,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "probe", "report"))
-    parser.add_argument("--part", nargs="*", default=(), help="default, parts, start, surrogate")
+    parser.add_argument("--part", nargs="*", default=(), help="default, parts, start, deep, surrogate")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--figure", type=Path, default=OUT.with_suffix(".png"))
     given = parser.parse_args()
