@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.signal.field import Stack, down, up
+from rheobase.signal.field import Junction, Stack, down, up
 from rheobase.signal.predict import depth, reached
 from rheobase.signal.report import Report
 
@@ -40,7 +40,6 @@ NEURONS = {
     "LIF, hard reset": rb.LIF(reset="hard"),
     "IF": rb.IF(),
 }
-Junction = Literal["none", "classic", "sew", "ms"]
 
 
 @dataclass(frozen=True)

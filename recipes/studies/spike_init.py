@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,7 @@ from torch import Tensor, nn
 import rheobase as rb
 
 RATE = 0.1
-
-
-def normal_below(z: float) -> float:
-    """Phi(z)."""
-    return 0.5 * math.erfc(-z / math.sqrt(2))
+NORMAL = NormalDist()
 
 
 def membrane(deviation: float, decay: float, threshold: float) -> tuple[float, float]:
@@ -38,7 +35,7 @@ def membrane(deviation: float, decay: float, threshold: float) -> tuple[float, f
     for _ in range(1000):
         s = math.sqrt(square - m**2)
         z = (threshold - m) / s
-        below, density = normal_below(z), math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+        below, density = NORMAL.cdf(z), NORMAL.pdf(z)
         before = m, square
         m, square = (
             decay * (m * below - s * density),
@@ -62,7 +59,7 @@ def by_rate(decay: float, threshold: float, rate: float = RATE) -> float:
 
     def fires(deviation: float) -> float:
         m, s = membrane(deviation, decay, threshold)
-        return 1 - normal_below((threshold - m) / s)
+        return 1 - NORMAL.cdf((threshold - m) / s)
 
     return searched(fires, rate, 1e-3 * threshold, 1e3 * threshold)
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from recipes.studies.steps import batches, calibration, read, where
+from rheobase.training.evaluation import accuracies
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "swap.jsonl"
 ARMS: dict[str, tuple[float, float]] = {
@@ -92,10 +93,9 @@ def run(arm: str, seed: int) -> dict[str, Any]:
     swapped = {
         str(skip): rb.graph.accuracies(spiking, looked_at, ends, skip=skip).accuracy for skip, ends in WINDOWS.items()
     }
-    with torch.no_grad():
-        right = sum(float((model(inputs).mean(0).argmax(1) == labels).sum()) for inputs, labels, _ in looked_at)
+    [rates] = accuracies(model, looked_at, [None], torch.device("cpu"))
     return {
-        **{"arm": arm, "seed": seed, "rates": right / LOOKED_AT, "spikes": swapped},
+        **{"arm": arm, "seed": seed, "rates": rates, "spikes": swapped},
         **{"train_loss": round(statistics.mean(losses[-50:]), 4), "seconds": round(time.time() - begin)},
         **where(torch.device("cpu")),
     }

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -25,9 +25,7 @@ VIEWS = 0.995
 """Correlation of two views of one input: that of x and x + noise a tenth of its size."""
 INPUTS = 0.5
 """Correlation of two inputs."""
-
-
-JOINS = ("none", "classic", "sew", "ms")
+Junction = Literal["none", "classic", "sew", "ms"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Stack:
     steps: int = 4
     blocks: int = 20
     layers: int = 1
-    junction: Literal["none", "classic", "sew", "ms"] = "none"
+    junction: Junction = "none"
     gain: float = 1.0
     identity: float | None = None
     samples: int = 64
@@ -59,8 +57,8 @@ class Stack:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.junction not in JOINS:
-            raise ValueError(f"Stack: junction must be one of {', '.join(JOINS)}, got {self.junction!r}")
+        if self.junction not in get_args(Junction):
+            raise ValueError(f"Stack: junction must be one of {', '.join(get_args(Junction))}, got {self.junction!r}")
         for name, least in (("steps", 1), ("blocks", 0), ("layers", 1), ("samples", 1), ("neurons", 2)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
