@@ -20,6 +20,7 @@ _PURE = frozenset(
     {
         *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Identity, nn.Flatten, nn.Sequential, nn.ReLU),
         *(nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Upsample),
+        *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d),
     }
 )
 """Modules of which one step tells all, if all steps are the same: they draw nothing, count nothing, keep nothing."""

@@ -174,6 +174,58 @@ class Branches(nn.Module):
         return self.fc(self.head(x).mean(dim=[-1, -2]))
 
 
+class Shortcut(nn.Module):
+    """Strided without weights, and channels of zeros, as He et al. have it for CIFAR."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        self.more = more
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2), "constant", 0)
+
+
+class CifarResNet(nn.Module):
+    """As the repositories for CIFAR write it: that shortcut, and pooling over the size that there is."""
+
+    def __init__(self, width: int = 8, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(2 * width)
+        self.conv3, self.bn3 = nn.Conv2d(2 * width, 2 * width, 3, 1, 1, bias=False), nn.BatchNorm2d(2 * width)
+        self.shortcut = Shortcut(width)
+        self.linear = nn.Linear(2 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(x)))
+        out = self.bn3(self.conv3(out))
+        out += self.shortcut(x)
+        out = F.relu(out)
+        out = F.avg_pool2d(out, out.size()[3])
+        return self.linear(out.view(out.size(0), -1))
+
+
+class Squeezed(nn.Module):
+    """Padding by itself, axes of one taken off in several ways, and a view of known size."""
+
+    def __init__(self, width: int = 8, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+        self.conv1 = nn.Conv2d(channels, width, 3, 2)
+        self.conv2, self.conv3 = nn.Conv2d(width, width, 3), nn.Conv2d(width, width, 4)
+        self.fc1, self.fc2 = nn.Linear(width, 4), nn.Linear(16 * width, classes)
+        self.fc3, self.fc4 = nn.Linear(width, 4), nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(self.pad(x)))
+        wide = F.relu(self.conv2(F.pad(x, [1, 1, 1, 1])))
+        narrow = F.relu(self.conv3(wide))
+        one, two = narrow.squeeze(-1).squeeze(2), F.avg_pool2d(wide, kernel_size=wide.shape[2:])[:, :, 0, 0]
+        joined = torch.cat([self.fc1(one), self.fc3(torch.squeeze(two, 1))], 1)
+        return self.fc2(wide.view(-1, 128)) + self.fc4(F.relu(joined).reshape(joined.size(0), 8))
+
+
 def vgg(width: int = 8, channels: int = 1, classes: int = 10, norm: bool = True) -> nn.Sequential:
     """As torchvision's, but for its size."""
 
@@ -197,6 +249,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "functional": FunctionalResNet,
     "pre-activation": PreActivation,
     "branches": Branches,
+    "cifar": CifarResNet,
+    "squeezed": Squeezed,
     "vgg": vgg,
     "vgg without norm": lambda: vgg(norm=False),
     "mlp": mlp,

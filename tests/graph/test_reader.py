@@ -125,6 +125,12 @@ def flattened_in_place(net: Own, x: Tensor) -> Tensor:
     return x.flatten(1) + y
 
 
+def sliced_in_place(net: Own, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    y = net.relu(x[:, :2])
+    return torch.cat([x, y], 1)
+
+
 REFUSED: dict[str, tuple[Callable[[Own, Tensor], Any], str]] = {
     "sigmoid": (
         lambda net, x: torch.sigmoid(net.conv(x)),
@@ -142,7 +148,27 @@ REFUSED: dict[str, tuple[Callable[[Own, Tensor], Any], str]] = {
         r"its forward \(test_reader\.py, line \d+\): TraceError",
     ),
     "pool of a size": (lambda net, x: F.avg_pool2d(net.conv(x), x.shape[2]), r"avg_pool2d in .*a shape"),
-    "reshape": (lambda net, x: net.conv(x).view(-1, 256), r"view in .*only x\.view\(x\.size\(0\), -1\)"),
+    "pool of the batch's": (
+        lambda net, x: (lambda y: F.avg_pool2d(y, y.size(0)))(net.conv(x)),
+        r"avg_pool2d in .*a shape",
+    ),
+    "pool of a size of two arguments": (
+        lambda net, x: (lambda y: F.avg_pool2d(y, y.size(2), 1))(net.conv(x)),
+        r"avg_pool2d in .*a shape",
+    ),
+    "reshape": (lambda net, x: net.conv(x).view(-1, 16, 16), r"view in .*only x\.view\(x\.size\(0\), -1\) and"),
+    "reshape of the batch": (lambda net, x: net.conv(x).view(8, -1), r"view in .*only x\.view\(x\.size\(0\), -1\) and"),
+    "channels for a batch": (
+        lambda net, x: (lambda y: y.view(y.size(1), -1))(net.conv(x)),
+        r"view in .*only x\.view\(x\.size\(0\), -1\) and",
+    ),
+    "squeeze of all": (lambda net, x: net.conv(x).squeeze(), r"squeeze in .*may be one, got dim=None"),
+    "squeeze of the batch": (lambda net, x: net.conv(x).squeeze(0), r"squeeze in .*may be one, got dim=\(0,\)"),
+    "padding by ones": (lambda net, x: F.pad(net.conv(x), (1, 1), value=1.0), r"pad in .*only that by zeros"),
+    "mirrored padding": (lambda net, x: F.pad(net.conv(x), (1, 1, 1, 1), "reflect"), r"pad in .*only that by zeros"),
+    "padding of the batch": (lambda net, x: F.pad(net.conv(x), (0,) * 8), r"pad in .*only that by zeros"),
+    "half of the batch": (lambda net, x: net.conv(x)[::2], r"getitem in .*only x\[:, \.\.\.\] by plain numbers"),
+    "a list": (lambda net, x: net.conv(x)[:, [0, 1]], r"getitem in .*only x\[:, \.\.\.\] by plain numbers"),
     "flattened batch": (lambda net, x: torch.flatten(net.conv(x)), r"flatten in .*keep the batch"),
     "mean of all": (lambda net, x: net.conv(x).mean(), r"mean in .*got dim=None"),
     "mean of batch": (lambda net, x: net.conv(x).mean((0, 2)), r"mean in .*over the batch"),
@@ -156,6 +182,7 @@ REFUSED: dict[str, tuple[Callable[[Own, Tensor], Any], str]] = {
     "dropout": (lambda net, x: F.dropout(net.conv(x), 0.5), r"dropout in .*on in evaluation too"),
     "indices": (lambda net, x: F.max_pool2d(net.conv(x), 2, return_indices=True), r"max_pool2d_with_indices in"),
     "a view in place": (flattened_in_place, r"relu \(ReLU, test_reader\.py, line \d+\): it changes in place .*'conv'"),
+    "a slice in place": (sliced_in_place, r"relu \(ReLU, test_reader\.py, line \d+\): it changes in place .*'conv'"),
     "random": (lambda net, x: net.conv(x) + torch.randn_like(x), r"randn_like in"),
 }
 
@@ -175,6 +202,8 @@ def test_what_cannot_be_read_is_named_with_its_line(name: str) -> None:
         (nn.BatchNorm2d(8, track_running_stats=False), r"layer1\.0\.1 \(BatchNorm2d.*without running statistics"),
         (nn.BatchNorm2d(8, momentum=None), r"layer1\.0\.1 .*momentum=None"),
         (nn.MaxPool2d(2, return_indices=True), r"layer1\.0\.1 .*indices"),
+        (nn.ConstantPad2d(1, 0.5), r"layer1\.0\.1 .*by anything but zeros"),
+        (nn.ReflectionPad2d(1), r"layer1\.0\.1 .*ReflectionPad2d is not known"),
         (nn.Flatten(0), r"layer1\.0\.1 .*keep the batch"),
         (nn.LSTM(8, 8), r"layer1\.0\.1 \(LSTM"),
     ],
@@ -245,6 +274,16 @@ def test_a_place_has_a_name_of_its_own() -> None:
 def test_a_graph_tells_itself() -> None:
     text = str(read(PreActivation()))
     assert all(word in text for word in ("conv2", "activation", "act_3", "input", "add", "mean"))
+
+
+@torch.no_grad()
+def test_a_view_that_would_make_other_samples_is_an_error() -> None:
+    network = Own(lambda net, x: net.conv(x).view(-1, 128)).eval()
+    assert network(images()).shape == (8, 128)
+    with pytest.raises(ValueError, match=r"view\(-1, 128\): a sample must have 128 values, got \[4, 4, 8, 8\]"):
+        flow(read(network))(images())
+    text = str(read(Own(lambda net, x: net.conv(x)[:, 1:3, ::2, 0].squeeze(-1).reshape(-1, 8))))
+    assert all(told in text for told in ("Slice([:, 1:3, ::2, 0])", "Squeeze((-1,))", "Flat(8)"))
 
 
 def test_logits_with_a_time_axis_are_read_without_it() -> None:

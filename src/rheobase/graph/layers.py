@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 Kind = Literal["weights", "norm", "activation", "pool", "max", "shape", "dropout", "add", "cat"]
-"""weights: convolution or linear; pool: another linear map; max: the maximum of places; shape: the same numbers."""
+"""weights: convolution or linear; pool: another linear map; max: the maximum of places; shape: the same numbers, or
+some of them."""
 
 INPUT = ""
 """The name of what goes into the network."""

@@ -22,6 +22,8 @@ MODULES: dict[type[nn.Module], Kind] = {
     **dict.fromkeys((nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus), "activation"),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), "pool"),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), "pool"),
+    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), "pool"),
+    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), "pool"),
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), "max"),
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), "max"),
     **dict.fromkeys((nn.Identity, nn.Flatten), "shape"),
@@ -92,6 +94,12 @@ ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
 CAT = {torch.cat, torch.concat, torch.concatenate}
 MEAN = {torch.mean, "mean"}
 RESHAPE = {torch.reshape, "view", "reshape"}
+SQUEEZE = {torch.squeeze, "squeeze"}
+PAD = {F.pad}
+PADS = {2: nn.ConstantPad1d, 4: nn.ConstantPad2d, 6: nn.ConstantPad3d}
+"""By how many numbers it takes."""
+POOLS_OF_SIZE = {nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3}
+"""Their dimensions."""
 SHAPE = {"size", "dim", getattr, len, operator.getitem}
 IN_PLACE = {operator.iadd, F.relu_, torch.relu_}
 _NAMES: dict[Any, str] = {  # functions that torch makes, and gives no name of their own

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import operator
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from torch import fx, nn
 
 from rheobase.compat import hooked
 from rheobase.graph import operations as ops
 from rheobase.graph.layers import INPUT, Add, Cat, Graph, Kind, Layer, Mean
+from rheobase.graph.shapes import VIEWS, Flat, PoolOfSize, Slice, Squeeze, plain
 from rheobase.graph.tracing import Tracer
 from rheobase.layers import PerStep
 from rheobase.models import Net, Segmented
@@ -21,9 +22,9 @@ from rheobase.neurons import Neuron
 def read(module: nn.Module, training: bool = False) -> Graph:
     """The layers of a network, copies of what is in it.
 
-    Read are convolutions and linear layers, batch norms, activations, pooling, dropout, flattening, sums and
-    concatenations of branches: as modules, functions or methods, in a module's forward of any form that torch.fx can
-    follow. An ANN twin of `rheobase.models` is read too.
+    Read are convolutions and linear layers, batch norms, activations, pooling, dropout, flattening, slices, padding by
+    zeros, sums and concatenations of branches: as modules, functions or methods, in a module's forward of any form that
+    torch.fx can follow. An ANN twin of `rheobase.models` is read too.
 
     Args:
         module: a network with one input and one output.
@@ -84,6 +85,16 @@ def _same(owner: str, module: nn.Module) -> None:
         raise ValueError(f"{owner} cannot be read: it does not do the same in training as in evaluation")
 
 
+class _Size(NamedTuple):
+    """What is known of a number, or of several: they are the sizes of a layer's output along some axes."""
+
+    of: str
+    axes: int | slice | None  # (None: it is not known which)
+
+
+_WHOLE = slice(None)
+
+
 class _Reader:
     """Reads the operations of one module."""
 
@@ -94,7 +105,7 @@ class _Reader:
         self.layers: dict[str, Layer] = {}
         self.taken = {path for path, _ in module.named_modules()}
         self.values: dict[fx.Node, str] = {}  # which layer's output a node is
-        self.sizes: dict[fx.Node, Any] = {}  # what is known of a node that is a shape, or a part of one
+        self.sizes: dict[fx.Node, _Size] = {}  # what is known of a node that is a shape, or a part of one
         self.output = ""
 
     def graph(self) -> Graph:
@@ -194,7 +205,11 @@ class _Reader:
             self._mean(node)
         elif target in ops.RESHAPE:
             self._reshape(node)
-        elif target == "unsqueeze" or target is operator.getitem:
+        elif target in ops.SQUEEZE:
+            self._squeeze(node)
+        elif target in ops.PAD:
+            self._pad(node)
+        elif target == "unsqueeze":
             self._time(node)
         elif target in ops.FUNCTIONS:
             self._known(node, ops.FUNCTIONS[target])
@@ -206,6 +221,8 @@ class _Reader:
     def _known(self, node: fx.Node, function: ops.Function) -> None:
         value = self._value(node, node.args[0] if node.args else node.kwargs.get("input"))
         kwargs = {name: argument for name, argument in node.kwargs.items() if name != "input"}
+        if function.module in ops.POOLS_OF_SIZE and self._pool_of_size(node, function, value, kwargs):
+            return
         if len(node.all_input_nodes) > 1:
             self._refuse(node, "its arguments must be plain numbers, and one depends on the input or a shape")
         try:
@@ -224,6 +241,18 @@ class _Reader:
                 raise
             self._refuse(node, str(error))
         self._add(node, self._path(node), function.kind, module, (value,), inplace)
+
+    def _pool_of_size(self, node: fx.Node, function: ops.Function, value: str, kwargs: dict[str, Any]) -> bool:
+        """Average pooling over a size of its own input, as `F.avg_pool2d(x, x.size()[3])`."""
+        kernel = kwargs.get("kernel_size", node.args[1] if len(node.args) > 1 else None)
+        size = self.sizes.get(kernel) if isinstance(kernel, fx.Node) else None
+        if size is None or size.of != value or size.axes is None or len(node.args) + len(kwargs) != 2:
+            return False
+        if not (size.axes.start if isinstance(size.axes, slice) else size.axes):  # the batch's too
+            return False
+        module = PoolOfSize(ops.POOLS_OF_SIZE[function.module], size.axes)
+        self._add(node, self._path(node), function.kind, module, (value,), False)
+        return True
 
     def _junction(self, node: fx.Node, kind: Kind, module: nn.Module, inputs: tuple[str, ...], inplace: bool) -> None:
         self._add(node, self._path(node), kind, module, inputs, inplace)
@@ -259,24 +288,62 @@ class _Reader:
 
     def _reshape(self, node: fx.Node) -> None:
         shape: Any = node.args[1:] if len(node.args) != 2 else node.args[1]
-        known = isinstance(shape, tuple | list) and len(shape) == 2 and shape[1] == -1
-        if not known or self.sizes.get(shape[0]) != "batch" or self.lead != 1 or node.kwargs:
-            self._refuse(node, "of reshapes, only x.view(x.size(0), -1) is known")
-        self._add(node, self._path(node), "shape", nn.Flatten(), (self._value(node, node.args[0]),), False)
+        if isinstance(shape, tuple | list) and len(shape) == 2 and self.lead == 1 and not node.kwargs:
+            batch, features = shape
+            kept = batch in self.sizes and self.sizes[batch].axes == 0
+            if kept and features == -1:
+                self._moved(node, nn.Flatten())
+                return
+            if (kept or batch == -1) and type(features) is int and features > 0:
+                self._moved(node, Flat(features))
+                return
+        self._refuse(node, "of reshapes, only x.view(x.size(0), -1) and x.view(-1, features) are known")
+
+    def _squeeze(self, node: fx.Node) -> None:
+        dims: Any = node.args[1] if len(node.args) == 2 else node.kwargs.get("dim")
+        dims = (dims,) if isinstance(dims, int) else dims
+        if not dims or not all(type(d) is int and (d < 0 or d >= self.lead) for d in dims) or self.lead != 1:
+            self._refuse(node, f"of axes that are not told, or the batch, which may be one, got dim={dims}")
+        self._moved(node, Squeeze(tuple(dims)))
+
+    def _pad(self, node: fx.Node) -> None:
+        try:
+            given = ops.bound(("input", "pad", "mode", "value"), node.args, dict(node.kwargs))
+        except ValueError as error:
+            self._refuse(node, str(error))
+        pad = given["pad"]
+        known = isinstance(pad, tuple | list) and all(type(n) is int for n in pad) and len(pad) in ops.PADS
+        if not known or given.get("mode", "constant") != "constant" or given.get("value") not in (None, 0):
+            self._refuse(node, "of padding, only that by zeros, of one to three axes by plain numbers, is known")
+        module = ops.PADS[len(pad)](cast("Any", tuple(pad)), 0.0)
+        self._add(node, self._path(node), "pool", module, (self._value(node, node.args[0]),), False)
+
+    def _moved(self, node: fx.Node, module: nn.Module) -> None:
+        self._add(node, self._path(node), "shape", module, (self._value(node, node.args[0]),), False)
 
     def _shape(self, node: fx.Node) -> None:
-        """What is known of a shape: which number is the batch's."""
+        """What is known of a shape: which axis of what a number is."""
         of, *rest = cast("tuple[Any, ...]", node.args)
         if of in self.values and node.target is operator.getitem:
-            self._time(node)
+            self._index(node)
         elif of in self.values and node.target in ("size", getattr) and rest in ([], ["shape"]) and not node.kwargs:
-            self.sizes[node] = "shape"
-        elif rest == [0] and (node.target == "size" or self.sizes.get(of) == "shape"):
-            self.sizes[node] = "batch"
+            self.sizes[node] = _Size(self.values[of], _WHOLE)
+        elif of in self.values and node.target == "size" and len(rest) == 1 and type(rest[0]) is int:
+            self.sizes[node] = _Size(self.values[of], rest[0])
+        elif of in self.sizes and self.sizes[of].axes == _WHOLE and isinstance(rest[0], int | slice):
+            self.sizes[node] = self.sizes[of]._replace(axes=rest[0])
         elif of in self.values and node.target is getattr:
             self._refuse(node, f"{rest[0]!r} of a tensor is not known")
         else:
-            self.sizes[node] = "other"
+            self.sizes[node] = _Size("", None)
+
+    def _index(self, node: fx.Node) -> None:
+        """Some of the values behind the batch's axis."""
+        index = plain(node.args[1])
+        if index is None or self.lead != 1:
+            self._time(node)
+        else:
+            self._moved(node, Slice(index))
 
     def _time(self, node: fx.Node) -> None:
         """A time axis of one step in front of the logits, as `rheobase.train` wants it: not a layer."""
@@ -284,7 +351,9 @@ class _Reader:
         last = all(user.op == "output" for user in node.users)
         front = [0] if node.target == "unsqueeze" else [None]
         if self.lead != 1 or not last or rest != front or node.kwargs:
-            self._refuse(node, "of indexing, only logits.unsqueeze(0) at the end is known")
+            self._refuse(
+                node, "of indexing, only x[:, ...] by plain numbers, and logits.unsqueeze(0) at the end, are known"
+            )
         self.values[node] = self._value(node, value)
 
     # layers
@@ -315,7 +384,7 @@ class _Reader:
             if value == old:
                 self.values[other] = new
         layer = self.layers.get(old)
-        while layer is not None and (layer.kind == "dropout" or isinstance(layer.module, nn.Flatten)):
+        while layer is not None and (layer.kind == "dropout" or isinstance(layer.module, VIEWS)):
             old = layer.inputs[0]
             if any(self._later(node, other) for other, value in self.values.items() if value == old):
                 self._refuse(node, f"it changes in place what may be the same memory as {old!r}, which is used later")
@@ -339,4 +408,6 @@ def _unfit(module: Any) -> str:
             return "a norm whose running statistics are a mean over all batches (momentum=None) is not known"
     if getattr(module, "return_indices", False):
         return "its indices are not known"
+    if getattr(module, "value", 0) != 0:  # (of a padding)
+        return "padding by anything but zeros is not known"
     return ""
