@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,57 @@ def test_float32_and_the_engine_are_the_definition() -> None:
             net(x)[1].sum().backward()
         grads.append([w.grad.clone() for w in net.weights])
     torch.testing.assert_close(*grads)
+
+
+CASES = [
+    ("CubaLIF", (), torch.float32, SpikeTrain()),
+    ("CubaLIF", (4,), torch.bfloat16, SpikeTrain(silent=5)),
+    ("LIF", (4, 3, 3), torch.float32, SpikeTrain(self_consistent=False)),
+    ("CubaLIF", (4, 3, 3), torch.float32, SpikeTrain(silent=2)),
+]
+
+
+@pytest.mark.parametrize(("kind", "each", "dtype", "rule"), CASES)
+def test_the_kernel_is_the_definition(kind: str, each: tuple[int, ...], dtype: torch.dtype, rule: SpikeTrain) -> None:
+    """On odd sizes, static inputs, channels-last memory, padding, and numbers of every shape."""
+    if kind == "LIF":
+        neuron: rb.LIF = rb.LIF(0.8 + 0.1 * torch.rand(each), reset="hard", input_scale=0.4)
+    else:
+        neuron = rb.CubaLIF(0.5 + 0.2 * torch.rand(each), 0.8, reset="hard", input_scale=0.2 + 0.2 * torch.rand(each))
+    neuron.threshold, neuron.rule = 0.5 + torch.rand(each), rule
+    images = torch.rand(35, 4, 3, 3).contiguous(memory_format=torch.channels_last).unflatten(0, (7, 5))
+    static = torch.rand(1, 5, 4, 3, 3).expand(7, -1, -1, -1, -1)
+    wide = torch.rand(20, 370, 4, 3, 3)
+    for x, real in ((images, None), (static, None), (wide, None), (images, torch.tensor([7, 1, 3, 7, 5]))):
+        x = (3 * x - 0.5).to(dtype).requires_grad_()
+        g, found = torch.randn(x.shape).to(dtype), {}
+        for engine in ("reference", "numba"):
+            with rb.engine(engine), rb.padding(real) if real is not None else nullcontext():
+                spikes = neuron(x)
+                found[engine] = spikes, torch.autograd.grad(spikes, x, g)[0]
+        assert 0.05 < found["numba"][0].mean() < 0.95
+        assert torch.equal(*(each[0] for each in found.values()))
+        near = {"rtol": 0.02, "atol": 0.02} if dtype is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+        torch.testing.assert_close(found["numba"][1], found["reference"][1], **near)
+        assert found["numba"][1].dtype is dtype
+        assert found["numba"][1].abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("coupling", ["exact", "first_order", "none"])
+def test_the_kernel_is_the_definition_of_neurons_that_hear_each_other(coupling: Any) -> None:
+    neuron, x = rb.CubaLIF(0.5, 0.8, reset="hard", input_scale=0.5), 2 * torch.rand(31, 3, 7)
+    neuron.rule = SpikeTrain(coupling=coupling)
+    layer = nn.Linear(7, 7, bias=False)
+    net, found = rb.Recurrent(neuron, layer), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for name in ("reference", "numba"):
+            currents = x.to(dtype).requires_grad_()
+            with rb.engine(name):
+                spikes = net(currents)
+                assert 0.05 < spikes.mean() < 0.9
+                found[name] = torch.autograd.grad(spikes[:, :, :3].sum(), [currents, layer.weight])
+        near = {"rtol": 0.02, "atol": 0.02} if dtype is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+        torch.testing.assert_close(found["numba"], found["reference"], **near)
 
 
 def test_gradients_stay_finite_where_neurons_lean_on_their_inputs() -> None:

@@ -6,9 +6,9 @@ import importlib
 import logging
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,8 @@ class Engine:
         recur: (inputs, how, before, weight, bias) -> `recurrent.Steps`; None where a neuron that hears itself through
             a linear layer runs step by step.
         recur_backward: (inputs, how, grads, steps, weight, learned) -> `ops.Gradients`.
-        neighborhood: (inputs, how, grad, power, clip, twice) -> the gradient of the currents, by the rule of that name
-            with a whole power; None where it runs in plain torch.
+        rules: what computes the backward pass of a gradient rule, by the rule's name; its arguments are the rule's
+            matter. A rule that is not there runs in plain torch.
         queue: () -> a context in which it may wait with what it gives until its end, where Python's time between two
             functions would cost.
         operators: whether the operators reach it by its name; a gradient rule is called directly.
@@ -57,7 +57,7 @@ class Engine:
     norm_backward: Callable[..., Any]
     recur: Callable[..., Any] | None = None
     recur_backward: Callable[..., Any] | None = None
-    neighborhood: Callable[..., Tensor] | None = None
+    rules: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     queue: Callable[[], AbstractContextManager[Any]] = nullcontext
     operators: bool = True
 

@@ -90,7 +90,7 @@ class Neighborhood:
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents: by the engine, or in plain torch, a few samples at a time."""
-        by = saved.by.neighborhood if saved.by is not None else None
+        by = saved.by.rules.get(self.name) if saved.by is not None else None
         if by is not None and float(self.power).is_integer():
             given = kernels.inputs_of(spec, saved.currents, saved.state)
             found: Tensor = by(given, spec.how, grad_spikes, int(self.power), self.clip, self.twice)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rheobase import kernels
+from rheobase.kernels import Engine, registry
 from rheobase.kernels.spec import Ran, Spec, fitted
 from rheobase.norm import lengths
 from rheobase.padded import real_mask
@@ -22,12 +23,13 @@ class Saved(NamedTuple):
     """What the backward pass needs.
 
     trains: `[T, B, ...]`, the spikes of real steps, and the regular trains that silent neurons count with.
-    charge: `[B, ...]`, the sum of the currents over real steps. steps: `[B]`, how many there are.
+    charge: `[B, ...]`, the sum of the currents over real steps. steps: `[B]`, how many there are. by: the engine.
     """
 
     trains: Tensor
     charge: Tensor
     steps: Tensor
+    by: Engine | None = None
 
 
 class Parts(NamedTuple):
@@ -100,11 +102,16 @@ class SpikeTrain:
 
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Saved]:
         """The neuron's own spikes and state, by whichever engine."""
-        ran = kernels.fire(spec, currents, state)
-        return ran.outputs, ran.state, self.saved(ran.outputs.detach(), currents)
+        ran, by = kernels.fire(spec, currents, state), registry.choose(spec.how, currents)
+        return ran.outputs, ran.state, self.saved(ran.outputs.detach(), currents)._replace(by=by)
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
-        """The gradient of the currents."""
+        """The gradient of the currents: by the engine, or in plain torch."""
+        by = saved.by.rules.get(self.name) if saved.by is not None else None
+        if by is not None:
+            numbers, counts = self._numbers(spec, saved), saved.trains.sum(0, dtype=saved.charge.dtype)
+            weight = 1 / (counts.clamp(min=1) * numbers["threshold"] * self._own(numbers, counts, saved))
+            return by(kernels.inputs_of(spec, saved.trains, None), spec.how, weight, grad_spikes)
         parts = self.parts(spec, grad_spikes, saved)
         return (parts.responses * (parts.errors / parts.own)).to(grad_spikes.dtype)
 
@@ -128,18 +135,30 @@ class SpikeTrain:
 
     def parts(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Parts:
         """What the backward pass is made of."""
-        dtype, like = saved.charge.dtype, saved.charge
-        numbers = {name: fitted(name, number.detach(), like) for name, number in spec.numbers.items()}
-        trains = saved.trains.to(dtype)
+        numbers, trains = self._numbers(spec, saved), saved.trains.to(saved.charge.dtype)
         counts = trains.sum(0)
         errors = (trains * grad_spikes).sum(0) / (counts.clamp(min=1) * numbers["threshold"])
-        decays = numbers["decay"], numbers.get("current_decay", like.new_zeros(()))
-        own = torch.ones_like(like)
-        if self.self_consistent:
-            steps = saved.steps.view(-1, *[1] * (like.dim() - 1))
-            grown = growth(counts, steps, *decays, numbers["input_scale"])
-            own = (1 - grown * saved.charge / numbers["threshold"]).clamp(min=self.floor)
-        return Parts(responses(trains, *decays, numbers["input_scale"]), errors, own)
+        return Parts(self._responses(spec, numbers, trains, saved), errors, self._own(numbers, counts, saved))
+
+    @staticmethod
+    def _numbers(spec: Spec, saved: Saved) -> dict[str, Tensor]:
+        like = saved.charge
+        found = {name: fitted(name, number.detach(), like) for name, number in spec.numbers.items()}
+        return {"current_decay": like.new_zeros(()), **found}
+
+    def _own(self, numbers: dict[str, Tensor], counts: Tensor, saved: Saved) -> Tensor:
+        """The denominators s."""
+        if not self.self_consistent:
+            return torch.ones_like(counts)
+        steps = saved.steps.view(-1, *[1] * (counts.dim() - 1))
+        grown = growth(counts, steps, numbers["decay"], numbers["current_decay"], numbers["input_scale"])
+        return (1 - grown * saved.charge / numbers["threshold"]).clamp(min=self.floor)
+
+    def _responses(self, spec: Spec, numbers: dict[str, Tensor], trains: Tensor, saved: Saved) -> Tensor:
+        by = saved.by.rules.get(self.name) if saved.by is not None else None
+        if by is not None:
+            return by(kernels.inputs_of(spec, trains, None), spec.how, torch.ones_like(trains[0]))
+        return responses(trains, numbers["decay"], numbers["current_decay"], numbers["input_scale"])
 
 
 @dataclass(frozen=True)
@@ -160,7 +179,8 @@ class _Recurrent:
         # detached: the outputs themselves will hold what holds this, a circle that nothing could free
         outputs, state = self.ran.outputs.detach(), self.ran.state
         state = tuple(each.detach() for each in state) if isinstance(state, tuple) else state.detach()
-        return outputs, state, self.rule.saved(outputs, currents)
+        saved = self.rule.saved(outputs, currents)
+        return outputs, state, saved._replace(by=registry.choose(spec.how, currents))
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents."""

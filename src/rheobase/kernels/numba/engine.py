@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheobase.kernels import ops
 from rheobase.kernels.layout import aligned
-from rheobase.kernels.numba import neighborhood, norm, recurrent, threads
+from rheobase.kernels.numba import neighborhood, norm, recurrent, spike_train, threads
 from rheobase.kernels.numba.jit import ELEMENTS
 from rheobase.kernels.numba.rows import SURROGATES
 from rheobase.kernels.numba.tasks import backward_task, fill, forward_task, job, row, zeroed
@@ -107,6 +107,6 @@ ENGINE = Engine(
     norm_backward,
     recurrent.forward,
     recurrent.backward,
-    neighborhood.backward,
+    {"neighborhood": neighborhood.backward, "spike_train": spike_train.backward},
     threads.queue,
 )
