@@ -3,6 +3,14 @@ import pytest
 from rheobase import cli
 
 
+LONG = ("test_kill", "test_distributed", "test_scale", "test_benchmarks", "test_gpu", "test_growth", "test_compiled")
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long comes first: with several workers, the last test to begin decides when all have ended."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture
 def fails(capsys):
     """Runs the command on a mistake of the user's: what it says on stderr."""

@@ -45,7 +45,7 @@ def start(*arguments, torchrun=0):
 def ended(process):
     """What it said until it ended."""
     try:
-        return process.communicate(timeout=60)[0]
+        return process.communicate(timeout=300)[0]
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise AssertionError(f"it hangs: {process.communicate()[0]}") from None
