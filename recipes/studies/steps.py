@@ -11,6 +11,7 @@ $RHEOBASE_DATA. All nets are of one architecture and see the data as often, with
     quantised   QCFS activations: the quantised ANN, and what "QCFS" converts
     direct      the spiking net, trained through time with 4 steps
     direct8     the same with 8
+    hybrid      begun as "quantised" converted (QCFS) for 8 steps, then trained through time with them for some epochs
 
 Energy is that of `rb.energy` at 45 nm (docs/energy.md), a mean over the first images of the split; both ANNs are
 measured with their own zeros.
@@ -58,16 +59,21 @@ class Form:
         nets: what its nets have besides.
         batch: images that run together where nothing is trained.
         counted: images whose energy is counted.
+        further: epochs of a converted net.
     """
 
     recipe: dict[str, Any]
     levels: int
     nets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    further: int = 1
     batch: int = 250
     counted: int = 32
 
     def options(self, net: str) -> dict[str, Any]:
         """The recipe of a net."""
+        if net == "hybrid":  # (which is not made by a recipe)
+            training = {key: value for key, value in self.recipe.items() if not key.startswith("model.")}
+            return {**training, "trainer.epochs": self.further, **FURTHER}
         kinds: dict[str, dict[str, Any]] = {
             "ann": {"model.spiking": False},
             "quantised": {"model.spiking": False, "model.qcfs_levels": self.levels},
@@ -77,6 +83,7 @@ class Form:
         return {**self.recipe, **kinds[net], **self.nets.get(net, {})}
 
 
+FURTHER = {"optimizer.name": "adamw", "optimizer.lr": 0.001, "trainer.clip_gradient": 1.0}
 _IMAGES = {
     **{"data.batch_size": 64, "model.stem": "imagenet", "model.width": 8, "optimizer.lr": 0.004},
     **{"schedule.name": "one_cycle", "trainer.accelerator": "cpu", "trainer.threads": 1},
@@ -88,11 +95,13 @@ FORMS = {
         {**_IMAGES, "data.name": "mnist", "model.name": _DEEP, "data.shift": 1, "trainer.epochs": 3},
         levels=8,
         nets={"quantised": _FROM},
+        further=1,
     ),
     "fashion-mnist": Form(
         {**_IMAGES, "data.name": "fashion-mnist", "model.name": _DEEP, "data.flip": True, "trainer.epochs": 10},
         levels=8,
         nets={"quantised": _FROM},
+        further=3,
     ),
     "cifar100": Form(
         {
@@ -147,6 +156,7 @@ ARMS = {
     "quantised ANN": Arm("quantised"),
     "direct": Arm("direct", _itself, (1, 2, 4, 8)),
     "direct, T = 8": Arm("direct8", _itself, (1, 2, 4, 8, 16)),
+    "QCFS, trained on": Arm("hybrid", _itself, (1, 2, 4, 8, 16)),
     "percentile": Arm("ann", _by("percentile")),
     "QCFS": Arm("quantised", _by("qcfs"), FEW),
     "calibrated": Arm("ann", _by("calibrated"), FEW[2:7], anew=True),
@@ -181,11 +191,14 @@ class Study:
 
     def trained(self, net: str) -> nn.Module:
         """A net, from its run folder; trained, where there is none."""
-        place = self.runs / f"{self.data}-{net}-{self.seed}"
+        place, begun = self.runs / f"{self.data}-{net}-{self.seed}", None
+        if net == "hybrid":
+            begun = rb.convert(self.trained("quantised"), calibration(self.dataset), "qcfs", self.form.levels)
+            begun.requires_grad_()
         if (place / "recipe.json").exists():
-            return resume(place).model
+            return resume(place, model=begun).model
         options = {**self.form.options(net), "seed": self.seed, "run": str(place), "data.root": self.root}
-        return rb.train(Recipe().replace(options)).model
+        return rb.train(Recipe().replace(options), model=begun).model
 
     @property
     def batches(self) -> Batches:

@@ -248,6 +248,29 @@ def test_qcfs_is_better_at_few_steps(quantized: nn.Module, ann: nn.Module, calib
         assert float(neuron.initial) == pytest.approx(activation.threshold.item() / 2)
 
 
+def test_a_converted_net_can_be_trained_on(quantized: nn.Module, calibration: list[Tensor]) -> None:
+    """The gradient that comes down is about that of the network, whatever the thresholds: each spike counts for one."""
+    net = rb.convert(quantized, calibration, "qcfs", 8)
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+    net.requires_grad_()
+    assert max(float(one.threshold) for one in net.modules() if isinstance(one, Charged)) > 1.5
+    batch = batches("train", 128).batch(0, 0)
+    grads, losses = [], []
+    for module in (net.train(), quantized.eval()):
+        logits = rb.readout(module(batch.inputs)) if module is net else module(batch.inputs)
+        loss = nn.functional.cross_entropy(logits, batch.labels)
+        weights = [p for p in module.parameters() if p.dim() == 4]
+        grads.append([g.norm() * w.norm() for g, w in zip(torch.autograd.grad(loss, weights), weights, strict=True)])
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=0.1)
+    for spiking, own in zip(*grads, strict=True):  # (a product, which no factor between layers changes)
+        assert 1 / 3 < spiking / own < 8  # (an IF passes what comes at later steps to earlier ones, too)
+    optimizer = torch.optim.SGD(net.parameters(), 0.02)
+    nn.functional.cross_entropy(rb.readout(net(batch.inputs)), batch.labels).backward()
+    optimizer.step()
+    assert nn.functional.cross_entropy(rb.readout(net(batch.inputs)), batch.labels).item() < losses[0] - 1e-3
+
+
 def test_balanced_thresholds_are_the_largest_currents(ann: nn.Module, calibration: list[Tensor]) -> None:
     net = rb.convert(ann, calibration, ThresholdBalancing(simulate=20, scale=1.0))
     largest = dict.fromkeys((one.name for one in net.layers), -math.inf)

@@ -45,7 +45,7 @@ def test_every_arm_is_measured_once(steps, tmp_path, monkeypatch, capsys):
     found = {done["arm"]: done for done in map(json.loads, lines)}
     assert len(lines) == len(found) == len(steps.ARMS)
     assert sorted(one.name for one in (tmp_path / "runs").iterdir()) == [
-        f"digits-{net}-0" for net in ("ann", "direct", "direct8", "quantised")
+        f"digits-{net}-0" for net in ("ann", "direct", "direct8", "hybrid", "quantised")
     ]
     points = {name: done["points"] for name, done in found.items()}
     [ann], [quantised] = points["ANN"], points["quantised ANN"]
@@ -71,6 +71,6 @@ def test_an_ann_s_cost_is_of_all_its_images(steps, tmp_path):
     assert len(steps.calibration(study.dataset)[0]) == steps.CALIBRATION
     assert {"model.spiking", "model.qcfs_levels"} <= set(study.form.options("quantised"))
     for name, form in steps.FORMS.items():
-        for net in ("ann", "quantised", "direct"):
+        for net in ("ann", "quantised", "direct", "hybrid"):
             steps.Recipe().replace(form.options(net))
         assert form.recipe["data.name"] == name

@@ -18,6 +18,7 @@ from rheobase.graph.folding import Affine
 from rheobase.graph.layers import INPUT, Cat, Flow, Graph, Layer, Step
 from rheobase.layers import PerStep
 from rheobase.neurons import IF, MaxSpikes, Neuron, RefractoryLIF
+from rheobase.surrogate import ATan
 
 
 @dataclass
@@ -122,7 +123,8 @@ class _Builder:
             return self.choices.neurons[layer.name]
         threshold = self.choices.thresholds[layer.name]
         initial = self.choices.initial.get(layer.name, 0.0)
-        options: dict[str, Any] = {"reset": self.choices.reset}
+        # (a spike stands for the threshold: so its gradient is that of the activation, for who trains the net on)
+        options: dict[str, Any] = {"reset": self.choices.reset, "surrogate": ATan(2.0 / threshold)}
         if isinstance(initial, float) and initial == 0:
             return IF(threshold, **options)
         return Charged(threshold, initial, **options)
