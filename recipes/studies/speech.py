@@ -32,8 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
-from recipes.studies.steps import read
+from recipes.studies.steps import read, where
 from rheobase.training import resume, sources
+from rheobase.training.guard import NotFiniteError
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "results" / "studies" / "speech.jsonl"
@@ -110,27 +111,45 @@ def arms(found: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterator[Arm]
         for lr in RATES:
             yield Arm("rates", name, lr)
     for name in names:
-        yield Arm("official", name, best(found, name))
+        for lr in ranked(found, name):  # the best that comes to its end
+            yield Arm("official", name, lr)
+            if chosen(found, name) == lr:
+                break
     for speaker in SPEAKERS:
         for name in names:
-            yield Arm("unheard", name, best(found, name), f"speaker:{speaker}")
+            yield Arm("unheard", name, chosen(found, name), f"speaker:{speaker}")
 
 
-def best(found: Sequence[dict[str, Any]], name: str) -> float:
-    """The learning rate that did best on validation."""
-    tried = {done["lr"]: done["validation"] for done in found if (done["part"], done["arm"]) == ("rates", name)}
-    return max(tried, key=tried.__getitem__) if tried else RATES[0]
+def chosen(found: Sequence[dict[str, Any]], name: str) -> float:
+    """The best learning rate with which the official part came to its end."""
+    ended = {done["lr"] for done in found if (done["part"], done["arm"], done["diverged"]) == ("official", name, "")}
+    return next((lr for lr in ranked(found, name) if lr in ended), RATES[0])
+
+
+def ranked(found: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """The learning rates that came to their end, by how they did on validation, the best first."""
+    tried = {
+        done["lr"]: done["validation"]
+        for done in found
+        if (done["part"], done["arm"], done["diverged"]) == ("rates", name, "")
+    }
+    return sorted(tried, key=tried.__getitem__, reverse=True) or [RATES[0]]
 
 
 def run(arm: Arm, runs: Path) -> dict[str, Any]:
-    """Train it; a run that was stopped goes on."""
+    """Train it; a run that was stopped goes on. One that meets numbers that are not finite is told as such."""
     words = (arm.part, arm.arm, f"{arm.lr:g}", arm.split.rpartition(":")[2], str(arm.seed))
     place = runs / "-".join(words)
     there = (place / "recipe.json").exists()
-    done = resume(place) if there else rb.train(arm.recipe().replace({"run": str(place)}))
+    try:
+        done = resume(place) if there else rb.train(arm.recipe().replace({"run": str(place)}))
+    except NotFiniteError as error:
+        nothing = {"validation": 0.0, "test": None, "layers": {}, "parameters": 0, "train_seconds": 0.0}
+        return {**asdict(arm), "diverged": str(error), **nothing, **where(torch.device("cpu"))}
     summary = done.summary
     return {
         **asdict(arm),
+        "diverged": "",
         "validation": summary["validation_accuracy"],
         "test": summary["test_accuracy"] if arm.part != "rates" else None,
         "layers": {layer["layer"]: layer["rate"] for layer in summary["layers"]},
@@ -146,8 +165,10 @@ def report(found: Sequence[dict[str, Any]]) -> None:
     for name in ARMS:
         official = [done for done in found if (done["part"], done["arm"]) == ("official", name)]
         unheard = [done for done in found if (done["part"], done["arm"]) == ("unheard", name)]
+        official = [done for done in official if not done["diverged"]]
         if not official:
             continue
+        unheard = [done for done in unheard if not done["diverged"]]
         shares = [done["test"] for done in unheard]
         mean = f"{100 * statistics.mean(shares):.1f}" if len(shares) == len(SPEAKERS) else ""
         cells = (

@@ -10,6 +10,7 @@ import torch
 
 import rheobase as rb
 from recipes.studies import speech
+from rheobase.training.guard import NotFiniteError
 
 
 @pytest.fixture
@@ -61,6 +62,32 @@ def test_each_arm_is_trained_once_with_the_rate_that_did_best(recordings, monkey
     call("report")
     said = capsys.readouterr().out
     assert f"| spike_train | {official['parameters']} | {official['lr']} | {100 * official['test']:.2f} |" in said
+
+
+def test_a_rate_that_diverges_is_told_and_the_next_is_taken(recordings, monkeypatch, capsys):
+    words = ["run", "--out", str(recordings / "out"), "--runs", str(recordings / "runs"), "--arm", "gru"]
+    train, begun = rb.train, []
+
+    def sometimes(recipe):
+        begun.append(recipe)
+        if len(begun) == 3:  # after two rates, the first of the official part
+            raise NotFiniteError("training diverged in step 7")
+        return train(recipe)
+
+    monkeypatch.setattr(rb, "train", sometimes)
+    monkeypatch.setattr(sys, "argv", ["speech.py", *words])
+    speech.main()
+    found = [json.loads(line) for line in (recordings / "out").read_text().splitlines()]
+    first, second = (done for done in found if done["part"] == "official")
+    assert first["diverged"] == "training diverged in step 7"
+    assert first["test"] is None
+    assert not second["diverged"]
+    assert {first["lr"], second["lr"]} == {0.005, 0.01}
+    assert found[-1]["part"] == "unheard"
+    assert found[-1]["lr"] == second["lr"]
+    monkeypatch.setattr(sys, "argv", ["speech.py", "report", *words[1:]])
+    speech.main()
+    assert f"| gru | {second['parameters']} | {second['lr']} | {100 * second['test']:.2f} |" in capsys.readouterr().out
 
 
 def test_the_gru_hears_means_of_ten_steps_and_nothing_of_the_padding():
