@@ -117,9 +117,16 @@ def arms(found: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterator[Arm]
 
 
 def best(found: Sequence[dict[str, Any]], name: str) -> float:
-    """The learning rate that did best on validation."""
+    """The learning rate that did best on validation.
+
+    Raises:
+        ValueError: not all were tried.
+    """
     tried = {done["lr"]: done["validation"] for done in found if (done["part"], done["arm"]) == ("rates", name)}
-    return max(tried, key=tried.__getitem__) if tried else RATES[0]
+    missing = [lr for lr in RATES if lr not in tried]
+    if missing:
+        raise ValueError(f"{name}: no learning rate can be chosen before {missing} were tried: run --part rates")
+    return max(tried, key=tried.__getitem__)
 
 
 def run(arm: Arm, runs: Path) -> dict[str, Any]:
@@ -144,8 +151,9 @@ def report(found: Sequence[dict[str, Any]]) -> None:
     print("| | parameters | learning rate | official, test | speakers never heard: mean | each | s an epoch |")
     print("|---|---|---|---|---|---|---|")
     for name in ARMS:
-        official = [done for done in found if (done["part"], done["arm"]) == ("official", name)]
-        unheard = [done for done in found if (done["part"], done["arm"]) == ("unheard", name)]
+        chosen = [done for done in found if done["arm"] == name and done["part"] != "rates"]
+        chosen = [done for done in chosen if done["lr"] == chosen[-1]["lr"]]  # (others are from before more were tried)
+        official, unheard = ([done for done in chosen if done["part"] == part] for part in ("official", "unheard"))
         if not official:
             continue
         shares = [done["test"] for done in unheard]

@@ -63,6 +63,19 @@ def test_each_arm_is_trained_once_with_the_rate_that_did_best(recordings, monkey
     assert f"| spike_train | {official['parameters']} | {official['lr']} | {100 * official['test']:.2f} |" in said
 
 
+def test_no_rate_is_chosen_before_all_were_tried_and_a_table_is_of_one_rate(capsys):
+    def done(part, lr, **values):
+        return {"part": part, "arm": "gru", "lr": lr, "parameters": 1, "train_seconds": 30.0, **values}
+
+    found = [done("rates", lr, validation=lr) for lr in speech.RATES[:-1]]
+    with pytest.raises(ValueError, match=r"gru: no learning rate .* before \[0.02\] were tried: run --part rates"):
+        speech.best(found, "gru")
+    found.append(done("rates", speech.RATES[-1], validation=0.0))
+    assert speech.best(found, "gru") == speech.RATES[-2]
+    speech.report([*found, done("official", 0.005, test=0.5), done("official", 0.01, test=0.75)])
+    assert "| gru | 1 | 0.01 | 75.00 |  |  | 1 |" in capsys.readouterr().out
+
+
 def test_the_gru_hears_means_of_ten_steps_and_nothing_of_the_padding():
     torch.manual_seed(0)
     net = speech.gru(3, 4)
