@@ -2,7 +2,6 @@ import pytest
 
 from rheobase import cli
 
-
 LONG = ("test_kill", "test_distributed", "test_scale", "test_benchmarks", "test_gpu", "test_growth", "test_compiled")
 
 
