@@ -117,23 +117,28 @@ def arms(found: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterator[Arm]
                 break
     for speaker in SPEAKERS:
         for name in names:
-            yield Arm("unheard", name, chosen(found, name), f"speaker:{speaker}")
+            lr = chosen(found, name)
+            if lr is not None:
+                yield Arm("unheard", name, lr, f"speaker:{speaker}")
 
 
-def chosen(found: Sequence[dict[str, Any]], name: str) -> float:
+def chosen(found: Sequence[dict[str, Any]], name: str) -> float | None:
     """The best learning rate with which the official part came to its end."""
     ended = {done["lr"] for done in found if (done["part"], done["arm"], done["diverged"]) == ("official", name, "")}
-    return next((lr for lr in ranked(found, name) if lr in ended), RATES[0])
+    return next((lr for lr in ranked(found, name) if lr in ended), None)
 
 
 def ranked(found: Sequence[dict[str, Any]], name: str) -> list[float]:
-    """The learning rates that came to their end, by how they did on validation, the best first."""
-    tried = {
-        done["lr"]: done["validation"]
-        for done in found
-        if (done["part"], done["arm"], done["diverged"]) == ("rates", name, "")
-    }
-    return sorted(tried, key=tried.__getitem__, reverse=True) or [RATES[0]]
+    """The learning rates that came to their end, by how they did on validation, the best first.
+
+    Raises:
+        ValueError: not all were tried.
+    """
+    tried = {done["lr"]: done for done in found if (done["part"], done["arm"]) == ("rates", name)}
+    missing = [lr for lr in RATES if lr not in tried]
+    if missing:
+        raise ValueError(f"{name}: no learning rate can be chosen before {missing} were tried: run --part rates")
+    return sorted((lr for lr in tried if not tried[lr]["diverged"]), key=lambda lr: -tried[lr]["validation"])
 
 
 def run(arm: Arm, runs: Path) -> dict[str, Any]:
@@ -163,12 +168,11 @@ def report(found: Sequence[dict[str, Any]]) -> None:
     print("| | parameters | learning rate | official, test | speakers never heard: mean | each | s an epoch |")
     print("|---|---|---|---|---|---|---|")
     for name in ARMS:
-        official = [done for done in found if (done["part"], done["arm"]) == ("official", name)]
-        unheard = [done for done in found if (done["part"], done["arm"]) == ("unheard", name)]
-        official = [done for done in official if not done["diverged"]]
+        mine = [done for done in found if done["arm"] == name and done["part"] != "rates" and not done["diverged"]]
+        mine = [done for done in mine if done["lr"] == mine[-1]["lr"]]  # (others are from before more were tried)
+        official, unheard = ([done for done in mine if done["part"] == part] for part in ("official", "unheard"))
         if not official:
             continue
-        unheard = [done for done in unheard if not done["diverged"]]
         shares = [done["test"] for done in unheard]
         mean = f"{100 * statistics.mean(shares):.1f}" if len(shares) == len(SPEAKERS) else ""
         cells = (

@@ -131,6 +131,27 @@ def sliced_in_place(net: Own, x: Tensor) -> Tensor:
     return torch.cat([x, y], 1)
 
 
+def behind_a_view(net: Own, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    y = x.flatten(1)
+    net.relu(x)  # y is changed
+    return y
+
+
+def through_another_view(net: Own, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    y, z = x[:, :2], x.flatten(1)
+    y.relu_()  # z is changed
+    return z
+
+
+def added_behind_a_view(net: Own, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    y = x[:, 2:]
+    x += net.bn(x)
+    return torch.cat([x, y], 1)
+
+
 REFUSED: dict[str, tuple[Callable[[Own, Tensor], Any], str]] = {
     "sigmoid": (
         lambda net, x: torch.sigmoid(net.conv(x)),
@@ -183,6 +204,13 @@ REFUSED: dict[str, tuple[Callable[[Own, Tensor], Any], str]] = {
     "indices": (lambda net, x: F.max_pool2d(net.conv(x), 2, return_indices=True), r"max_pool2d_with_indices in"),
     "a view in place": (flattened_in_place, r"relu \(ReLU, test_reader\.py, line \d+\): it changes in place .*'conv'"),
     "a slice in place": (sliced_in_place, r"relu \(ReLU, test_reader\.py, line \d+\): it changes in place .*'conv'"),
+    "behind a view": (behind_a_view, r"relu \(ReLU, test_reader\.py, line \d+\): it changes in place .*'flatten'"),
+    "through another view": (through_another_view, r"relu in .*line \d+\): it changes in place .*'flatten'"),
+    "added behind a view": (added_behind_a_view, r"add in .*line \d+\): it changes in place .*'getitem'"),
+    "pool of sizes from an unknown axis on": (
+        lambda net, x: (lambda y: F.avg_pool2d(y, y.shape[y.dim() :]))(net.conv(x)),
+        r"avg_pool2d in .*a shape",
+    ),
     "random": (lambda net, x: net.conv(x) + torch.randn_like(x), r"randn_like in"),
 }
 
@@ -284,6 +312,28 @@ def test_a_view_that_would_make_other_samples_is_an_error() -> None:
         flow(read(network))(images())
     text = str(read(Own(lambda net, x: net.conv(x)[:, 1:3, ::2, 0].squeeze(-1).reshape(-1, 8))))
     assert all(told in text for told in ("Slice([:, 1:3, ::2, 0])", "Squeeze((-1,))", "Flat(8)"))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x: net.conv(x).squeeze(-4),
+        lambda net, x: (lambda y: F.avg_pool2d(y, y.size(-4)))(net.conv(x)),
+        lambda net, x: (lambda y: F.avg_pool2d(y, y.shape[-4:-2]))(net.conv(x)),
+    ],
+)
+@torch.no_grad()
+def test_axes_from_the_end_that_reach_the_batch_are_an_error(function: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"must leave the batch alone, which is the first of the axes of \[4, 4, 8, 8\]"
+    ):
+        flow(read(Own(function)))(images())
+
+
+@torch.no_grad()
+def test_the_input_may_be_given_by_name() -> None:
+    network = Own(lambda net, x: torch.squeeze(input=F.pad(input=net.conv(x), pad=(0, 1)).mean(-1, True), dim=3)).eval()
+    torch.testing.assert_close(flow(read(network))(images()), network(images()), rtol=0, atol=0)
 
 
 def test_logits_with_a_time_axis_are_read_without_it() -> None:

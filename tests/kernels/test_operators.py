@@ -464,6 +464,7 @@ def test_forward_over_reverse_is_a_finite_difference_of_the_gradient() -> None:
 
 
 def test_engines_by_name() -> None:
+    assert hash(registry.by_name("numba")) == hash(registry.by_name("numba"))
     with pytest.raises(ValueError, match="engine: name must be one of"):
         rb.engine("fast")
 

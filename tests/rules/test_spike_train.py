@@ -429,6 +429,15 @@ def test_the_kernel_is_the_definition_of_neurons_that_hear_each_other(coupling: 
         torch.testing.assert_close(found["numba"], found["reference"], **near)
 
 
+def test_gradients_may_come_in_batches() -> None:
+    neuron, x, grads = cuba(), (2 * torch.rand(9, 2, 4)).requires_grad_(), torch.randn(3, 9, 2, 4)
+    spikes = neuron.float()(x)
+    assert 0.05 < spikes.mean() < 0.95
+    want = [torch.autograd.grad(spikes, x, grad, retain_graph=True)[0] for grad in grads]
+    found = torch.autograd.grad(spikes, x, grads, is_grads_batched=True)[0]
+    torch.testing.assert_close(found, torch.stack(want))
+
+
 def test_gradients_stay_finite_where_neurons_lean_on_their_inputs() -> None:
     """s would be about zero, or below: many spikes come in, and one goes out."""
     neuron, x = cuba(6.0, SpikeTrain(floor=0.7)), torch.zeros(40, 1, 1, dtype=D)

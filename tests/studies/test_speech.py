@@ -90,6 +90,19 @@ def test_a_rate_that_diverges_is_told_and_the_next_is_taken(recordings, monkeypa
     assert f"| gru | {second['parameters']} | {second['lr']} | {100 * second['test']:.2f} |" in capsys.readouterr().out
 
 
+def test_no_rate_is_chosen_before_all_were_tried_and_a_table_is_of_one_rate(capsys):
+    def done(part, lr, **values):
+        return {"part": part, "arm": "gru", "lr": lr, "parameters": 1, "diverged": "", "train_seconds": 30.0, **values}
+
+    found = [done("rates", lr, validation=lr) for lr in speech.RATES[:-1]]
+    with pytest.raises(ValueError, match=r"gru: no learning rate .* before \[0.02\] were tried: run --part rates"):
+        speech.ranked(found, "gru")
+    found.append(done("rates", speech.RATES[-1], validation=0.0))
+    assert speech.ranked(found, "gru")[0] == speech.RATES[-2]
+    speech.report([*found, done("official", 0.005, test=0.5), done("official", 0.01, test=0.75)])
+    assert "| gru | 1 | 0.01 | 75.00 |  |  | 1 |" in capsys.readouterr().out
+
+
 def test_the_gru_hears_means_of_ten_steps_and_nothing_of_the_padding():
     torch.manual_seed(0)
     net = speech.gru(3, 4)

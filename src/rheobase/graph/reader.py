@@ -11,7 +11,7 @@ from torch import fx, nn
 from rheobase.compat import hooked
 from rheobase.graph import operations as ops
 from rheobase.graph.layers import INPUT, Add, Cat, Graph, Kind, Layer, Mean
-from rheobase.graph.shapes import VIEWS, Flat, PoolOfSize, Slice, Squeeze, plain
+from rheobase.graph.shapes import VIEWS, Flat, PoolOfSize, Slice, Squeeze, numbers, plain
 from rheobase.graph.tracing import Tracer
 from rheobase.layers import PerStep
 from rheobase.models import Net, Segmented
@@ -300,7 +300,10 @@ class _Reader:
         self._refuse(node, "of reshapes, only x.view(x.size(0), -1) and x.view(-1, features) are known")
 
     def _squeeze(self, node: fx.Node) -> None:
-        dims: Any = node.args[1] if len(node.args) == 2 else node.kwargs.get("dim")
+        try:
+            dims = ops.bound(("input", "dim"), node.args, dict(node.kwargs)).get("dim")
+        except ValueError as error:
+            self._refuse(node, str(error))
         dims = (dims,) if isinstance(dims, int) else dims
         if not dims or not all(type(d) is int and (d < 0 or d >= self.lead) for d in dims) or self.lead != 1:
             self._refuse(node, f"of axes that are not told, or the batch, which may be one, got dim={dims}")
@@ -316,10 +319,11 @@ class _Reader:
         if not known or given.get("mode", "constant") != "constant" or given.get("value") not in (None, 0):
             self._refuse(node, "of padding, only that by zeros, of one to three axes by plain numbers, is known")
         module = ops.PADS[len(pad)](cast("Any", tuple(pad)), 0.0)
-        self._add(node, self._path(node), "pool", module, (self._value(node, node.args[0]),), False)
+        self._add(node, self._path(node), "pool", module, (self._value(node, given["input"]),), False)
 
     def _moved(self, node: fx.Node, module: nn.Module) -> None:
-        self._add(node, self._path(node), "shape", module, (self._value(node, node.args[0]),), False)
+        value = self._value(node, node.args[0] if node.args else node.kwargs.get("input"))
+        self._add(node, self._path(node), "shape", module, (value,), False)
 
     def _shape(self, node: fx.Node) -> None:
         """What is known of a shape: which axis of what a number is."""
@@ -330,7 +334,7 @@ class _Reader:
             self.sizes[node] = _Size(self.values[of], _WHOLE)
         elif of in self.values and node.target == "size" and len(rest) == 1 and type(rest[0]) is int:
             self.sizes[node] = _Size(self.values[of], rest[0])
-        elif of in self.sizes and self.sizes[of].axes == _WHOLE and isinstance(rest[0], int | slice):
+        elif of in self.sizes and self.sizes[of].axes == _WHOLE and numbers(*rest):
             self.sizes[node] = self.sizes[of]._replace(axes=rest[0])
         elif of in self.values and node.target is getattr:
             self._refuse(node, f"{rest[0]!r} of a tensor is not known")
@@ -380,15 +384,21 @@ class _Reader:
 
     def _overwrite(self, node: fx.Node, old: str, new: str) -> None:
         """What is changed in place is the new value for all that read it from now on, under whatever name."""
+        memory = self._memory(old)
         for other, value in self.values.items():
             if value == old:
                 self.values[other] = new
-        layer = self.layers.get(old)
+            elif self._memory(value) == memory and self._later(node, other):
+                what = value or "its input"
+                self._refuse(node, f"it changes in place what may be the same memory as {what!r}, which is used later")
+
+    def _memory(self, name: str) -> str:
+        """The layer whose output that of a view is a part of."""
+        layer = self.layers.get(name)
         while layer is not None and (layer.kind == "dropout" or isinstance(layer.module, VIEWS)):
-            old = layer.inputs[0]
-            if any(self._later(node, other) for other, value in self.values.items() if value == old):
-                self._refuse(node, f"it changes in place what may be the same memory as {old!r}, which is used later")
-            layer = self.layers.get(old)
+            name = layer.inputs[0]
+            layer = self.layers.get(name)
+        return name
 
     @staticmethod
     def _later(node: fx.Node, other: fx.Node) -> bool:

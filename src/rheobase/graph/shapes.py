@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch.nn.functional as F
@@ -36,7 +37,11 @@ class Flat(nn.Flatten):
 
 
 class Squeeze(nn.Module):
-    """`x.squeeze(dims)`, without the batch's axis."""
+    """`x.squeeze(dims)`.
+
+    Raises:
+        ValueError: an axis is that of the batch.
+    """
 
     def __init__(self, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -44,6 +49,7 @@ class Squeeze(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The same values."""
+        _without_batch(f"squeeze({self.dims})", x, self.dims)
         return x.squeeze(self.dims)
 
     def extra_repr(self) -> str:
@@ -74,7 +80,11 @@ def _told(one: slice) -> str:
 
 
 class PoolOfSize(nn.Module):
-    """`F.avg_pool2d(x, x.shape[axes])`, or that of 1 or 3 dimensions: mostly all places."""
+    """`F.avg_pool2d(x, x.shape[axes])`, or that of 1 or 3 dimensions: mostly all places.
+
+    Raises:
+        ValueError: an axis is that of the batch.
+    """
 
     def __init__(self, dimensions: int, axes: int | slice) -> None:
         super().__init__()
@@ -83,6 +93,8 @@ class PoolOfSize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The means."""
+        axes = range(x.dim())[self.axes]
+        _without_batch(f"pooling over {self.extra_repr()}", x, axes if isinstance(axes, range) else (axes,))
         pooled: Tensor = self.pool(x, x.shape[self.axes])
         return pooled
 
@@ -90,6 +102,12 @@ class PoolOfSize(nn.Module):
         """The arguments."""
         axes = _told(self.axes) if isinstance(self.axes, slice) else self.axes
         return f"x.shape[{axes}]"
+
+
+def _without_batch(what: str, x: Tensor, axes: Iterable[int]) -> None:
+    """Refuse axes, counted from the front or the back, that reach the batch: in time it is steps and samples."""
+    if any(axis in (0, -x.dim()) for axis in axes):
+        raise ValueError(f"{what}: it must leave the batch alone, which is the first of the axes of {list(x.shape)}")
 
 
 VIEWS = (nn.Flatten, Squeeze, Slice)
@@ -100,12 +118,15 @@ def plain(index: Any) -> Index | None:
     """An index of plain numbers that leaves the batch alone, without its first place; None: it is none."""
     if not isinstance(index, tuple) or not index or index[0] != slice(None):
         return None
-    rest = index[1:]
-    known = all(
+    return index[1:] if numbers(*index[1:]) else None
+
+
+def numbers(*indices: Any) -> bool:
+    """Whether they are plain numbers, and slices of such."""
+    return all(
         type(one) is int or (isinstance(one, slice) and {type(n) for n in (one.start, one.stop, one.step)} <= _PLAIN)
-        for one in rest
+        for one in indices
     )
-    return rest if known else None
 
 
 _PLAIN = {int, type(None)}

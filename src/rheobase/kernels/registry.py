@@ -57,7 +57,7 @@ class Engine:
     norm_backward: Callable[..., Any]
     recur: Callable[..., Any] | None = None
     recur_backward: Callable[..., Any] | None = None
-    rules: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    rules: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict, hash=False)
     queue: Callable[[], AbstractContextManager[Any]] = nullcontext
     operators: bool = True
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rheobase import kernels
+from rheobase.compat import batched
 from rheobase.kernels import Engine, registry
 from rheobase.kernels.spec import Ran, Spec, fitted
 from rheobase.norm import lengths
@@ -107,7 +108,7 @@ class SpikeTrain:
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents: by the engine, or in plain torch."""
-        by = saved.by.rules.get(self.name) if saved.by is not None else None
+        by = None if saved.by is None or batched(grad_spikes) else saved.by.rules.get(self.name)
         if by is not None:
             numbers, counts = self._numbers(spec, saved), saved.trains.sum(0, dtype=saved.charge.dtype)
             weight = 1 / (counts.clamp(min=1) * numbers["threshold"] * self._own(numbers, counts, saved))
