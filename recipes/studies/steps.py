@@ -95,7 +95,7 @@ FORMS = {
         {**_IMAGES, "data.name": "mnist", "model.name": _DEEP, "data.shift": 1, "trainer.epochs": 3},
         levels=8,
         nets={"quantised": _FROM},
-        further=1,
+        further=3,
     ),
     "fashion-mnist": Form(
         {**_IMAGES, "data.name": "fashion-mnist", "model.name": _DEEP, "data.flip": True, "trainer.epochs": 10},
