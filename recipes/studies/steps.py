@@ -23,6 +23,7 @@ import argparse
 import datetime
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -368,7 +369,10 @@ def main() -> None:
         run(study, given.arm, given.out)
     else:
         about = {"data": given.data, "seed": given.seed, "split": given.split}
-        report([done for done in read(given.out) if about.items() <= done.items()], given.figure)
+        found = [done for done in read(given.out) if about.items() <= done.items()]
+        if not found:
+            sys.exit(f"{given.out} has nothing of {about}")
+        report(found, given.figure)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ def test_every_arm_is_measured_once(steps, tmp_path, monkeypatch, capsys):
     assert figure.stat().st_size > 5000
     call("run")
     assert out.read_text().splitlines() == lines
+    with pytest.raises(SystemExit, match=r"has nothing of .*'split': 'test'"):
+        call("report", "--split", "test")
 
 
 def test_an_ann_s_cost_is_of_all_its_images(steps, tmp_path):
