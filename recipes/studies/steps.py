@@ -5,7 +5,7 @@
 
 `run` trains the nets that runs/steps does not hold yet (a run that was stopped goes on), and measures the arms that the
 file has not yet. Choices are made on the validation split; a table is of the test split, looked at once. Data are in
-$RHEOBASE_DATA. All nets are of one architecture and see the data as often, with one recipe:
+$RHEOBASE_DATA. All nets are of one architecture and see the data as often, by one recipe, but the last, which goes on:
 
     ann         ReLU: what percentile, threshold balancing and calibration convert
     quantised   QCFS activations: the quantised ANN, and what "QCFS" converts

@@ -198,7 +198,7 @@ class _Reader:
             if len(node.args) != 2 or node.kwargs:
                 self._refuse(node, f"of two values alone, got {node.args[2:]} {node.kwargs}")
             inputs = tuple(self._value(node, one) for one in node.args)
-            self._junction(node, "add", Add(), inputs, target in ops.IN_PLACE or target == "add_")
+            self._placed(node, "add", Add(), inputs, target in ops.IN_PLACE or target == "add_")
         elif target in ops.CAT:
             self._cat(node)
         elif target in ops.MEAN:
@@ -240,7 +240,7 @@ class _Reader:
             if str(error).startswith(self.owner):
                 raise
             self._refuse(node, str(error))
-        self._add(node, self._path(node), function.kind, module, (value,), inplace)
+        self._placed(node, function.kind, module, (value,), inplace)
 
     def _pool_of_size(self, node: fx.Node, function: ops.Function, value: str, kwargs: dict[str, Any]) -> bool:
         """Average pooling over a size of its own input, as `F.avg_pool2d(x, x.size()[3])`."""
@@ -251,35 +251,39 @@ class _Reader:
         if not (size.axes.start if isinstance(size.axes, slice) else size.axes):  # the batch's too
             return False
         module = PoolOfSize(ops.POOLS_OF_SIZE[function.module], size.axes)
-        self._add(node, self._path(node), function.kind, module, (value,), False)
+        self._placed(node, function.kind, module, (value,))
         return True
 
-    def _junction(self, node: fx.Node, kind: Kind, module: nn.Module, inputs: tuple[str, ...], inplace: bool) -> None:
+    def _placed(
+        self, node: fx.Node, kind: Kind, module: nn.Module, inputs: tuple[str, ...], inplace: bool = False
+    ) -> None:
+        """What a function or a method does, as a layer."""
         self._add(node, self._path(node), kind, module, inputs, inplace)
 
-    def _cat(self, node: fx.Node) -> None:
+    def _bound(self, node: fx.Node, *names: str) -> dict[str, Any]:
+        """The node's arguments by these names."""
         try:
-            given = ops.bound(("tensors", "dim"), node.args, dict(node.kwargs))
+            return ops.bound(names, node.args, dict(node.kwargs))
         except ValueError as error:
             self._refuse(node, str(error))
+
+    def _cat(self, node: fx.Node) -> None:
+        given = self._bound(node, "tensors", "dim")
         dim = given.get("dim", 0)
         if not isinstance(dim, int) or not (dim < 0 or dim >= self.lead):
             self._refuse(node, f"along the batch, or what is not known, got dim={dim}")
         inputs = tuple(self._value(node, one) for one in given["tensors"])
-        self._junction(node, "cat", Cat(dim if dim < 0 else dim - self.lead + 1), inputs, False)
+        self._placed(node, "cat", Cat(dim if dim < 0 else dim - self.lead + 1), inputs)
 
     def _mean(self, node: fx.Node) -> None:
-        try:
-            given = ops.bound(("input", "dim", "keepdim"), node.args, dict(node.kwargs))
-        except ValueError as error:
-            self._refuse(node, str(error))
+        given = self._bound(node, "input", "dim", "keepdim")
         dims = given.get("dim")
         dims = (dims,) if isinstance(dims, int) else dims
         if not dims or not all(isinstance(d, int) and (d < 0 or d >= self.lead) for d in dims):
             self._refuse(node, f"over the batch, or what is not known, got dim={given.get('dim')}")
         dims = tuple(d if d < 0 else d - self.lead + 1 for d in dims)
         value = self._value(node, given["input"])
-        self._add(node, self._path(node), "pool", Mean(dims, bool(given.get("keepdim", False))), (value,), False)
+        self._placed(node, "pool", Mean(dims, bool(given.get("keepdim", False))), (value,))
 
     def _flatten(self, node: fx.Node, start: int, end: int, lead: int) -> nn.Flatten:
         if start < lead or end != -1:
@@ -300,30 +304,24 @@ class _Reader:
         self._refuse(node, "of reshapes, only x.view(x.size(0), -1) and x.view(-1, features) are known")
 
     def _squeeze(self, node: fx.Node) -> None:
-        try:
-            dims = ops.bound(("input", "dim"), node.args, dict(node.kwargs)).get("dim")
-        except ValueError as error:
-            self._refuse(node, str(error))
+        dims = self._bound(node, "input", "dim").get("dim")
         dims = (dims,) if isinstance(dims, int) else dims
         if not dims or not all(type(d) is int and (d < 0 or d >= self.lead) for d in dims) or self.lead != 1:
             self._refuse(node, f"of axes that are not told, or the batch, which may be one, got dim={dims}")
         self._moved(node, Squeeze(tuple(dims)))
 
     def _pad(self, node: fx.Node) -> None:
-        try:
-            given = ops.bound(("input", "pad", "mode", "value"), node.args, dict(node.kwargs))
-        except ValueError as error:
-            self._refuse(node, str(error))
+        given = self._bound(node, "input", "pad", "mode", "value")
         pad = given["pad"]
         known = isinstance(pad, tuple | list) and all(type(n) is int for n in pad) and len(pad) in ops.PADS
         if not known or given.get("mode", "constant") != "constant" or given.get("value") not in (None, 0):
             self._refuse(node, "of padding, only that by zeros, of one to three axes by plain numbers, is known")
         module = ops.PADS[len(pad)](cast("Any", tuple(pad)), 0.0)
-        self._add(node, self._path(node), "pool", module, (self._value(node, given["input"]),), False)
+        self._placed(node, "pool", module, (self._value(node, given["input"]),))
 
     def _moved(self, node: fx.Node, module: nn.Module) -> None:
         value = self._value(node, node.args[0] if node.args else node.kwargs.get("input"))
-        self._add(node, self._path(node), "shape", module, (value,), False)
+        self._placed(node, "shape", module, (value,))
 
     def _shape(self, node: fx.Node) -> None:
         """What is known of a shape: which axis of what a number is."""

@@ -179,6 +179,12 @@ def choose(how: How, x: Tensor) -> Engine | None:
     return None
 
 
+def of_rule(name: str, how: How, x: Tensor) -> Callable[..., Tensor] | None:
+    """What the engine for a neuron and its currents has for the backward pass of a rule, or None for plain torch."""
+    by = choose(how, x)
+    return None if by is None else by.rules.get(name)
+
+
 _said: set[str] = set()
 
 

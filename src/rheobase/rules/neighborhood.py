@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rheobase import kernels
-from rheobase.kernels import Engine, registry
+from rheobase.kernels import registry
 from rheobase.kernels.spec import Spec, parted
 from rheobase.rules.waveforms import charged, just_below, left
 
@@ -20,12 +21,12 @@ ELEMENTS = 1 << 15  # of a sequence looked at together, about: what stays in a c
 
 
 class Saved(NamedTuple):
-    """What the backward pass needs: currents and spikes `[T, B, ...]`, the initial state, and the engine."""
+    """What the backward pass needs: currents and spikes `[T, B, ...]`, the initial state, and an engine's kernel."""
 
     currents: Tensor
     spikes: Tensor
     state: Any
-    by: Engine | None
+    by: Callable[..., Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,14 @@ class Neighborhood:
 
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Saved]:
         """The neuron's own spikes and state, by whichever engine."""
-        ran, by = kernels.fire(spec, currents, state), registry.choose(spec.how, currents)
+        ran, by = kernels.fire(spec, currents, state), registry.of_rule(self.name, spec.how, currents)
         return ran.outputs, ran.state, Saved(currents.detach(), ran.outputs.detach(), state, by)
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents: by the engine, or in plain torch, a few samples at a time."""
-        by = saved.by.rules.get(self.name) if saved.by is not None else None
-        if by is not None and float(self.power).is_integer():
+        if saved.by is not None and float(self.power).is_integer():
             given = kernels.inputs_of(spec, saved.currents, saved.state)
-            found: Tensor = by(given, spec.how, grad_spikes, int(self.power), self.clip, self.twice)
-            return found
+            return saved.by(given, spec.how, grad_spikes, int(self.power), self.clip, self.twice)
         grad = torch.empty_like(grad_spikes)
         samples = grad.shape[1]
         few = max(1, ELEMENTS * samples // max(1, grad.numel()) if grad.device.type == "cpu" else samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from rheobase import kernels
 from rheobase.compat import batched
-from rheobase.kernels import Engine, registry
+from rheobase.kernels import registry
 from rheobase.kernels.spec import Ran, Spec, fitted
 from rheobase.norm import lengths
 from rheobase.padded import real_mask
@@ -24,13 +25,13 @@ class Saved(NamedTuple):
     """What the backward pass needs.
 
     trains: `[T, B, ...]`, the spikes of real steps, and the regular trains that silent neurons count with.
-    charge: `[B, ...]`, the sum of the currents over real steps. steps: `[B]`, how many there are. by: the engine.
+    charge: `[B, ...]`, the sum of the currents over real steps. steps: `[B]`, how many there are. by: a kernel.
     """
 
     trains: Tensor
     charge: Tensor
     steps: Tensor
-    by: Engine | None = None
+    by: Callable[..., Tensor] | None = None
 
 
 class Parts(NamedTuple):
@@ -103,16 +104,15 @@ class SpikeTrain:
 
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Saved]:
         """The neuron's own spikes and state, by whichever engine."""
-        ran, by = kernels.fire(spec, currents, state), registry.choose(spec.how, currents)
+        ran, by = kernels.fire(spec, currents, state), registry.of_rule(self.name, spec.how, currents)
         return ran.outputs, ran.state, self.saved(ran.outputs.detach(), currents)._replace(by=by)
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents: by the engine, or in plain torch."""
-        by = None if saved.by is None or batched(grad_spikes) else saved.by.rules.get(self.name)
-        if by is not None:
+        if saved.by is not None and not batched(grad_spikes):
             numbers, counts = self._numbers(spec, saved), saved.trains.sum(0, dtype=saved.charge.dtype)
             weight = 1 / (counts.clamp(min=1) * numbers["threshold"] * self._own(numbers, counts, saved))
-            return by(kernels.inputs_of(spec, saved.trains, None), spec.how, weight, grad_spikes)
+            return saved.by(kernels.inputs_of(spec, saved.trains, None), spec.how, weight, grad_spikes)
         parts = self.parts(spec, grad_spikes, saved)
         return (parts.responses * (parts.errors / parts.own)).to(grad_spikes.dtype)
 
@@ -155,10 +155,10 @@ class SpikeTrain:
         grown = growth(counts, steps, numbers["decay"], numbers["current_decay"], numbers["input_scale"])
         return (1 - grown * saved.charge / numbers["threshold"]).clamp(min=self.floor)
 
-    def _responses(self, spec: Spec, numbers: dict[str, Tensor], trains: Tensor, saved: Saved) -> Tensor:
-        by = saved.by.rules.get(self.name) if saved.by is not None else None
-        if by is not None:
-            return by(kernels.inputs_of(spec, trains, None), spec.how, torch.ones_like(trains[0]))
+    @staticmethod
+    def _responses(spec: Spec, numbers: dict[str, Tensor], trains: Tensor, saved: Saved) -> Tensor:
+        if saved.by is not None:
+            return saved.by(kernels.inputs_of(spec, trains, None), spec.how, torch.ones_like(trains[0]))
         return responses(trains, numbers["decay"], numbers["current_decay"], numbers["input_scale"])
 
 
@@ -181,7 +181,7 @@ class _Recurrent:
         outputs, state = self.ran.outputs.detach(), self.ran.state
         state = tuple(each.detach() for each in state) if isinstance(state, tuple) else state.detach()
         saved = self.rule.saved(outputs, currents)
-        return outputs, state, saved._replace(by=registry.choose(spec.how, currents))
+        return outputs, state, saved._replace(by=registry.of_rule(self.name, spec.how, currents))
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents."""
