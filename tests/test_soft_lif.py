@@ -119,6 +119,15 @@ def test_noise_leaves_gradients_alone_and_is_seeded() -> None:
     assert torch.equal(noisy, torch.autograd.grad(soft.eval()(x).sum(), x)[0])
 
 
+def test_noise_is_the_same_in_any_layout() -> None:
+    soft, x = rb.SoftLIF(noise=100.0), torch.rand(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(3)
+    first = soft(x)
+    for strided in (x.contiguous(memory_format=torch.channels_last), x.mT.contiguous().mT):
+        torch.manual_seed(3)
+        assert torch.equal(soft(strided), first)
+
+
 @pytest.mark.parametrize("name", ["tau_rc", "tau_ref", "amplitude", "gain", "smoothing", "noise"])
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, "1", True, torch.ones(3)])
 def test_bad_arguments_are_refused(name: str, value: Any) -> None:

@@ -71,7 +71,8 @@ class SoftLIF(nn.Module):
         y = self.amplitude / (self.tau_ref + self.tau_rc * _softplus(-self._log_drive(wide)))
         if self.training and self.noise:
             with torch.no_grad():
-                noisy = (y + self.amplitude * self.noise * torch.randn_like(y)).clamp_(min=0)
+                n = torch.randn(y.shape, dtype=y.dtype, device=y.device)  # (randn_like draws in the order of memory)
+                noisy = torch.add(y, n, alpha=self.amplitude * self.noise).clamp_(min=0)
                 away = torch.where(wide > 0, noisy - y, 0)
             y = y + away
         return y.to(x.dtype)
@@ -79,8 +80,8 @@ class SoftLIF(nn.Module):
     def _log_drive(self, x: Tensor) -> Tensor:
         """log j: j itself would be 0 where its rate is not (log(1 + 1/j) is softplus(-log j))."""
         y = x * (self.gain / self.smoothing)
-        soft = _softplus(y.clamp(min=-EDGE)).log()
-        return torch.where(y < -EDGE, y, soft) + math.log(self.smoothing)
+        soft = _softplus(y.clamp(min=-EDGE)).log() - F.relu(-EDGE - y)
+        return soft + math.log(self.smoothing)
 
     def spiking(self, dt: float = 0.001, synapse: float = 0.002) -> RefractoryLIF:
         """Its spiking twin, of whose spikes each stands for amplitude / dt.
