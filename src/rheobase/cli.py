@@ -74,6 +74,7 @@ def convert(options: Options) -> None:
         samples=options.samples,
         confidence=options.exit,
         skip=options.skip,
+        limit=options.limit,
     )
     print(found.net.report)
     print(f"\n{options.split} accuracy ({found.curve.samples} samples; the ANN: {found.ann_accuracy:.2%})")
@@ -177,6 +178,8 @@ def _parsed(arguments: Sequence[str]) -> Options:
     add("--exit", type=float, metavar="P", help=help)
     help = "steps at the beginning whose logits do not count (default: %(default)s)"
     add("--skip", type=int, default=0, metavar="N", help=help)
+    help = "decide only so many samples of the split, of all classes (default: all)"
+    add("--limit", type=int, metavar="N", help=help)
     add = parsers["probe"].add_argument
     add("what", metavar="RECIPE|RUN", help="a recipe, changed by --key value as for train, or a run folder")
     add("--preset", choices=("quick", "standard", "full"), default="standard", help="(default: %(default)s)")

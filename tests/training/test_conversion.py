@@ -7,6 +7,7 @@ import torch
 
 import rheobase as rb
 from rheobase import cli
+from rheobase.data.dataset import systematic
 from rheobase.graph import with_qcfs
 from rheobase.graph.methods import METHODS
 from rheobase.training import Recipe
@@ -59,6 +60,18 @@ def test_the_command_prints_a_table_and_notes_looks_at_the_test_set(run, capsys)
     assert json.loads((run.folder / "conversion-calibrated.json").read_text()) == written
 
 
+def test_fewer_samples_are_a_stratified_part_of_them(run):
+    found = convert(run.folder, steps=(16,), limit=50)
+    data = rb.data.load("digits")
+    part = data.validation.at(systematic(data.validation.labels, 50))
+    assert part.labels.bincount(minlength=10).tolist() == [5] * 10
+    x, y, _ = rb.data.Batches(part, batch_size=50, mean=data.mean, std=data.std).batch(0, 0)
+    with torch.no_grad():
+        right = (rb.readout(found.net(x, steps=16)).argmax(1) == y).double().mean().item()
+    assert found.curve.accuracy[16] == pytest.approx(right, abs=1 / 50 + 1e-9)
+    assert (found.curve.samples, json.loads(found.file.read_text())["samples"]) == (50, 50)
+
+
 def test_the_command_knows_the_methods():
     assert set(cli.METHODS) == set(METHODS)
 
@@ -108,3 +121,5 @@ def test_mistakes_are_refused(run, tiny, fails, tmp_path):
     assert "invalid choice: 'best'" in fails("convert", str(run.folder), "--method", "best")
     assert "samples must be at least 1, got 0" in fails("convert", str(run.folder), "--samples", "0")
     assert "takes activations QCFS, got 1.neuron (Rate" in fails("convert", str(run.folder), "--method", "qcfs")
+    said = fails("convert", str(run.folder), "--limit", "241")
+    assert "limit must be from 1 to the 240 validation samples, got 241" in said

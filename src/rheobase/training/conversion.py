@@ -52,6 +52,7 @@ def convert(
     samples: int = 512,
     confidence: float | None = None,
     skip: int = 0,
+    limit: int | None = None,
     data: Dataset | None = None,
     model: nn.Module | None = None,
 ) -> Conversion:
@@ -68,6 +69,7 @@ def convert(
         at: the number of steps that "calibrated" is for, and that the layers' errors are told at.
         samples: of the training split, of all classes, to calibrate with.
         confidence, skip: of an early exit, and of the readout: see `rheobase.graph.accuracies`.
+        limit: decide only so many samples of the split, of all classes in their shares; None: all.
         data, model: those that the run was begun with, if it was given them.
 
     Raises:
@@ -87,7 +89,12 @@ def convert(
     best.to(device)
     few = found.train.at(systematic(found.train.labels.cpu(), min(samples, len(found.train))))
     calibration = Batches(few, batch_size=min(128, len(few)), mean=found.mean, std=found.std)
-    batches = build.evaluation_batches(recipe, found, getattr(found, split))
+    decided = getattr(found, split)
+    if limit is not None:
+        if not 1 <= limit <= len(decided):
+            raise ValueError(f"limit must be from 1 to the {len(decided)} {split} samples, got {limit}")
+        decided = decided.at(systematic(decided.labels.cpu(), limit))
+    batches = build.evaluation_batches(recipe, found, decided)
     with processes.threads(recipe.trainer.threads), seeded("evaluation", recipe.seed, 0):
         spiking = convert_net(best, calibration, method, at)
         [own] = evaluation.accuracies(best, batches, [None], device, loss=recipe.loss)
@@ -96,7 +103,10 @@ def convert(
         curve = accuracies(spiking, batches, wanted, confidence, skip)
     file = _free(place.path, f"conversion-{spiking.method.name}")
     write_json(file, _written(spiking, own, curve, split, at, len(few)))
-    note_look(place, split, curve.accuracy, method=spiking.method.name, **({"skip": str(skip)} if skip else {}))
+    about = {"skip": str(skip)} if skip else {}
+    if limit is not None:
+        about["samples"] = str(limit)
+    note_look(place, split, curve.accuracy, method=spiking.method.name, **about)
     return Conversion(spiking, own, curve, file)
 
 
