@@ -23,7 +23,8 @@ _PURE = frozenset(
         *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d),
     }
 )
-"""Modules of which one step tells all, if all steps are the same: they draw nothing, count nothing, keep nothing."""
+"""Modules of which one step tells all, if all steps are the same: they draw nothing, count nothing, keep nothing.
+Other classes say so by `pure = True`."""
 
 
 class PerStep(nn.Module):
@@ -70,7 +71,9 @@ class PerStep(nn.Module):
         return len(list(parameters())) < len(list(parameters(remove_duplicate=False)))
 
     def _pure(self) -> bool:
-        return all(type(m) in _PURE and not _altered(m) for m in self.module.modules())
+        return all(
+            (type(m) in _PURE or "pure" in type(m).__dict__) and not _altered(m) for m in self.module.modules()
+        )
 
 
 def _altered(module: nn.Module) -> bool:

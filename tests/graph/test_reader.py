@@ -308,7 +308,7 @@ def test_a_graph_tells_itself() -> None:
 def test_a_view_that_would_make_other_samples_is_an_error() -> None:
     network = Own(lambda net, x: net.conv(x).view(-1, 128)).eval()
     assert network(images()).shape == (8, 128)
-    with pytest.raises(ValueError, match=r"view\(-1, 128\): a sample must have 128 values, got \[4, 4, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"view in its forward \(test_reader\.py, line \d+\): a sample must have 128 values, .*got \[4, 4, 8, 8\]"):
         flow(read(network))(images())
     text = str(read(Own(lambda net, x: net.conv(x)[:, 1:3, ::2, 0].squeeze(-1).reshape(-1, 8))))
     assert all(told in text for told in ("Slice([:, 1:3, ::2, 0])", "Squeeze((-1,))", "Flat(8)"))
@@ -320,14 +320,62 @@ def test_a_view_that_would_make_other_samples_is_an_error() -> None:
         lambda net, x: net.conv(x).squeeze(-4),
         lambda net, x: (lambda y: F.avg_pool2d(y, y.size(-4)))(net.conv(x)),
         lambda net, x: (lambda y: F.avg_pool2d(y, y.shape[-4:-2]))(net.conv(x)),
+        lambda net, x: net.conv(x).mean(-4),
+        lambda net, x: torch.cat([net.conv(x), net.conv(x)], -4),
+        lambda net, x: F.pad(net.conv(x)[:, :, 0, 0], (0, 0, 1, 0)),
     ],
 )
 @torch.no_grad()
-def test_axes_from_the_end_that_reach_the_batch_are_an_error(function: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"must leave the batch alone, which is the first of the axes of \[4, 4, 8, 8\]"
-    ):
+def test_axes_from_the_end_that_reach_the_batch_are_an_error_that_names_the_place(function: Any) -> None:
+    said = r" in its forward \(test_reader\.py, line \d+\): it must leave the batch alone, .* \[4, 4(, 8, 8)?\]"
+    with pytest.raises(ValueError, match=said):
         flow(read(Own(function)))(images())
+
+
+class Padded(nn.Module):
+    def __init__(self, pad: nn.Module) -> None:
+        super().__init__()
+        self.first, self.pad, self.last = nn.Linear(5, 6), pad, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.pad(F.relu(self.first(x))))
+
+
+class ByFunction(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("pad", "said"),
+    [
+        (nn.ZeroPad2d((0, 0, 0, 1)), r"pad \(ZeroPad2d, test_reader\.py, line \d+\): .* \[{}, 6\]"),
+        (ByFunction(), r"pad in pad \(test_reader\.py, line \d+\): .* \[{}, 6\]"),
+    ],
+)
+def test_padding_of_the_batch_is_an_error_that_names_the_place(pad: nn.Module, said: str) -> None:
+    torch.manual_seed(0)
+    network, x = Padded(pad).eval(), torch.rand(4, 5)
+    assert network(x).shape == (5, 3)  # of torch's own: it makes a sample
+    with pytest.raises(ValueError, match=said.format(12)):
+        rb.to_spiking(network, steps=3)(x)
+    with pytest.raises(ValueError, match=said.format(4)):
+        rb.convert(network, [x], steps=3)
+
+
+def test_padding_that_leaves_the_batch_alone_is_read_whatever_it_names() -> None:
+    torch.manual_seed(0)
+    network, x = Padded(nn.ZeroPad2d((2, -2, 0, 0))).eval(), torch.rand(4, 5)
+    torch.testing.assert_close(flow(read(network))(x), network(x), rtol=0, atol=0)
+
+
+def test_padding_of_an_image_is_computed_once() -> None:
+    net = rb.to_spiking(nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)))
+    with rb.record(net) as tape:
+        net(torch.rand(2, 1, 8, 8))
+    currents = tape["features.2"].currents
+    assert currents.shape == (4, 2, 2, 8, 8)
+    assert currents.stride(0) == 0
 
 
 @torch.no_grad()

@@ -201,6 +201,16 @@ def test_second_derivatives_are_refused(module: nn.Module) -> None:
         torch.autograd.grad(module(x).sum(), x, create_graph=True)
 
 
+@pytest.mark.parametrize("engine", ["numba", "reference"])
+@pytest.mark.parametrize("name", ["membrane", "neighborhood"])
+def test_a_rule_says_that_its_backward_is_not_differentiable_in_any_engine(name: str, engine: str) -> None:
+    x = leaf(torch.rand(4, 2, 5))
+    lif = rb.LIF()
+    lif.rule = kernels.rules.named(name)
+    with rb.engine(engine), pytest.raises(RuntimeError, match=f"the rule '{name}' is not differentiable.*'surrogate'"):
+        torch.autograd.grad(lif(x).sum(), x, create_graph=True)
+
+
 def test_a_final_state_is_no_view() -> None:
     _, final = rb.LIF().run(torch.rand(3, 2, 4).requires_grad_())
     final.detach_()

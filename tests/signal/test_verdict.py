@@ -322,3 +322,30 @@ def test_alarms_are_of_each_layer_by_itself() -> None:
     assert len(alarms) > 4
     assert f"has a gradient {gains['layers.0.2']:.2g} times" in str(alarms[0])
     assert "Widen the surrogates" in str(alarms[0])
+
+
+def scaled(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return scale * nn.functional.cross_entropy(rb.readout(logits.float()), labels, reduction="none")
+
+    return loss
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("scale", [1e-7, 1e-9])
+def test_a_gradient_that_float16_rounds_to_nothing_wants_a_scaled_loss(norm: bool, scale: float) -> None:
+    model, (x, y), small = ladder(norm=norm)(), digits(), scaled(scale)
+    assert "underflow" not in rb.probe(model, x, y, loss=small).verdict  # in float32 it is there
+    with torch.autocast("cpu", torch.float16), rb.engine("reference"):
+        report = rb.probe(model, x, y, loss=small)
+    assert any(fault.kind == "underflow" for fault in report.faults), report.table()
+    assert "torch.amp.GradScaler" in report.verdict
+    assert {layer.dtype for layer in report.layers} == {"float16"}
+
+
+def test_what_is_detached_is_no_underflow_of_float16() -> None:
+    x, y = digits()
+    with torch.autocast("cpu", torch.float16), rb.engine("reference"):
+        report = rb.probe(spoilt(detaches, norm=False)(), 10 * x, y, loss=scaled(2.0**8))
+    assert [fault.kind for fault in report.faults if "grad" in fault.what] == ["no gradient"], report.table()
+    assert "GradScaler" not in report.verdict

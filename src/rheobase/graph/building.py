@@ -111,7 +111,7 @@ class _Builder:
         elif layer.kind in ("add", "cat"):
             if len({self.units[name] for name in inputs}) > 1:
                 inputs, unit = tuple(self._in_units(name) for name in inputs), 1.0
-            module = Cat(layer.module.dim, lead=2) if isinstance(layer.module, Cat) else layer.module
+            module = layer.module.timed() if isinstance(layer.module, Cat) else layer.module
         else:
             module = PerStep(layer.module)
         self.steps.append(Step(layer.name, module, inputs))

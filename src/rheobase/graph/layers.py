@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rheobase.graph.shapes import without_batch
+
 Kind = Literal["weights", "norm", "activation", "pool", "max", "shape", "dropout", "add", "cat"]
 """weights: convolution or linear; pool: another linear map; max: the maximum of places; shape: the same numbers, or
 some of them."""
@@ -96,38 +98,31 @@ class Cat(nn.Module):
 
     Args:
         dim: the axis, not that of the batch.
+        place: what an error calls it.
         lead: axes in front of those of a sample.
+
+    Raises:
+        ValueError: the axis is that of the batch.
     """
 
-    def __init__(self, dim: int, lead: int = 1) -> None:
+    def __init__(self, dim: int, place: str, lead: int = 1) -> None:
         super().__init__()
         self.dim = dim
+        self.place = place
         self.lead = lead
+
+    def timed(self) -> Cat:
+        """The same for `[T, B, ...]`."""
+        return Cat(self.dim, self.place, lead=2)
 
     def forward(self, *parts: Tensor) -> Tensor:
         """All of them."""
+        without_batch(self.place, parts[0][(0,) * (self.lead - 1)], (self.dim,))
         return torch.cat(parts, self.dim + self.lead - 1 if self.dim > 0 else self.dim)
 
     def extra_repr(self) -> str:
         """The arguments."""
         return f"{self.dim}"
-
-
-class Mean(nn.Module):
-    """The mean over some axes."""
-
-    def __init__(self, dims: tuple[int, ...], keepdim: bool = False) -> None:
-        super().__init__()
-        self.dims = dims
-        self.keepdim = keepdim
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The means."""
-        return x.mean(self.dims, self.keepdim)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"{self.dims}, keepdim={self.keepdim}"
 
 
 class Step:

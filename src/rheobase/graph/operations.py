@@ -14,6 +14,7 @@ from rheobase.graph.qcfs import QCFS
 from rheobase.neurons import SoftLIF
 from rheobase.norm import TEBN, CurrentNorm
 
+PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
 MODULES: dict[type[nn.Module], Kind] = {
     **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), "weights"),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "weights"),
@@ -22,8 +23,7 @@ MODULES: dict[type[nn.Module], Kind] = {
     **dict.fromkeys((nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus), "activation"),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), "pool"),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), "pool"),
-    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), "pool"),
-    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), "pool"),
+    **dict.fromkeys(PADS, "pool"),
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), "max"),
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), "max"),
     **dict.fromkeys((nn.Identity, nn.Flatten), "shape"),
@@ -96,8 +96,6 @@ MEAN = {torch.mean, "mean"}
 RESHAPE = {torch.reshape, "view", "reshape"}
 SQUEEZE = {torch.squeeze, "squeeze"}
 PAD = {F.pad}
-PADS = {2: nn.ConstantPad1d, 4: nn.ConstantPad2d, 6: nn.ConstantPad3d}
-"""By how many numbers it takes."""
 POOLS_OF_SIZE = {nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3}
 """Their dimensions."""
 SHAPE = {"size", "dim", getattr, len, operator.getitem}

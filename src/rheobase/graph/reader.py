@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from rheobase.compat import hooked
 from rheobase.graph import operations as ops
-from rheobase.graph.layers import INPUT, Add, Cat, Graph, Kind, Layer, Mean
-from rheobase.graph.shapes import VIEWS, Flat, PoolOfSize, Slice, Squeeze, numbers, plain
+from rheobase.graph.layers import INPUT, Add, Cat, Graph, Kind, Layer
+from rheobase.graph.shapes import VIEWS, Flat, Mean, Pad, PoolOfSize, Slice, Squeeze, numbers, plain
 from rheobase.graph.tracing import Tracer
 from rheobase.layers import PerStep
 from rheobase.models import Net, Segmented
@@ -121,13 +121,15 @@ class _Reader:
         parts = [[one for one in self.layers.values() if (one.name in needed) is used] for used in (True, False)]
         return Graph(self.owner, tuple(parts[0]), self.output, tuple(parts[1]))
 
-    def _refuse(self, node: fx.Node, reason: str) -> NoReturn:
+    def _place(self, node: fx.Node) -> str:
+        """What errors call an operation."""
         path, where = node.meta["path"], node.meta["where"]
         if node.op == "call_module":
-            what = f"{node.target} ({type(self.root.get_submodule(str(node.target))).__name__}, {where})"
-        else:
-            what = f"{ops.name_of(node.target)} in {path or 'its forward'} ({where})"
-        raise ValueError(f"{self.owner} cannot be read: {what}: {reason}")
+            return f"{node.target} ({type(self.root.get_submodule(str(node.target))).__name__}, {where})"
+        return f"{ops.name_of(node.target)} in {path or 'its forward'} ({where})"
+
+    def _refuse(self, node: fx.Node, reason: str) -> NoReturn:
+        raise ValueError(f"{self.owner} cannot be read: {self._place(node)}: {reason}")
 
     def _value(self, node: fx.Node, argument: Any) -> str:
         """The layer whose output an argument is."""
@@ -183,6 +185,8 @@ class _Reader:
             self._refuse(node, why)
         if cls is nn.Flatten:
             module = self._flatten(node, module.start_dim, module.end_dim, lead)  # type: ignore[arg-type]
+        elif cls in ops.PADS:
+            module = Pad(module.padding, self._place(node))  # type: ignore[arg-type]
         return self._add(node, name, kind, module, (value,), bool(getattr(module, "inplace", False)))
 
     def _call_method(self, node: fx.Node) -> None:
@@ -250,7 +254,7 @@ class _Reader:
             return False
         if not (size.axes.start if isinstance(size.axes, slice) else size.axes):  # the batch's too
             return False
-        module = PoolOfSize(ops.POOLS_OF_SIZE[function.module], size.axes)
+        module = PoolOfSize(ops.POOLS_OF_SIZE[function.module], size.axes, self._place(node))
         self._placed(node, function.kind, module, (value,))
         return True
 
@@ -273,7 +277,7 @@ class _Reader:
         if not isinstance(dim, int) or not (dim < 0 or dim >= self.lead):
             self._refuse(node, f"along the batch, or what is not known, got dim={dim}")
         inputs = tuple(self._value(node, one) for one in given["tensors"])
-        self._placed(node, "cat", Cat(dim if dim < 0 else dim - self.lead + 1), inputs)
+        self._placed(node, "cat", Cat(dim if dim < 0 else dim - self.lead + 1, self._place(node)), inputs)
 
     def _mean(self, node: fx.Node) -> None:
         given = self._bound(node, "input", "dim", "keepdim")
@@ -283,7 +287,7 @@ class _Reader:
             self._refuse(node, f"over the batch, or what is not known, got dim={given.get('dim')}")
         dims = tuple(d if d < 0 else d - self.lead + 1 for d in dims)
         value = self._value(node, given["input"])
-        self._placed(node, "pool", Mean(dims, bool(given.get("keepdim", False))), (value,))
+        self._placed(node, "pool", Mean(dims, bool(given.get("keepdim", False)), self._place(node)), (value,))
 
     def _flatten(self, node: fx.Node, start: int, end: int, lead: int) -> nn.Flatten:
         if start < lead or end != -1:
@@ -299,7 +303,7 @@ class _Reader:
                 self._moved(node, nn.Flatten())
                 return
             if (kept or batch == -1) and type(features) is int and features > 0:
-                self._moved(node, Flat(features))
+                self._moved(node, Flat(features, self._place(node)))
                 return
         self._refuse(node, "of reshapes, only x.view(x.size(0), -1) and x.view(-1, features) are known")
 
@@ -308,16 +312,15 @@ class _Reader:
         dims = (dims,) if isinstance(dims, int) else dims
         if not dims or not all(type(d) is int and (d < 0 or d >= self.lead) for d in dims) or self.lead != 1:
             self._refuse(node, f"of axes that are not told, or the batch, which may be one, got dim={dims}")
-        self._moved(node, Squeeze(tuple(dims)))
+        self._moved(node, Squeeze(tuple(dims), self._place(node)))
 
     def _pad(self, node: fx.Node) -> None:
         given = self._bound(node, "input", "pad", "mode", "value")
         pad = given["pad"]
-        known = isinstance(pad, tuple | list) and all(type(n) is int for n in pad) and len(pad) in ops.PADS
+        known = isinstance(pad, tuple | list) and all(type(n) is int for n in pad) and len(pad) in (2, 4, 6)
         if not known or given.get("mode", "constant") != "constant" or given.get("value") not in (None, 0):
             self._refuse(node, "of padding, only that by zeros, of one to three axes by plain numbers, is known")
-        module = ops.PADS[len(pad)](cast("Any", tuple(pad)), 0.0)
-        self._placed(node, "pool", module, (self._value(node, given["input"]),))
+        self._placed(node, "pool", Pad(tuple(pad), self._place(node)), (self._value(node, given["input"]),))
 
     def _moved(self, node: fx.Node, module: nn.Module) -> None:
         value = self._value(node, node.args[0] if node.args else node.kwargs.get("input"))

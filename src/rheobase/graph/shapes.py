@@ -1,4 +1,7 @@
-"""What moves or leaves out values, and pooling over a size that the input tells, as modules of batches `[B, ...]`."""
+"""What moves or leaves out values, and pads or pools as its input's axes tell, as modules of batches `[B, ...]`.
+
+`place` is what an error calls it: the function, its module, and the line.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,18 @@ class Flat(nn.Flatten):
         ValueError: a sample has another number of values, of which `x.view(-1, features)` would make other samples.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, place: str) -> None:
         super().__init__(1)
         self.features = features
+        self.place = place
 
     def forward(self, input: Tensor) -> Tensor:
         """A row for each sample."""
         found = super().forward(input)
         if found.shape[1] != self.features:
             raise ValueError(
-                f"view(-1, {self.features}): a sample must have {self.features} values, got {list(input.shape)}"
+                f"{self.place}: a sample must have {self.features} values, as view(-1, {self.features}) wants, "
+                f"got {list(input.shape)}"
             )
         return found
 
@@ -43,13 +48,14 @@ class Squeeze(nn.Module):
         ValueError: an axis is that of the batch.
     """
 
-    def __init__(self, dims: tuple[int, ...]) -> None:
+    def __init__(self, dims: tuple[int, ...], place: str) -> None:
         super().__init__()
         self.dims = dims
+        self.place = place
 
     def forward(self, x: Tensor) -> Tensor:
         """The same values."""
-        _without_batch(f"squeeze({self.dims})", x, self.dims)
+        without_batch(self.place, x, self.dims)
         return x.squeeze(self.dims)
 
     def extra_repr(self) -> str:
@@ -86,15 +92,16 @@ class PoolOfSize(nn.Module):
         ValueError: an axis is that of the batch.
     """
 
-    def __init__(self, dimensions: int, axes: int | slice) -> None:
+    def __init__(self, dimensions: int, axes: int | slice, place: str) -> None:
         super().__init__()
+        self.place = place
         self.pool: Any = getattr(F, f"avg_pool{dimensions}d")
         self.axes = axes
 
     def forward(self, x: Tensor) -> Tensor:
         """The means."""
         axes = range(x.dim())[self.axes]
-        _without_batch(f"pooling over {self.extra_repr()}", x, axes if isinstance(axes, range) else (axes,))
+        without_batch(self.place, x, axes if isinstance(axes, range) else (axes,))
         pooled: Tensor = self.pool(x, x.shape[self.axes])
         return pooled
 
@@ -104,10 +111,57 @@ class PoolOfSize(nn.Module):
         return f"x.shape[{axes}]"
 
 
-def _without_batch(what: str, x: Tensor, axes: Iterable[int]) -> None:
+class Pad(nn.Module):
+    """Zeros at both ends of the last axes, as `F.pad(x, pad)`.
+
+    Raises:
+        ValueError: an axis is that of the batch.
+    """
+
+    pure = True
+
+    def __init__(self, pad: tuple[int, ...], place: str) -> None:
+        super().__init__()
+        self.pad = pad
+        self.place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The values and zeros."""
+        without_batch(self.place, x, (~i // 2 for i, count in enumerate(self.pad) if count))
+        return F.pad(x, self.pad)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.pad}"
+
+
+class Mean(nn.Module):
+    """The mean over some axes.
+
+    Raises:
+        ValueError: an axis is that of the batch.
+    """
+
+    def __init__(self, dims: tuple[int, ...], keepdim: bool, place: str) -> None:
+        super().__init__()
+        self.dims = dims
+        self.keepdim = keepdim
+        self.place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The means."""
+        without_batch(self.place, x, self.dims)
+        return x.mean(self.dims, self.keepdim)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.dims}, keepdim={self.keepdim}"
+
+
+def without_batch(place: str, x: Tensor, axes: Iterable[int]) -> None:
     """Refuse axes, counted from the front or the back, that reach the batch: in time it is steps and samples."""
-    if any(axis in (0, -x.dim()) for axis in axes):
-        raise ValueError(f"{what}: it must leave the batch alone, which is the first of the axes of {list(x.shape)}")
+    if any(axis == 0 or axis <= -x.dim() for axis in axes):
+        raise ValueError(f"{place}: it must leave the batch alone, which is the first of the axes of {list(x.shape)}")
 
 
 VIEWS = (nn.Flatten, Squeeze, Slice)

@@ -147,7 +147,7 @@ class _Plan:
         elif layer.kind == "add":
             module = layer.module
         elif isinstance(layer.module, Cat):
-            module = Cat(layer.module.dim, lead=2)
+            module = layer.module.timed()
         else:
             module = self.wrapped.setdefault(layer.module, PerStep(layer.module))
         self._note([layer], type(module).__name__ if module is not layer.module else "as it is, at every step")

@@ -187,14 +187,12 @@ def inputs_of(
 
 
 def _by_definition(spec: Spec, currents: Tensor, state: Any) -> Ran:
-    dtype = currents.dtype
-    if dtype in HALF:  # states are float32 in every engine
-        currents = currents.float()
+    x = currents.float() if currents.dtype in HALF else currents  # states are float32 in every engine
     if state is None:
-        rest = torch.zeros_like(currents[0])
+        rest = torch.zeros_like(x[0])
         state = rest if spec.how.kind == "LIF" else (rest, rest)
-    (spikes, _), final = reference.unroll(stepper(spec, currents[0]), currents, state)
-    return Ran(spikes.to(dtype), currents, final)
+    (spikes, _), final = reference.unroll(stepper(spec, x[0]), x, state)
+    return Ran(spikes.to(currents.dtype), currents, final)
 
 
 def stepper(spec: Spec, current: Tensor) -> Any:

@@ -280,7 +280,7 @@ def plain(values: Sequence[Any]) -> bool:
     return True
 
 
-def refuse_second(name: str) -> None:
+def refuse_second(engine: Any) -> None:
     """Refuse a backward pass that is to be differentiated itself.
 
     Raises:
@@ -288,7 +288,11 @@ def refuse_second(name: str) -> None:
     """
     if torch.is_grad_enabled():
         raise RuntimeError(
-            f"the {name} engine has no second derivatives (create_graph=True): use rheobase.engine('reference')"
+            f"the backward of the rule {engine.name!r} is not differentiable (create_graph=True), whatever the engine: "
+            "only that of the neuron's own gradient, rule='surrogate', is, in rheobase.engine('reference')"
+            if engine.rule
+            else f"the {engine.name} engine has no second derivatives (create_graph=True): "
+            "use rheobase.engine('reference')"
         )
 
 
@@ -326,7 +330,7 @@ class Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         """Gradients of the inputs."""
-        refuse_second(ctx.engine.name)
+        refuse_second(ctx.engine)
         engine, how, needs = ctx.engine, ctx.how, ctx.needs_input_grad[1:]
         joined, skipped = needs[1:3]
         *saved, drive = ctx.saved_tensors

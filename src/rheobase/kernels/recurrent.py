@@ -55,7 +55,7 @@ class Recurrent(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         """Gradients of the inputs."""
-        refuse_second(ctx.engine.name)
+        refuse_second(ctx.engine)
         before, weight, *saved = ctx.saved_tensors
         given, steps = Inputs(*saved[:-4]), Steps(*saved[-4:])
         needs = ctx.needs_input_grad

@@ -46,6 +46,7 @@ class Engine:
         queue: () -> a context in which it may wait with what it gives until its end, where Python's time between two
             functions would cost.
         operators: whether the operators reach it by its name; a gradient rule is called directly.
+        rule: whether it is a gradient rule, for one call.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Engine:
     rules: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict, hash=False)
     queue: Callable[[], AbstractContextManager[Any]] = nullcontext
     operators: bool = True
+    rule: bool = False
 
 
 _MODULES = {"numba": "rheobase.kernels.numba.engine"}

@@ -124,4 +124,5 @@ def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
     def nothing(*_: Any) -> Any:
         raise RuntimeError(f"the rule {rule.name!r} has no norm of its own")
 
-    return Engine(rule.name, (), lambda how, x: None, nothing, forward, backward, nothing, operators=False)
+    known: Any = {"operators": False, "rule": True}
+    return Engine(rule.name, (), lambda how, x: None, nothing, forward, backward, nothing, **known)

@@ -50,6 +50,7 @@ class Layer:
         weights: names of the parameters of two axes and more that ran since the neuron before it.
         beside: whether the signal may go past it.
         cut: whether its spikes have no gradient though its currents want one.
+        apart: whether the loss does not depend on its currents, as autograd sees it.
     """
 
     path: str
@@ -62,6 +63,7 @@ class Layer:
     weights: tuple[str, ...]
     beside: bool
     cut: bool
+    apart: bool
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,7 @@ def passing(
         narrow = _waists(run, height)
         parameters, features = list(trained.values()), [each for _, each in narrow]
         currents, spikes = [ran.drive for _, ran in run.calls], [ran.outputs for _, ran in run.calls]
+        heard = set(ordered(losses.grad_fn))
         half = losses[: len(losses) // 2].sum() / len(losses)
         parts = _gradients(half, parameters, keep=True) if halves else []
         of_currents, of_spikes, of_weights, of_waists = _gradients(
@@ -267,6 +270,7 @@ def passing(
             tuple(name for name in dict.fromkeys(weights) if name in trained),
             beside[i],
             currents[i].requires_grad and not spikes[i].requires_grad,
+            currents[i].grad_fn not in heard,
         )
         for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
     ]

@@ -61,7 +61,8 @@ class LayerHealth(Information):
         weight_ratio: L2 norm of its weights' gradient over that of the weights; None where it has none.
         stopped: whether its currents get no gradient though its spikes do, or have none to begin with.
         finite: whether its currents and what it gives out are, and the potentials that were looked at.
-        underflow: whether gradients of its currents have come down to numbers that float32 rounds to nothing.
+        dtype: of its currents, and of their gradient.
+        underflow: whether gradients of its currents have come down to numbers that their dtype rounds to nothing.
         rates, gradient_norms: of each step, where asked for.
     """
 
@@ -81,6 +82,7 @@ class LayerHealth(Information):
     weight_ratio: float | None
     stopped: bool
     finite: bool
+    dtype: str
     underflow: bool
     rates: tuple[float, ...] = ()
     gradient_norms: tuple[float, ...] = ()
@@ -156,7 +158,7 @@ def layers(
         by_step: whether rates and gradients of each step are wanted.
     """
     sizes = [measures.size(layer.currents_grad) for layer in passed.layers]
-    under = _underflow(sizes, [layer.currents_grad.dtype for layer in passed.layers])
+    under = _underflow(sizes, passed.layers)
     found = []
     for i, layer in enumerate(passed.layers):
         gradients = [passed.weights[name] for name in layer.weights]
@@ -187,6 +189,7 @@ def layers(
                 weight_ratio=_weight_ratio([each[0] for each in gradients], [weights[name] for name in layer.weights]),
                 stopped=norm == 0 and (layer.cut or bool(layer.spikes_grad.any())),
                 finite=all(map(math.isfinite, sums)),
+                dtype=str(layer.currents_grad.dtype).removeprefix("torch."),
                 underflow=under[i],
                 rates=tuple(measures.packed(layer.spikes).float().mean(1).tolist()) if by_step else (),
                 gradient_norms=tuple(map(measures.norm, layer.currents_grad)) if by_step else (),
@@ -247,13 +250,20 @@ def _weight_ratio(gradients: list[Tensor], weights: list[Tensor]) -> float | Non
     return math.hypot(*map(measures.norm, gradients)) / size if size > 0 else None
 
 
-def _underflow(sizes: Sequence[measures.Size], dtypes: Sequence[torch.dtype]) -> list[bool]:
-    """Whether a layer's gradient is below what its dtype can tell from nothing, or comes from such a one."""
+def _underflow(sizes: Sequence[measures.Size], layers: Sequence[Layer]) -> list[bool]:
+    """Whether a layer's gradient is below what its dtype can tell from nothing, or comes from such a one.
+
+    In float16 even that of the last layer's spikes may be so, if the loss is not scaled.
+    """
     found: list[bool] = []
     above = math.inf  # the largest value one layer up
-    for (_, most), dtype in zip(reversed(sizes), reversed(dtypes), strict=True):
-        tiny = torch.finfo(dtype).tiny
-        lost = 0 < most < tiny or (most == 0 and (0 < above < tiny * 2**26 or found[-1:] == [True]))
-        found.append(lost)
+    for (_, most), layer in zip(reversed(sizes), reversed(layers), strict=True):
+        half = layer.currents_grad.dtype is torch.float16
+        tiny = torch.finfo(layer.currents_grad.dtype).tiny
+        if half and most == 0 and above == math.inf:
+            above = measures.size(layer.spikes_grad).most or tiny
+        near = 0 < above < tiny * 2 ** (10 if half else 26)
+        lost = 0 < most < tiny or (most == 0 and (near or found[-1:] == [True]))
+        found.append(lost and not layer.apart)
         above = most
     return found[::-1]

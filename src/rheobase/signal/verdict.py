@@ -137,7 +137,7 @@ def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
     under = [layer for layer in layers if layer.underflow]
     if under:
         what = f"is the highest of {len(under)} layers whose gradient is below what its dtype can hold"
-        yield Fault("underflow", under[-1].path, what, _WIDEN)
+        yield Fault("underflow", under[-1].path, what, _SCALE if under[-1].dtype == "float16" else _WIDEN)
         return
     cut = [layer.gradient_norm == 0 for layer in layers]
     if last.gradient_norm > 0 and (cut[0] or first.gradient_norm == 0):
@@ -189,6 +189,7 @@ _KEEP = (
     "or weights that keep the signal"
 )
 _WIDEN = "Widen the surrogates (rb.tune does it layer by layer), or take a residual net that begins as the identity"
+_SCALE = "Scale the loss, as float16 wants (torch.amp.GradScaler), or take bfloat16, which reaches as low as float32"
 _NARROW = (
     "Narrow the surrogates (rb.tune does it layer by layer), or let the gradient through the reset "
     "(detach_reset=False), which keeps that of an identity path as it is"
