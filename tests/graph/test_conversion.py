@@ -91,6 +91,29 @@ def test_folded_layers_are_the_network() -> None:
         torch.testing.assert_close(as_network(graph)(images()), ann(images()), rtol=1e-4, atol=1e-5)
 
 
+class Unfolded(nn.Module):
+    """A norm behind the dropout of what is used elsewhere too, and one over another axis than a linear layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.drop, self.norm1 = nn.Conv2d(1, 5, 3, 2), nn.Dropout(0.2), nn.BatchNorm2d(5)
+        self.fc1, self.norm2, self.fc2 = nn.Linear(9, 7), nn.BatchNorm1d(5), nn.Linear(35, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y = torch.flatten(F.relu(self.norm1(self.drop(y)) + y), 2)
+        return self.fc2(F.relu(self.norm2(self.fc1(y))).flatten(1))
+
+
+@torch.no_grad()
+def test_a_norm_is_folded_only_where_that_changes_nothing_else() -> None:
+    ann = randomized(Unfolded()).eval()
+    graph, gone = folded(read(ann))
+    assert gone == {"drop": "nothing, as in evaluation"}
+    torch.testing.assert_close(as_network(graph)(images()), ann(images()), rtol=1e-4, atol=1e-5)
+    assert away(rb.convert(ann, [images()]), images(), ann(images()), 512) < 0.02
+
+
 @torch.no_grad()
 def test_a_maximum_of_spikes_is_that_of_their_counts() -> None:
     torch.manual_seed(0)

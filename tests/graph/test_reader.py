@@ -318,6 +318,8 @@ def test_a_view_that_would_make_other_samples_is_an_error() -> None:
     "function",
     [
         lambda net, x: net.conv(x).squeeze(-4),
+        lambda net, x: net.conv(x).mean((-4, -1)),
+        lambda net, x: torch.cat([net.conv(x), net.conv(x)], -4),
         lambda net, x: (lambda y: F.avg_pool2d(y, y.size(-4)))(net.conv(x)),
         lambda net, x: (lambda y: F.avg_pool2d(y, y.shape[-4:-2]))(net.conv(x)),
     ],

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rheobase.graph.shapes import without_batch
+
 Kind = Literal["weights", "norm", "activation", "pool", "max", "shape", "dropout", "add", "cat"]
 """weights: convolution or linear; pool: another linear map; max: the maximum of places; shape: the same numbers, or
 some of them."""
@@ -95,8 +97,11 @@ class Cat(nn.Module):
     """Several, one behind the other along an axis (batch first; time in front of it changes nothing: see `lead`).
 
     Args:
-        dim: the axis, not that of the batch.
+        dim: the axis.
         lead: axes in front of those of a sample.
+
+    Raises:
+        ValueError: the axis is that of the batch.
     """
 
     def __init__(self, dim: int, lead: int = 1) -> None:
@@ -106,6 +111,7 @@ class Cat(nn.Module):
 
     def forward(self, *parts: Tensor) -> Tensor:
         """All of them."""
+        without_batch(f"cat along {self.dim}", parts[0][(0,) * (self.lead - 1)], (self.dim,))
         return torch.cat(parts, self.dim + self.lead - 1 if self.dim > 0 else self.dim)
 
     def extra_repr(self) -> str:
@@ -114,7 +120,11 @@ class Cat(nn.Module):
 
 
 class Mean(nn.Module):
-    """The mean over some axes."""
+    """The mean over some axes.
+
+    Raises:
+        ValueError: one is that of the batch.
+    """
 
     def __init__(self, dims: tuple[int, ...], keepdim: bool = False) -> None:
         super().__init__()
@@ -123,6 +133,7 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The means."""
+        without_batch(f"mean over {self.dims}", x, self.dims)
         return x.mean(self.dims, self.keepdim)
 
     def extra_repr(self) -> str:

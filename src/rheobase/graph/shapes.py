@@ -49,7 +49,7 @@ class Squeeze(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The same values."""
-        _without_batch(f"squeeze({self.dims})", x, self.dims)
+        without_batch(f"squeeze({self.dims})", x, self.dims)
         return x.squeeze(self.dims)
 
     def extra_repr(self) -> str:
@@ -94,7 +94,7 @@ class PoolOfSize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The means."""
         axes = range(x.dim())[self.axes]
-        _without_batch(f"pooling over {self.extra_repr()}", x, axes if isinstance(axes, range) else (axes,))
+        without_batch(f"pooling over {self.extra_repr()}", x, axes if isinstance(axes, range) else (axes,))
         pooled: Tensor = self.pool(x, x.shape[self.axes])
         return pooled
 
@@ -104,7 +104,7 @@ class PoolOfSize(nn.Module):
         return f"x.shape[{axes}]"
 
 
-def _without_batch(what: str, x: Tensor, axes: Iterable[int]) -> None:
+def without_batch(what: str, x: Tensor, axes: Iterable[int]) -> None:
     """Refuse axes, counted from the front or the back, that reach the batch: in time it is steps and samples."""
     if any(axis in (0, -x.dim()) for axis in axes):
         raise ValueError(f"{what}: it must leave the batch alone, which is the first of the axes of {list(x.shape)}")
