@@ -48,7 +48,7 @@ def operands(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> lis
 
 
 class Events(NamedTuple):
-    """Of how many spikes each value is the sum, and what such a spike is: a unit of all, or several, a channel's own."""
+    """Of how many spikes each value is the sum, and what such a spike is: one unit of all, or each channel its own."""
 
     counts: Tensor
     units: set[float]

@@ -73,7 +73,7 @@ def _without_dropout(graph: Graph) -> Graph:
 
 
 def _foldable(module: Any, scale: Tensor) -> bool:
-    """Whether a norm of so many channels, axis 1, is of a layer's outputs (those of a linear one may be another axis)."""
+    """Whether a norm, which is of axis 1, is of a layer's outputs (those of a linear one may be another axis)."""
     return isinstance(module, FOLDABLE) and len(module.weight) == len(scale)
 
 
