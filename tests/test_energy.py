@@ -231,6 +231,63 @@ def test_a_pool_with_a_divisor_of_its_own() -> None:
     assert layer(rb.energy(net, x), "1.module").ac == x.sum() * 2 / 3, "each spike once, as with a divisor of 4"
 
 
+class Joined(nn.Module):
+    """Spikes of two layers that stand for different thresholds, side by side, as `rb.convert` has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = rb.LIF(), rb.LIF(0.9)
+        self.conv, self.last = rb.PerStep(nn.Conv2d(4, 3, 3)), rb.LIF()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = 2.37 * self.first(x), self.second(x).div(7.3)
+        return self.last(self.conv(torch.cat([a, b], 2)))
+
+
+def test_spikes_times_constants_are_spikes() -> None:
+    net, x = Joined(), 3 * spikes(4, 3, 2, 5, 5, rate=0.5)
+    both = torch.cat([net.first(x), net.second(x)], 2)
+    assert set(both.unique().tolist()) == {0.0, 1.0}
+    report = rb.energy(net, x)
+    found = layer(report, "conv.module")
+    assert (found.ac, found.mac) == (synapses(net.conv.module, both.flatten(0, 1)) / 3, 0)
+    assert found.events == both.sum() / 3
+    assert all(one.multiplications == 0 for one in report.layers if one.kind in ("mul", "div"))
+    assert report.neurobench["Effective_MACs"] == found.ac, "where they are no spikes"
+
+
+def test_numbers_times_constants_are_numbers() -> None:
+    class Divides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.neuron = rb.PerStep(nn.Linear(6, 2)), rb.LIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.neuron(self.fc(x / 16))
+
+    report = rb.energy(Divides(), torch.randint(1, 17, (2, 3, 6)).float())
+    assert layer(report, "fc.module").mac == 2 * 6 * 2, "an image of small whole numbers, before any neuron"
+
+
+def test_a_net_that_was_converted_makes_accumulations() -> None:
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(288, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.conv1(x))
+            return self.fc(torch.cat([y, F.relu(self.conv2(y))], 1).flatten(1))
+
+    net = rb.convert(Dense(), [x := torch.randn(4, 1, 8, 8)], steps=16)
+    assert len({one.threshold for one in net.layers}) == 2
+    report = rb.energy(net, x)
+    fired = sum(one.events for one in report.layers if one.fires)
+    for path, count in (("features.conv1.module", 0), ("features.fc.module", 3 * fired)):
+        assert layer(report, path).ac == pytest.approx(count)
+        assert (layer(report, path).mac > 0) == (not count)
+
+
 def test_a_maximum_of_spike_counts_is_no_neuron() -> None:
     ann = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5))
     x = torch.randn(6, 1, 8, 8)

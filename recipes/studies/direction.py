@@ -1,6 +1,6 @@
 """Study: do membrane-potential backpropagation and the surrogate through time lead downhill in the spiking loss?
 
-    python recipes/studies/direction.py [--state STATE ...] [--out FILE]      measures what the file has not yet
+    python -m recipes.studies.direction [--state STATE ...] [--out FILE]      measures what the file has not yet
 
 The embedded digits as Poisson spikes, 64-32-32-10, T = 25: cosine of each rule's gradient to finite differences of the
 mean loss over the draws of those spikes (`rheobase.rules.direction`), before training, and after it, by either rule.
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
+from recipes.studies.steps import read
 from rheobase.data.dataset import Samples
 from rheobase.files import write_atomic
 from rheobase.kernels import Rule
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--state", nargs="+", choices=STATES, default=STATES)
     given = parser.parse_args()
-    rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    rows = read(given.out)
     there = {(row["state"], row["seed"]) for row in rows}
     for state in given.state:
         for seed in (0, 1):

@@ -1,7 +1,7 @@
 """Study: the gain of a layer and the depth that information reaches, predicted before there is a net, and probed.
 
-    python recipes/studies/gain.py run [--part gain fresh depth] [--out FILE]     measures what the file has not yet
-    python recipes/studies/gain.py report [--out FILE]
+    python -m recipes.studies.gain run [--part gain fresh depth] [--out FILE]     measures what the file has not yet
+    python -m recipes.studies.gain report [--out FILE]
 
 Nets of 256 units a layer, a norm, neurons; Gaussian inputs `[64, 256]`, labels of no meaning; weights random if nothing
 else is said. The gain is the median over the layers of a net without skips. After `rb.tune` (widths alone) the
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
+from recipes.studies.steps import read
 from rheobase.signal.field import Junction, Stack, down, up
 from rheobase.signal.predict import depth, reached
 from rheobase.signal.report import Report
@@ -211,8 +212,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    lines = given.out.read_text().splitlines() if given.out.exists() else []
-    found = [json.loads(line) for line in lines]
+    found = read(given.out)
     if given.what == "report":
         report(found)
         return

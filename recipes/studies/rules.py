@@ -1,7 +1,7 @@
 """Study: gradient rules side by side, on one network, one data set and one budget.
 
-    python recipes/studies/rules.py run [--arm NAME ...] [--limit N] [--epochs N] [--out FILE]   trains what is not yet
-    python recipes/studies/rules.py report [--out FILE] [--figure FILE]                          table and figure
+    python -m recipes.studies.rules run [--arm NAME ...] [--limit N] [--epochs N] [--out FILE]   trains what is not yet
+    python -m recipes.studies.rules report [--out FILE] [--figure FILE]                          table and figure
 
 784-200-200-10 with CurrentNorm, T = 8, and the first of NEURONS that the rule takes; images of Fashion-MNIST from
 $RHEOBASE_DATA at each step, batch 128, AdamW, one cycle. Each rule is trained at each learning rate with seed 0; the
@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
+from recipes.studies.steps import read
 from rheobase.kernels.rules import named
 from rheobase.rule_names import RuleName
 from rheobase.rules.direction import directions
@@ -147,10 +148,6 @@ def run(name: str, rate: float, seed: int, limit: int | None, epochs: int) -> di
     return found | {key: summary[key] for key in ("commit", "uncommitted_changes", "date", "machine", "versions")}
 
 
-def _read(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-
-
 def best(found: Sequence[dict[str, Any]], name: str) -> float:
     """The learning rate that validates best with seed 0."""
     swept = {done["lr"]: done["validation"] for done in found if done["arm"] == name and done["seed"] == 0}
@@ -162,7 +159,7 @@ def planned(name: str, seeds: int, out: Path) -> Iterator[tuple[float, int]]:
     for rate in RATES:
         yield rate, 0
     for seed in range(1, seeds):
-        yield best(_read(out), name), seed
+        yield best(read(out), name), seed
 
 
 def train(out: Path, names: Sequence[str], seeds: int, limit: int | None, epochs: int) -> None:
@@ -174,7 +171,7 @@ def train(out: Path, names: Sequence[str], seeds: int, limit: int | None, epochs
     out.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         for rate, seed in planned(name, seeds, out):
-            done = _read(out)
+            done = read(out)
             if any((each["limit"], each["epochs"]) != (limit, epochs) for each in done):
                 raise ValueError(f"{out} has runs of another budget than --limit {limit} --epochs {epochs}")
             if any((each["arm"], each["lr"], each["seed"]) == (name, rate, seed) for each in done):
@@ -187,7 +184,7 @@ def train(out: Path, names: Sequence[str], seeds: int, limit: int | None, epochs
 
 def report(out: Path, figure: Path) -> None:
     """What came of it."""
-    found = _read(out)
+    found = read(out)
     names = list(dict.fromkeys(done["arm"] for done in found))
     budget = found[0]
     print(f"{budget['limit'] or 'all'} training images, {budget['epochs']} epochs\n")

@@ -1,8 +1,8 @@
 """Study: how a residual spiking net begins, and whether a probe before training tells how well it will learn.
 
-    python recipes/studies/start.py run [--part NAME ...] [--out FILE]     trains what the file has not yet
-    python recipes/studies/start.py probe [--out FILE]                     probes all nets of the file anew, untrained
-    python recipes/studies/start.py report [--out FILE] [--figure FILE]    table, rank correlations, figure
+    python -m recipes.studies.start run [--part NAME ...] [--out FILE]     trains what the file has not yet
+    python -m recipes.studies.start probe [--out FILE]                     probes all nets of the file anew, untrained
+    python -m recipes.studies.start report [--out FILE] [--figure FILE]    table, rank correlations, figure
 
 Every net has width 8 and sees the embedded digits for 20 epochs: batch 32, AdamW at .004 with weight decay .01, one
 epoch of rise and a cosine, the gradient clipped at a norm of 5. Before that it is probed, on the first 64 training
@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 import rheobase as rb
+from recipes.studies.steps import read
 from rheobase.files import write_atomic
 from rheobase.machine import commit
 from rheobase.models.resnet import Classic
@@ -34,7 +35,8 @@ from rheobase.signal.readings import Information
 from rheobase.signal.verdict import MOST_EXPLODED, MOST_VANISHED, NOTHING, bearable, lost
 from rheobase.training import Recipe
 
-OUT = Path(__file__).parents[2] / "results" / "studies" / "start.jsonl"
+ROOT = Path(__file__).parents[2]
+OUT, FIGURE = ROOT / "results" / "studies" / "start.jsonl", ROOT / "docs" / "figures" / "study-start.png"
 RECIPE = {
     "data.name": "digits",
     "data.batch_size": 32,
@@ -174,15 +176,11 @@ def _same(arm: Arm, done: dict[str, Any]) -> bool:
     return all(done[key] == value for key, value in asdict(arm).items())
 
 
-def _read(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-
-
 def train(out: Path, parts: Sequence[str]) -> None:
     """Run what is not there yet."""
     out.parent.mkdir(parents=True, exist_ok=True)
     for arm in arms():
-        if (parts and arm.part not in parts) or any(_same(arm, done) for done in _read(out)):
+        if (parts and arm.part not in parts) or any(_same(arm, done) for done in read(out)):
             continue
         found = run(arm)
         with out.open("a") as file:
@@ -192,7 +190,7 @@ def train(out: Path, parts: Sequence[str]) -> None:
 
 def probe(out: Path) -> None:
     """Read all nets anew, as they are before training."""
-    found = _read(out)
+    found = read(out)
     for done in found:
         arm = Arm(**{key: done[key] for key in asdict(Arm("", ""))})
         done.update(probed(arm.model()))
@@ -238,7 +236,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 def report(out: Path, figure: Path) -> None:
     """What came of it."""
-    found = _read(out)
+    found = read(out)
     print("| net | T | neuron | surrogate | start | without | seeds | validation | test | healthy |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -253,14 +251,14 @@ def report(out: Path, figure: Path) -> None:
         print(f"| {' | '.join(map(str, cells))} | {'yes' if good else 'no'} |")
     single = [group[0] for group in groups.values()]
     accuracy = [done["validation"] for done in single]
-    read = [readings(done) for done in single]
+    told = [readings(done) for done in single]
     print(f"\nrank correlation with validation accuracy over {len(single)} nets:")
-    for name in read[0]:
-        print(f"  {rank_correlation([each[name] for each in read], accuracy):5.2f}  {name}")
-    _draw(single, read, figure)
+    for name in told[0]:
+        print(f"  {rank_correlation([each[name] for each in told], accuracy):5.2f}  {name}")
+    _draw(single, told, figure)
 
 
-def _draw(single: list[dict[str, Any]], read: list[dict[str, float]], path: Path) -> None:
+def _draw(single: list[dict[str, Any]], told: list[dict[str, float]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -270,7 +268,7 @@ def _draw(single: list[dict[str, Any]], read: list[dict[str, float]], path: Path
     for axis, name in zip(drawn.subplots(1, 3, sharey=True), names, strict=True):
         for junction, color in (("spiking", "C0"), ("sew", "C1"), ("ms", "C2")):
             at = [i for i, done in enumerate(single) if done["name"].startswith(junction)]
-            axis.scatter([read[i][name] for i in at], [single[i]["validation"] for i in at], s=14, c=color)
+            axis.scatter([told[i][name] for i in at], [single[i]["validation"] for i in at], s=14, c=color)
             axis.scatter([], [], c=color, label="classic" if junction == "spiking" else junction)
         axis.set_xlabel(name + (", log10 of its ratio over depth" if name == "gradient level" else ""))
         axis.grid(alpha=0.2)
@@ -285,7 +283,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "probe", "report"))
     parser.add_argument("--part", nargs="*", default=(), help="default, parts, start, deep, surrogate")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--figure", type=Path, default=OUT.with_suffix(".png"))
+    parser.add_argument("--figure", type=Path, default=FIGURE)
     given = parser.parse_args()
     torch.set_num_threads(1)  # runs of a study go side by side
     if given.what == "run":

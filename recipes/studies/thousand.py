@@ -1,7 +1,7 @@
 """Study: residual spiking nets of a thousand layers, 80 iterations each.
 
-    python recipes/studies/thousand.py run [--arm NAME ...] [--out FILE]     trains what the file has not yet
-    python recipes/studies/thousand.py report [--out FILE] [--figure FILE]
+    python -m recipes.studies.thousand run [--arm NAME ...] [--out FILE]     trains what the file has not yet
+    python -m recipes.studies.thousand report [--out FILE] [--figure FILE]
 
 A 3x3 convolution with stride 2, 500 blocks of two 3x3 convolutions of 16 channels on 14x14 places, T = 4; Fashion-MNIST
 from $RHEOBASE_DATA, batch 32, no augmentation, SGD at .05 with momentum .9 and the gradient clipped at a norm of 5. (A
@@ -22,11 +22,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import rheobase as rb
+from recipes.studies.steps import read
 from rheobase.models.net import Net, Parts, Pool, linear
 from rheobase.models.resnet import MS, SEW, Begin, Classic, Conv
 from rheobase.models.segments import Segmented
 
-OUT = Path(__file__).parents[2] / "results" / "studies" / "thousand.jsonl"
+ROOT = Path(__file__).parents[2]
+OUT, FIGURE = ROOT / "results" / "studies" / "thousand.jsonl", ROOT / "docs" / "figures" / "study-thousand.png"
 ARMS = ("classic identity", "classic plain", "sew identity", "sew plain", "ms identity", "ms plain")
 BLOCKS, WIDTH, STEPS, BATCH, ITERATIONS = 500, 16, 4, 32, 80
 
@@ -79,10 +81,10 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--arm", nargs="*", default=ARMS, choices=ARMS)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--figure", type=Path, default=OUT.with_suffix(".png"))
+    parser.add_argument("--figure", type=Path, default=FIGURE)
     given = parser.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    found = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    found = read(given.out)
     if given.what == "run":
         for arm in given.arm:
             if all(done["arm"] != arm for done in found):

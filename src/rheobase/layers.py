@@ -71,9 +71,7 @@ class PerStep(nn.Module):
         return len(list(parameters())) < len(list(parameters(remove_duplicate=False)))
 
     def _pure(self) -> bool:
-        return all(
-            (type(m) in _PURE or "pure" in type(m).__dict__) and not _altered(m) for m in self.module.modules()
-        )
+        return all((type(m) in _PURE or "pure" in type(m).__dict__) and not _altered(m) for m in self.module.modules())
 
 
 def _altered(module: nn.Module) -> bool:

@@ -91,6 +91,58 @@ def test_folded_layers_are_the_network() -> None:
         torch.testing.assert_close(as_network(graph)(images()), ann(images()), rtol=1e-4, atol=1e-5)
 
 
+class Unfolded(nn.Module):
+    """A norm behind the dropout of what is used elsewhere too, and one over another axis than a linear layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.drop, self.norm1 = nn.Conv2d(1, 5, 3, 2), nn.Dropout(0.2), nn.BatchNorm2d(5)
+        self.fc1, self.norm2, self.fc2 = nn.Linear(9, 7), nn.BatchNorm1d(5), nn.Linear(35, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y = torch.flatten(F.relu(self.norm1(self.drop(y)) + y), 2)
+        return self.fc2(F.relu(self.norm2(self.fc1(y))).flatten(1))
+
+
+@torch.no_grad()
+def test_a_norm_is_folded_only_where_that_changes_nothing_else() -> None:
+    ann = randomized(Unfolded()).eval()
+    graph, gone = folded(read(ann))
+    assert gone == {"drop": "nothing, as in evaluation"}
+    torch.testing.assert_close(as_network(graph)(images()), ann(images()), rtol=1e-4, atol=1e-5)
+    assert away(rb.convert(ann, [images()]), images(), ann(images()), 512) < 0.02
+
+
+@torch.no_grad()
+def test_calibration_by_hand() -> None:
+    ann, x, steps = randomized(mlp()).eval(), images(8), 8
+    plain = rb.convert(ann, [x], Calibrated(bias=False, potential=False), steps)
+    threshold = plain.layers[0].threshold
+    layer, _ = folded(read(ann))
+    shift = plain.features.get_submodule("1").module.bias - layer.of("weights")[0].module.bias
+    torch.testing.assert_close(shift, torch.full_like(shift, threshold / (2 * steps)))
+
+    def active(net: rb.models.Net) -> Tensor:
+        with rb.record(net) as tape:
+            net(x)
+        return threshold * tape["features.3"].spikes.mean((0, 1))
+
+    wanted: dict[str, Tensor] = {}
+    as_network(layer)(x, lambda name, value: wanted.update({name: value.mean(0)}))
+    lighter = rb.convert(ann, [x], Calibrated(potential=False), steps)
+    whole = rb.convert(ann, [x], Calibrated(), steps)
+    initial = whole.features.get_submodule("3").initial
+    assert initial.abs().max() > 0.01 * threshold
+    torch.testing.assert_close(initial, steps * (wanted["3"] - active(lighter)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+def test_neurons_have_the_reset_that_is_asked_for(reset: Any) -> None:
+    net = rb.convert(randomized(mlp()).eval(), [images(8)], ThresholdBalancing(simulate=5, reset=reset), 4)
+    assert net.features.get_submodule("3").reset == reset
+
+
 @torch.no_grad()
 def test_a_maximum_of_spikes_is_that_of_their_counts() -> None:
     torch.manual_seed(0)

@@ -308,7 +308,10 @@ def test_a_graph_tells_itself() -> None:
 def test_a_view_that_would_make_other_samples_is_an_error() -> None:
     network = Own(lambda net, x: net.conv(x).view(-1, 128)).eval()
     assert network(images()).shape == (8, 128)
-    with pytest.raises(ValueError, match=r"view in its forward \(test_reader\.py, line \d+\): a sample must have 128 values, .*got \[4, 4, 8, 8\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"view in its forward \(test_reader\.py, line \d+\): a sample must have 128 values, .*got \[4, 4, 8, 8\]",
+    ):
         flow(read(network))(images())
     text = str(read(Own(lambda net, x: net.conv(x)[:, 1:3, ::2, 0].squeeze(-1).reshape(-1, 8))))
     assert all(told in text for told in ("Slice([:, 1:3, ::2, 0])", "Squeeze((-1,))", "Flat(8)"))
@@ -318,10 +321,11 @@ def test_a_view_that_would_make_other_samples_is_an_error() -> None:
     "function",
     [
         lambda net, x: net.conv(x).squeeze(-4),
+        lambda net, x: net.conv(x).mean((-4, -1)),
+        lambda net, x: torch.cat([net.conv(x), net.conv(x)], -4),
         lambda net, x: (lambda y: F.avg_pool2d(y, y.size(-4)))(net.conv(x)),
         lambda net, x: (lambda y: F.avg_pool2d(y, y.shape[-4:-2]))(net.conv(x)),
         lambda net, x: net.conv(x).mean(-4),
-        lambda net, x: torch.cat([net.conv(x), net.conv(x)], -4),
         lambda net, x: F.pad(net.conv(x)[:, :, 0, 0], (0, 0, 1, 0)),
     ],
 )

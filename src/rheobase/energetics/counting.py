@@ -24,7 +24,7 @@ from rheobase.energetics.operations import (
     SUMS,
     WEIGHTED,
     Fans,
-    events,
+    Units,
     operands,
     window,
 )
@@ -67,7 +67,7 @@ class Counter(TorchFunctionMode):
         self._silent = set(self._neurons)  # those that did not run
         self._paths = {module: path for path, module in model.named_modules()}
         self._stack = [_Frame("", True)]
-        self._windows = {1}  # what spikes may have been averaged over so far
+        self._units = Units()
         self._shape: tuple[int, int] | None = None  # T and batch size of the first neuron
         self._active = False  # whether an activation has run: a neuron, or what an ANN has
 
@@ -153,7 +153,7 @@ class Counter(TorchFunctionMode):
 
     def _added(self, joined: Tensor, spikes: bool) -> None:
         """A residual is added to currents, a skip to spikes: which, if they are added up, still travel one by one."""
-        free = spikes and bool(self._neurons) and events(joined, self._windows) is not None
+        free = spikes and bool(self._neurons) and self._units.events(joined) is not None
         count = 0 if free else int(joined.count_nonzero())
         self._elementwise(self._stack[-1].path, "add", joined.numel(), additions=count)
 
@@ -215,7 +215,7 @@ class Counter(TorchFunctionMode):
             self._elementwise(path, name, tensors[0].numel(), additions=int(tensors[0].count_nonzero()))
         elif name in SUMS | PRODUCTS and len(two) > 1:
             a, b = (torch.as_tensor(each, device=tensors[0].device) for each in two[:2])
-            self._joined(path, name, a, b)
+            self._joined(path, name, a, b, output)
         elif name == "batch_norm":
             count = 0 if self._fold else tensors[0].numel()
             self._elementwise(path, name, tensors[0].numel(), additions=count, multiplications=count)
@@ -229,19 +229,27 @@ class Counter(TorchFunctionMode):
 
     def _averaged(self, path: str, name: str, args: Any, kwargs: Any, x: Tensor, output: Tensor) -> None:
         """A mean or sum: spikes pass it one by one, on their way to the weights behind it."""
-        spikes = events(x, self._windows) is not None
+        spikes = self._units.events(x)
         self._elementwise(path, name, x.numel(), additions=0 if spikes else int(x.count_nonzero()))
         if spikes:
-            self._windows |= {window(name, args, kwargs, output) * known for known in self._windows}
+            self._units.averaged(spikes.units, window(name, args, kwargs, output))
 
-    def _joined(self, path: str, name: str, a: Tensor, b: Tensor) -> None:
-        """A sum or product of two: nothing where one is zero, where spikes are added, or where they let pass."""
+    def _joined(self, path: str, name: str, a: Tensor, b: Tensor, y: Tensor) -> None:
+        """A sum or product of two: nothing where one is zero, where spikes are added, or where they let pass.
+
+        The net's spikes times a constant remain spikes: it is a factor of the weights behind it.
+        """
         both = torch.broadcast_tensors(a, b)
         product = name in PRODUCTS
         if product:
             free = any(bool(((t == 0) | (t == 1)).all()) for t in (a, b))
+            for number, spikes in ((b, a), (a, b)):
+                scaled = self._neurons and self._active and number.numel() == 1 < spikes.numel() and bool(number != 0)
+                found = self._units.events(spikes) if scaled else None
+                if found is not None:
+                    self._units.times(found.units, float(1 / number if "div" in name else number))
         else:
-            free = all(events(t, self._windows) is not None for t in (a, b))
+            free = all(self._units.events(t) is not None for t in (a, b, y))
         count = 0 if free else int(((both[0] != 0) & (both[1] != 0)).sum())
         self._elementwise(path, name, both[0].numel(), **{"multiplications" if product else "additions": count})
 
@@ -257,7 +265,8 @@ class Counter(TorchFunctionMode):
     ) -> None:
         frame, fan = self._stack[-1], self._fans.of(run, x, weight, f"{name} {how}")
         rows = x.numel() // fan.synapses.numel()
-        spikes, nonzero = events(x, self._windows), x != 0
+        nonzero = x != 0
+        spikes = self._units.events(x, -fan.synapses.dim() if weight.dim() > 2 else -1)
 
         def reached(values: Tensor) -> float:
             """Values times their synapses."""
@@ -266,7 +275,7 @@ class Counter(TorchFunctionMode):
 
         effective = reached(nonzero)
         layer = self._layer(path, name, frame)
-        binary = spikes is not None and torch.equal(spikes, nonzero.to(spikes.dtype)) and torch.equal(spikes, x.abs())
+        binary = spikes is not None and spikes.units == {1.0} and bool((spikes.counts <= 1).all())
         layer.binary &= binary
         layer.driven |= self._active or frame.back
         layer.weights = int(weight.count_nonzero())
@@ -282,5 +291,5 @@ class Counter(TorchFunctionMode):
         if spikes is None:
             layer.add(frame.counted, mac=effective)
         else:
-            arrived = float(spikes.sum(dtype=torch.float64))
-            layer.add(frame.counted, ac=effective if binary else reached(spikes), events=arrived)
+            arrived = float(spikes.counts.sum(dtype=torch.float64))
+            layer.add(frame.counted, ac=effective if binary else reached(spikes.counts), events=arrived)

@@ -47,27 +47,60 @@ def operands(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> lis
     return [*args, *(kwargs[name] for name in names if name in kwargs)]
 
 
-def events(x: Tensor, windows: Iterable[int]) -> Tensor | None:
-    """Of how many spikes each value is the sum, or the mean over a window of so many places; None: of none.
+class Events(NamedTuple):
+    """Of how many spikes each value is the sum, and what such a spike is: one unit of all, or each channel its own."""
 
-    Spikes are 0 and 1 (or -1), sums of them small whole numbers. A mean over k values is such a number over k.
-    """
-    x = x.detach()
-    if x.dtype == torch.bool:
-        return x.float()
-    low, high = x.aminmax() if x.numel() else (x.new_tensor(torch.nan),) * 2
-    if not (low >= -MOST and high <= MOST):
-        return None
-    whole = x.round() if x.is_floating_point() else x
-    if torch.equal(whole, x):
-        return whole.abs()
-    slack = 4 * torch.finfo(x.dtype).eps
-    for window in sorted(windows):
-        scaled = x.double().abs() * window
-        whole = scaled.round()
-        if bool(((scaled - whole).abs() <= slack * whole).all()):
-            return whole
-    return None
+    counts: Tensor
+    units: set[float]
+
+
+class Units:
+    """What a spike may have become so far: 1; over k, where a mean over k was taken; times a constant."""
+
+    def __init__(self) -> None:
+        self._most = {1.0: float(MOST)}  # of each, the largest value that is a sum of spikes
+
+    def times(self, units: Iterable[float], constant: float) -> None:
+        """Spikes of these units were multiplied by a constant."""
+        if math.isfinite(constant):
+            self._most |= {unit * abs(constant): self._most[unit] * abs(constant) for unit in units}
+
+    def averaged(self, units: Iterable[float], places: int) -> None:
+        """Means of spikes of these units were taken, over so many places."""
+        self._most |= {unit / places: self._most[unit] for unit in units}
+
+    def events(self, x: Tensor, axis: int = 1) -> Events | None:
+        """What values are made of: whole multiples of one unit, the largest that fits; else of one a channel.
+
+        Spikes are 0 and 1 (or -1), sums of them small whole numbers. None: they are something else.
+        """
+        x = x.detach()
+        if x.dtype == torch.bool:
+            return Events(x.float(), {1.0})
+        if not x.numel() or not bool(x.isfinite().all()):
+            return None
+        whole = x.round() if x.is_floating_point() else x
+        if torch.equal(whole, x) and whole.abs().max() <= MOST:
+            return Events(whole.abs(), {1.0})
+        if not x.is_floating_point():
+            return None
+        size, slack = x.double().abs(), 4 * torch.finfo(x.dtype).eps
+        size = size.movedim(axis, 0) if x.dim() > 1 else size.unsqueeze(0)
+        counts, done, units = torch.zeros_like(size), torch.zeros(len(size), dtype=torch.bool, device=x.device), set()
+        for unit, most in sorted(self._most.items(), reverse=True):
+            scaled = size / unit
+            whole = scaled.round()
+            fits = (((scaled - whole).abs() <= slack * whole) & (size <= most)).flatten(1).all(1)
+            if fits.all():
+                counts, done, units = whole, fits, {unit}
+                break
+            new = fits & ~done
+            if new.any():
+                counts[new], done = whole[new], done | new
+                units.add(unit)
+        if not done.all():
+            return None
+        return Events(counts.movedim(0, axis) if x.dim() > 1 else counts[0], units)
 
 
 def window(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], y: Tensor) -> int:

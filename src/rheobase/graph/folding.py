@@ -40,19 +40,17 @@ def folded(graph: Graph) -> tuple[Graph, dict[str, str]]:
     Returns:
         The layers, and what became of those that are no longer there.
     """
+    gone = {layer.name: "nothing, as in evaluation" for layer in graph.of("dropout")}
+    graph = _without_dropout(graph)
     uses = graph.uses
     layers: dict[str, Layer] = {}
     now: dict[str, str] = {}  # the layer whose output a layer's is now
-    gone: dict[str, str] = {}
     for layer in graph.layers:
         inputs = tuple(now.get(name, name) for name in layer.inputs)
-        if layer.kind == "dropout":
-            now[layer.name], gone[layer.name] = inputs[0], "nothing, as in evaluation"
-            continue
         before = layers.get(inputs[0])
         if layer.kind == "norm":
             scale, shift = _linear(layer.module)
-            if before is not None and isinstance(before.module, FOLDABLE) and uses[layer.inputs[0]] == 1:
+            if before is not None and uses[layer.inputs[0]] == 1 and _foldable(before.module, scale):
                 _fold(before.module, scale, shift)
                 now[layer.name], gone[layer.name] = before.name, f"folded into {before.name}"
                 continue
@@ -60,6 +58,23 @@ def folded(graph: Graph) -> tuple[Graph, dict[str, str]]:
             layer = replace(layer, kind="weights", module=Affine(scale.to(dtype), shift.to(dtype)))
         layers[layer.name] = replace(layer, inputs=inputs, module=_plain(copy.deepcopy(layer.module).eval()))
     return replace(graph, layers=tuple(layers.values()), output=now.get(graph.output, graph.output)), gone
+
+
+def _without_dropout(graph: Graph) -> Graph:
+    layers: list[Layer] = []
+    now: dict[str, str] = {}
+    for layer in graph.layers:
+        inputs = tuple(now.get(name, name) for name in layer.inputs)
+        if layer.kind == "dropout":
+            now[layer.name] = inputs[0]
+        else:
+            layers.append(replace(layer, inputs=inputs))
+    return replace(graph, layers=tuple(layers), output=now.get(graph.output, graph.output))
+
+
+def _foldable(module: Any, scale: Tensor) -> bool:
+    """Whether a norm, which is of axis 1, is of a layer's outputs (those of a linear one may be another axis)."""
+    return isinstance(module, FOLDABLE) and len(module.weight) == len(scale)
 
 
 def _plain(module: Any) -> nn.Module:

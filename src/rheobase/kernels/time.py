@@ -58,8 +58,8 @@ class _Unheard(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "PerStep has no second derivatives (create_graph=True) where an input's steps are one memory, as those of "
-                "a static image: give each its own, as torch.stack([image] * steps)"
+                "PerStep has no second derivatives (create_graph=True) where an input's steps are one memory, as those "
+                "of a static image: give each its own, as torch.stack([image] * steps)"
             )
         return grads[0]
 
