@@ -61,7 +61,7 @@ from recipes.studies.pieces import Kept, TimeUpError, ended_by
 from recipes.studies.steps import CALIBRATION, batches, calibration, costs, read, where
 from rheobase.compat import cpu_has_bfloat16
 from rheobase.data import Batches, Dataset
-from rheobase.data.dataset import Samples, systematic
+from rheobase.data.dataset import Samples
 from rheobase.graph import accuracies
 from rheobase.models import Net
 from rheobase.training import Recipe, resume
@@ -297,7 +297,7 @@ def loaded(name: str, root: str | None, pixels: int | None) -> Dataset:
 
 def some(split: Samples, count: int) -> Samples:
     """So many samples, of all classes."""
-    return split.at(systematic(split.labels.cpu(), min(count, len(split))))
+    return split.some(min(count, len(split)))
 
 
 def health(places: Sequence[dict[str, Any]]) -> dict[str, Any]:

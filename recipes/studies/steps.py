@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.data import Batches, Dataset
-from rheobase.data.dataset import Samples, systematic
+from rheobase.data.dataset import Samples
 from rheobase.graph import Percentile, accuracies
 from rheobase.machine import commit, machine, versions
 from rheobase.models import Net
@@ -187,7 +187,7 @@ class Study:
         self.dataset = rb.data.load(self.data, self.root)
         split = getattr(self.dataset, self.split)
         if self.samples is not None:
-            split = split.at(systematic(split.labels.cpu(), min(self.samples, len(split))))
+            split = split.some(min(self.samples, len(split)))
         self.looked_at = split
 
     def trained(self, net: str) -> nn.Module:
@@ -261,8 +261,7 @@ def batches(data: Dataset, split: Samples, size: int) -> Batches:
 def calibration(data: Dataset, count: int | None = None) -> list[Tensor]:
     """Images of the training split, of all classes."""
     count = min(count or CALIBRATION, len(data.train))
-    few = data.train.at(systematic(data.train.labels.cpu(), count))
-    return [batches(data, few, count).batch(0, 0).inputs]
+    return [batches(data, data.train.some(count), count).batch(0, 0).inputs]
 
 
 def costs(spiking: Net, twin: nn.Module, few: Batches, steps: int) -> dict[str, float]:

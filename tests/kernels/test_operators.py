@@ -679,7 +679,7 @@ def test_what_a_rule_refuses() -> None:
     _, final = lif.run(x)
     with pytest.raises(RuntimeError, match="the rule 'straight through' has no gradient of a final state"):
         final.sum().backward()
-    with pytest.raises(RuntimeError, match="the backward of the rule .straight through. is not differentiable"):
+    with pytest.raises(RuntimeError, match="the backward of the rule 'straight through' is not differentiable"):
         torch.autograd.grad(lif(x).sum(), x, create_graph=True)
 
 

@@ -35,6 +35,10 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def some(self, count: int) -> Self:
+        """So many of the samples, of all classes in their shares, in the original order; errors as `systematic`."""
+        return self.at(systematic(self.labels.cpu(), count))
+
     @on_host
     def divide(self, part: int | float) -> tuple[Self, Self]:
         """(what is left, `part` of the samples), both in the original order; the choice is `systematic`.
@@ -229,7 +233,7 @@ class Dataset:
         Raises:
             ValueError: more than there are.
         """
-        return replace(self, train=self.train.at(systematic(self.train.labels, count)))
+        return replace(self, train=self.train.some(count))
 
     @property
     def channels(self) -> int:

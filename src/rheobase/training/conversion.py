@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 
 from rheobase.data import Batches, Dataset
-from rheobase.data.dataset import systematic
 from rheobase.graph import ConvertedNet, Curve, Method, accuracies
 from rheobase.graph import convert as convert_net
 from rheobase.graph.accuracy import STEPS
@@ -87,13 +86,13 @@ def convert(
     best = load_best(recipe, lambda: net, place.best)
     device = processes.alone_on(recipe.trainer)
     best.to(device)
-    few = found.train.at(systematic(found.train.labels.cpu(), min(samples, len(found.train))))
+    few = found.train.some(min(samples, len(found.train)))
     calibration = Batches(few, batch_size=min(128, len(few)), mean=found.mean, std=found.std)
     decided = getattr(found, split)
     if limit is not None:
         if not 1 <= limit <= len(decided):
             raise ValueError(f"limit must be from 1 to the {len(decided)} {split} samples, got {limit}")
-        decided = decided.at(systematic(decided.labels.cpu(), limit))
+        decided = decided.some(limit)
     batches = build.evaluation_batches(recipe, found, decided)
     with processes.threads(recipe.trainer.threads), seeded("evaluation", recipe.seed, 0):
         spiking = convert_net(best, calibration, method, at)
