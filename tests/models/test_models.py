@@ -398,7 +398,7 @@ def test_without_norm_convolutions_have_biases() -> None:
         ({"name": "ms_resnet18", "start": "zero"}, "start must be 'identity' or 'plain', got 'zero'"),
         (
             {"name": "mlp", "layers": "400-X"},
-            "layers must be some of nCk, nCksm, Pk, Pksm, n and Rn .*, got 'X' in '400-X'",
+            "layers must be some of nCk, nCksm, Pk, Pksm, n, Rn and Rnxmxk .*, got 'X' in '400-X'",
         ),
         ({"name": "mlp", "layers": "400s2"}, "got '400s2' in '400s2'"),
         ({"name": "mlp", "dropout": 1.0}, "dropout must be a number from 0 to below 1, got 1.0"),

@@ -9,6 +9,7 @@ import torch
 
 import rheobase as rb
 from rheobase.rules import Membrane
+from rheobase.rules.spike_train_topology import grid
 
 LEE: dict[str, Any] = {
     "classes": 10, "in_channels": 1, "image_size": 28, "norm": "none", "coding": "poisson", "output": "spikes",
@@ -63,6 +64,31 @@ def test_neurons_that_hear_each_other_begin_so_too() -> None:
         model(torch.rand(2, 1, 28, 28)).sum().backward()
     assert all(trace.spikes.mean() > 0.02 for trace in tape.values())
     assert all(p.grad.norm() > 0 for p in model.parameters())
+
+
+def test_neurons_on_a_grid_hear_those_near_them(tmp_path: Path) -> None:
+    neuron = rb.CubaLIF(0.8, 0.9, reset="hard")
+    model = made("800", layers="80-R5x5x4", neuron=neuron, rule="spike_train", steps=12)
+    back = model.features[5].neuron
+    mask, edge = grid((5, 5, 4)), math.sqrt(3 / 80)
+    assert torch.equal(back.module.weight != 0, mask)
+    assert 0.95 * edge < back.module.weight.abs().max() <= edge
+    again = made("800", layers="80-R5x5x4", neuron=neuron, rule="spike_train", steps=12)
+    assert torch.equal(again.features[5].neuron.module.weight, back.module.weight)
+    rb.save(model, tmp_path / "m")
+    loaded = rb.load(tmp_path / "m").features[5].neuron.module
+    assert torch.equal(loaded.weight, back.module.weight)
+    assert torch.equal(loaded.mask, mask)
+    with rb.record(model) as tape:
+        model(torch.rand(2, 1, 28, 28)).sum().backward()
+    assert all(trace.spikes.mean() > 0.02 for trace in tape.values())
+    assert torch.equal(back.module.values.grad != 0, mask & (back.module.values.grad != 0))
+    assert back.module.values.grad.norm() > 0
+    with torch.device("meta"):
+        model = rb.models.create("mlp", classes=10, in_channels=1, image_size=28, layers="R3x4")
+    assert model.features[2].neuron.module.weight.shape == (12, 12)
+    plain = rb.models.create("mlp", classes=10, in_channels=1, image_size=28, layers="R10x10x8").features[2].neuron
+    assert 0.99 < plain.module.weight.abs().max() * math.sqrt(plain.module.mask.sum() / 800) <= 1
 
 
 def test_a_fixed_threshold_and_a_twin() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import rheobase as rb
 from rheobase.rules import SpikeTrain
 from rheobase.rules.spike_train import Parts, growth, psp_ratios, responses, together
-from rheobase.rules.spike_train_topology import connect, grid
+from rheobase.rules.spike_train_topology import Masked, grid
 
 D = torch.float64
 DECAY, CURRENT, SCALE = 0.9, 0.7, 0.3
@@ -523,25 +523,32 @@ def test_the_grid_has_as_many_connections_as_the_reference_code_draws(
 def test_only_connections_that_there_are_learn() -> None:
     mask = torch.rand(4, 4) < 0.5
     net, dense, x = Net(), Net(), poisson(30, 2, 6)
-    connect(net.above.module, mask)
+    before, net.above.module = net.above.module.weight, Masked(4, 4, False, mask).double()
+    assert not net.above.module.weight[~mask].any()
+    with torch.no_grad():
+        net.above.module.values.copy_(before * mask)
     dense.load_state_dict(net.state_dict(), strict=False)
     with torch.no_grad():
         dense.above.neuron.threshold = net.above.neuron.threshold
         dense.above.module.weight.copy_(net.above.module.weight)
     for each in (net, dense):
         each(x)[1].sum().backward()
-    got, want = net.above.module.parametrizations.weight.original.grad, dense.above.module.weight.grad
+    got, want = net.above.module.values.grad, dense.above.module.weight.grad
     assert (want[~mask] != 0).any()
     torch.testing.assert_close(got, want * mask)
     torch.testing.assert_close(net.first.weight.grad, dense.first.weight.grad)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    optimizer.step()
+    assert not net.above.module.values[~mask].any()
+    assert not torch.equal(net.above.module.weight, dense.above.module.weight)
     with pytest.raises(ValueError, match=r"mask must be \[4, 4\], got \[3, 4\]"):
-        connect(nn.Linear(4, 4), mask[:3])
+        Masked(4, 4, mask=mask[:3])
     with pytest.raises(ValueError, match="shape must be positive"):
         grid((5, 0))
 
 
 def test_masked_weights_run_on_the_engine_too() -> None:
-    x, layer = 2 * torch.rand(9, 3, 4), connect(nn.Linear(4, 4), torch.rand(4, 4) < 0.5)
+    x, layer = 2 * torch.rand(9, 3, 4), Masked(4, 4, mask=torch.rand(4, 4) < 0.5)
     net, grads = rb.Recurrent(rb.LIF(0.9), layer), []
     for name in ("reference", "numba"):
         with rb.engine(name):

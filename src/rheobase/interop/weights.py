@@ -25,6 +25,7 @@ from rheobase.models.family import put_rule
 from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, Integrator, LateralLIF, Recurrent, SoftLIF
 from rheobase.neurons.base import outermost
 from rheobase.norm import TEBN, CurrentNorm
+from rheobase.rules.spike_train_topology import Masked
 
 FORMAT = 2
 _NORM = "channels eps momentum scale sync"
@@ -32,7 +33,7 @@ _CONV = "in_channels out_channels kernel_size stride padding dilation groups bia
 _ARGUMENTS: dict[type[nn.Module], str] = {
     **dict.fromkeys((LIF, IF, CubaLIF, AdaptiveLIF, LateralLIF, Integrator), ""),
     **{SoftLIF: "tau_rc tau_ref amplitude gain smoothing noise"},
-    **{Recurrent: "neuron module", nn.Linear: "in_features out_features bias"},
+    **{Recurrent: "neuron module", **dict.fromkeys((nn.Linear, Masked), "in_features out_features bias")},
     **{CurrentNorm: _NORM, TEBN: f"{_NORM} steps average"},
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV),
 }

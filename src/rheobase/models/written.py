@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -14,10 +15,11 @@ from rheobase.models.net import Flatten, Parts, linear
 from rheobase.models.registry import register
 from rheobase.models.uniform import uniform
 from rheobase.neurons import Neuron, Recurrent
+from rheobase.rules.spike_train_topology import Masked, grid
 
 _LAYER = re.compile(
     r"(?:(?P<maps>[1-9]\d*)C(?P<kernel>[1-9]\d*)|P(?P<pool>[1-9]\d*))(?:s(?P<stride>[1-9]\d*))?"
-    r"|(?P<back>R?)(?P<units>[1-9]\d*)"
+    r"|(?P<back>R?)(?P<units>[1-9]\d*)|R(?P<grid>[1-9]\d*(?:x[1-9]\d*){1,2})"
 )
 
 
@@ -26,8 +28,9 @@ class MLP(Family):
     """Layers as papers write them, from the input on, joined by "-"; input and readout are not written.
 
     "400": linear-norm-neuron with 400 units. "R400": its neurons also hear each other's spikes of the step before,
-    through weights of their own (the ANN twin, which has one step, has none). "15C5": a convolution of 5x5 with 15
-    channels, norm, neuron. "P2": the mean over squares of 2x2. "64C11s4", "P3s2": with a stride of 4, and of 2.
+    through weights of their own (the ANN twin, which has one step, has none); "R5x5x16": they lie on a grid, and hear
+    those near them alone (`rheobase.rules.spike_train_topology`). "15C5": a convolution of 5x5 with 15 channels, norm,
+    neuron. "P2": the mean over squares of 2x2. "64C11s4", "P3s2": with a stride of 4, and of 2.
 
     Attributes:
         layers: no convolution or pooling after units.
@@ -72,17 +75,20 @@ class MLP(Family):
             layer = _LAYER.fullmatch(word)
             if layer is None:
                 raise ValueError(
-                    "layers must be some of nCk, nCksm, Pk, Pksm, n and Rn joined by '-' (input and readout are not "
-                    f"written), got {word!r} in {self.layers!r}"
+                    "layers must be some of nCk, nCksm, Pk, Pksm, n, Rn and Rnxmxk joined by '-' (input and readout "
+                    f"are not written), got {word!r} in {self.layers!r}"
                 )
-            if layer["units"]:
+            if layer["units"] or layer["grid"]:
                 if not features:
                     layers.append(Flatten(channels, size))
                     features = channels * size**2
-                units = int(layer["units"])
+                shape = [int(n) for n in (layer["units"] or layer["grid"]).split("x")]
+                units = math.prod(shape)
                 fire = parts.fire(units)
-                if layer["back"] and isinstance(fire.neuron, Neuron):
-                    fire.neuron = Recurrent(fire.neuron, nn.Linear(units, units, bias=False))
+                if (layer["back"] or layer["grid"]) and isinstance(fire.neuron, Neuron):
+                    mask = grid(shape) if layer["grid"] else None
+                    others = nn.Linear(units, units, bias=False) if mask is None else Masked(units, units, False, mask)
+                    fire.neuron = Recurrent(fire.neuron, others)
                 layers += self._begun(parts.dense(features, units), fire)
                 if self.dropout:
                     layers.append(PerStep(nn.Dropout(self.dropout)))

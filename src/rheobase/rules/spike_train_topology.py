@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 RATES = ((0.3, 0.2), (0.4, 0.1))
 """C of a connection from (excitatory, inhibitory) to (excitatory, inhibitory) neurons."""
@@ -23,33 +23,64 @@ def grid(shape: Sequence[int], seed: int = 0, inhibitory: float = 0.2) -> Tensor
     """
     if not shape or min(shape) < 1 or not 0 <= inhibitory <= 1:
         raise ValueError(f"grid: shape must be positive, inhibitory in [0, 1], got {tuple(shape)} and {inhibitory}")
-    generator = torch.Generator().manual_seed(seed)
-    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) for n in shape)).view(-1, len(shape))
-    kind = torch.zeros(len(places), dtype=torch.long)
-    kind[torch.randperm(len(places), generator=generator)[: round(inhibitory * len(places))]] = 1
-    rate = torch.tensor(RATES, dtype=torch.float64)[kind][:, kind].mT  # [to, from]
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    axes = (torch.arange(n, dtype=torch.float64, device="cpu") for n in shape)
+    places = torch.cartesian_prod(*axes).view(-1, len(shape))
+    kind = torch.zeros(len(places), dtype=torch.long, device="cpu")
+    kind[torch.randperm(len(places), generator=generator, device="cpu")[: round(inhibitory * len(places))]] = 1
+    rate = torch.tensor(RATES, dtype=torch.float64, device="cpu")[kind][:, kind].mT  # [to, from]
     chance = 1.5 * rate * torch.exp(-torch.cdist(places, places).square() / 4)
-    return torch.rand(chance.shape, generator=generator, dtype=chance.dtype) < chance
+    return torch.rand(chance.shape, generator=generator, dtype=chance.dtype, device="cpu") < chance
 
 
-def connect(layer: nn.Linear, mask: Tensor) -> nn.Linear:
-    """The layer itself, with the weights that the mask has alone: others are zero, and stay so.
+class Masked(nn.Linear):
+    """A linear layer of which only some connections exist: weight = values * mask.
+
+    The others are zero, and stay so: no gradient, and no decay, moves them.
+
+    Args:
+        in_features, out_features, bias: as of `torch.nn.Linear`.
+        mask: `[out_features, in_features]` of bool; None: all exist.
 
     Raises:
-        ValueError: a mask of another shape than the weight.
+        ValueError: a mask of another shape.
     """
-    if mask.shape != layer.weight.shape:
-        raise ValueError(f"connect: mask must be {list(layer.weight.shape)}, got {list(mask.shape)}")
-    parametrize.register_parametrization(layer, "weight", _Masked(mask))
-    return layer
 
-
-class _Masked(nn.Module):
     mask: Tensor
 
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mask", mask)
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, mask: Tensor | None = None) -> None:
+        nn.Module.__init__(self)  # (nn.Linear's own would make a parameter of weight)
+        self.in_features, self.out_features = in_features, out_features
+        self.values = nn.Parameter(torch.empty(out_features, in_features))
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
+        mask = torch.ones(self.values.shape, dtype=torch.bool) if mask is None else mask
+        if mask.shape != self.values.shape:
+            raise ValueError(f"Masked: mask must be {list(self.values.shape)}, got {list(mask.shape)}")
+        self.register_buffer("mask", mask.to(self.values.device))
+        self.reset_parameters()
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.mask
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The weights, `[out_features, in_features]`."""
+        return self.values * self.mask
+
+    def reset_parameters(self) -> None:
+        """Uniform within 1 / sqrt(n), of outputs that hear n inputs on average."""
+        bound = math.sqrt(len(self.mask) / max(1, int(self.mask.sum()))) if not self.mask.is_meta else 0.0
+        begin(self, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def extra_repr(self) -> str:
+        """Sizes, and how many connections there are."""
+        there = "some" if self.mask.is_meta else int(self.mask.sum())
+        return f"{super().extra_repr()}, connections={there}"
+
+
+@torch.no_grad()
+def begin(layer: nn.Linear, bound: float) -> None:
+    """Weights uniform within a bound, of those that exist."""
+    weight = layer.values if isinstance(layer, Masked) else layer.weight
+    weight.uniform_(-bound, bound)
+    if isinstance(layer, Masked):
+        weight.mul_(layer.mask)
