@@ -6,11 +6,13 @@
 784-200-200-10 with CurrentNorm, T = 8, and the first of NEURONS that the rule takes; images of Fashion-MNIST from
 $RHEOBASE_DATA at each step, batch 128, AdamW, one cycle. Each rule is trained at each learning rate with seed 0; the
 rate that validates best is kept, and trained with the other seeds. The test split of a run is looked at after its last
-epoch, and decides nothing.
+epoch, and decides nothing. Beside them the same layers of rate neurons (soft LIF), trained as an ANN and converted:
+they are measured as spiking LIF in SPIKING steps, of which the first SKIPPED are not read; 1000 images choose the rate.
 
 A line of the file also has seconds of an epoch and firing rates; with seed 0 what the forward pass of 1024 images keeps
 for the backward pass (MB), and the cosine of the gradient to finite differences of the loss under input noise, of all
-weights and of each layer's, at the beginning (the same weights for all) and after training.
+weights and of each layer's, at the beginning (the same weights for all) and after training (not of the ANN, whose loss
+is another).
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from recipes.studies.steps import read
+from rheobase.data.dataset import Samples
+from rheobase.graph import accuracies
 from rheobase.kernels.rules import named
 from rheobase.rule_names import RuleName
 from rheobase.rules.direction import directions
@@ -40,27 +44,32 @@ from rheobase.training import Recipe
 OUT = Path(__file__).parents[2] / "results" / "studies" / "rules.jsonl"
 RATES = (0.0005, 0.002, 0.008, 0.032)
 NEURONS = (rb.LIF(0.8), rb.LIF(0.8, reset="hard"), rb.CubaLIF(0.5, 0.8, reset="hard", input_scale=0.5))
+SPIKING, SKIPPED = 80, 20
 NOISE, DRAWS, ELEMENTS = 0.3, 50, 20  # of finite differences
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A rule by its name, whether the surrogate is tuned, and other options of the network."""
+    """A rule by its name, whether the surrogate is tuned, or an ANN to convert; and other options of the network."""
 
     rule: str = "surrogate"
     tuned: bool = False
+    ann: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def neuron(self) -> rb.Neuron:
-        """The first that the rule takes."""
+    def neuron(self) -> rb.Neuron | rb.SoftLIF:
+        """The first that the rule takes, or the ANN's."""
+        if self.ann:
+            return rb.SoftLIF()
         rule, x = named(self.rule), torch.zeros(1, 1, 1)
         return next(one for one in NEURONS if rule is None or rule.why_not(one.spec(), x) is None)
 
     def model(self, seed: int, x: Tensor, y: Tensor) -> nn.Module:
         """The network, freshly initialised."""
         torch.manual_seed(seed)
-        options = {"layers": "200-200", "image_size": 28, "neuron": self.neuron, "rule": self.rule, **self.options}
+        options = {"layers": "200-200", "image_size": 28, "neuron": self.neuron, "spiking": not self.ann}
+        options |= {"rule": self.rule, **self.options}
         net = rb.models.create("mlp", classes=10, in_channels=1, steps=8, **options)
         if self.tuned:
             rb.tune(net, x, y)
@@ -72,6 +81,7 @@ ARMS = {
     "surrogate tuned": Arm(tuned=True),
     "surrogate ATan(2), hard reset": Arm(options={"neuron": NEURONS[1]}),
     **{name: Arm(name) for name in get_args(RuleName)[1:]},
+    "soft LIF, converted": Arm(ann=True),
 }
 """Rules with a name come by themselves."""
 
@@ -126,7 +136,7 @@ def run(name: str, rate: float, seed: int, limit: int | None, epochs: int) -> di
         "limit": limit,
         "epochs": epochs,
     }
-    if seed == 0 and rate == RATES[0]:
+    if seed == 0 and rate == RATES[0] and not arm.ann:
         found["cosine at the beginning"] = cosines(net, arm.rule, settle=True)
     keys = {
         **{"data.name": "fashion-mnist", "data.batch_size": 128, "data.train_limit": limit},
@@ -142,10 +152,35 @@ def run(name: str, rate: float, seed: int, limit: int | None, epochs: int) -> di
         "epoch_seconds": round(summary["train_seconds"] / epochs, 2),
         "rates": [round(layer["rate"], 4) for layer in summary["layers"]],
     }
+    if arm.ann:
+        found |= as_spikes(done.model)
+    elif seed == 0:
+        found["cosine at the end"] = cosines(done.model, arm.rule)
     if seed == 0:
-        found |= {"cosine at the end": cosines(done.model, arm.rule), "kept_megabytes": kept(done.model)}
+        found["kept_megabytes"] = kept(done.model)
     found["seconds"] = round(time.time() - begin)
     return found | {key: summary[key] for key in ("commit", "uncommitted_changes", "date", "machine", "versions")}
+
+
+def as_spikes(ann: nn.Module) -> dict[str, Any]:
+    """Accuracies of the ANN's spiking twin in place of its own, which stay as `as_rates`; and spikes a step."""
+    data = rb.data.load("fashion-mnist")
+
+    def batches(split: Samples) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        return iter(rb.data.Batches(split, batch_size=500, mean=data.mean, std=data.std))
+
+    net = rb.convert(ann, batches(data.train.some(min(512, len(data.train)))), "soft_lif")
+    found, own = {}, {}
+    for name, split in (("validation", data.validation.some(min(1000, len(data.validation)))), ("test", data.test)):
+        found[name] = accuracies(net, batches(split), [SPIKING], skip=SKIPPED).accuracy[SPIKING]
+        with torch.no_grad():
+            right = sum(int((rb.readout(ann(x)).argmax(1) == y).sum()) for x, y, _ in batches(split))
+        own[name] = right / len(split)
+    images, _, _ = next(batches(data.validation))
+    with torch.no_grad(), rb.record(net) as tape:
+        net(images, SPIKING)
+    rates = [round(float(trace.spikes.float().mean()), 4) for trace in tape.values()]
+    return {**found, "as_rates": own, "rates": rates}
 
 
 def best(found: Sequence[dict[str, Any]], name: str) -> float:
@@ -206,7 +241,7 @@ def report(out: Path, figure: Path) -> None:
         rate = best(found, name)
         runs = [done for done in found if (done["arm"], done["lr"]) == (name, rate)]
         first = next(done for done in runs if done["seed"] == 0)
-        begin = next(done for done in found if done["arm"] == name and "cosine at the beginning" in done)
+        begin = next((done for done in found if done["arm"] == name and "cosine at the beginning" in done), {})
         accuracy = [f"{100 * statistics.mean(done[key] for done in runs):.2f}" for key in ("validation", "test")]
         angles = [" ".join(f"{c:.2f}" for c in each.values()) for each in _angles(begin, first)]
         rates = " ".join(f"{r:.3f}" for r in first["rates"])
@@ -217,7 +252,7 @@ def report(out: Path, figure: Path) -> None:
 
 
 def _angles(begin: dict[str, Any], end: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    return begin["cosine at the beginning"], end["cosine at the end"]
+    return begin.get("cosine at the beginning", {}), end.get("cosine at the end", {})
 
 
 def _draw(found: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
@@ -231,11 +266,12 @@ def _draw(found: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> 
         first = sorted((d["lr"], d["validation"]) for d in found if d["arm"] == name and d["seed"] == 0)
         swept.plot(*zip(*first, strict=True), marker="o", label=name, color=f"C{i}")
         end = next(d for d in found if (d["arm"], d["lr"], d["seed"]) == (name, best(found, name), 0))
-        angles.plot(range(len(end["cosine at the end"])), [*end["cosine at the end"].values()], "o", color=f"C{i}")
+        if "cosine at the end" in end:
+            ticks = ["all", *(f"layer {k}" for k in range(1, len(end["cosine at the end"])))]
+            angles.plot(range(len(ticks)), [*end["cosine at the end"].values()], "o", color=f"C{i}")
     swept.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy, seed 0")
     swept.set_xticks(RATES, map(str, RATES))
     swept.minorticks_off()
-    ticks = ["all", *(f"layer {k + 1}" for k in range(len(end["cosine at the end"]) - 1))]
     angles.set_xticks(range(len(ticks)), ticks)
     angles.set_ylabel("cosine to finite differences, after training")
     swept.legend(frameon=False)

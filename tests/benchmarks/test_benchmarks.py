@@ -105,6 +105,7 @@ def test_a_rival_must_be_the_same_neuron() -> None:
 FIRST = {
     "first": "kernels to compile",
     "health": "training step",
+    "rules": "surrogate",
     "shares": "rheobase: convolutions",
     "loader": "a step that takes 50 images/s",
     "checkpoint": "write, as a run does",

@@ -138,6 +138,16 @@ def speech(seed, samples):
     return 0.1 * torch.randn(samples, generator=generator) * tone(3, samples)
 
 
+def test_frames_are_made_two_thousand_times_as_large_and_held_for_ten_steps():
+    sound = speech(0, 2400)
+    held = cochleagram(sound, RATE).repeat_interleave(10, 0)
+    found = cochlear_spikes(sound, RATE)
+    assert found.sum() > 20
+    assert torch.equal(found, bsa(2000 * held, threshold=0.6))
+    assert not torch.equal(found, bsa(1900 * held, threshold=0.6))
+    assert torch.equal(cochlear_spikes(sound, RATE, max_steps=70), found[:70])
+
+
 def test_spoken_digits_come_as_spikes_and_are_kept(tmp_path, monkeypatch):
     folder = tmp_path / "fsdd" / "recordings"
     folder.mkdir(parents=True)

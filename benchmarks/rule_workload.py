@@ -1,0 +1,63 @@
+"""A training step by each line of work's rule, against surrogate gradients through time on the same network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+
+import rheobase as rb
+from benchmarks.harness import Call, Case, Table, measure
+from benchmarks.health_workload import busy
+from benchmarks.memory import add_peaks
+from rheobase.training import build, losses, sources
+
+RECIPES: dict[str, tuple[int, tuple[int, ...]]] = {
+    "mnist-membrane-800": (10, (1, 28, 28)),
+    "mnist-spike-train-conv": (10, (1, 28, 28)),
+    "fashion-mnist-spike-train": (10, (1, 28, 28)),
+    "spoken-digits-spike-train": (10, (400, 64, 1, 1)),
+    "mnist-neighborhood-conv": (10, (1, 28, 28)),
+}
+"""By name: the batch when quick, and the shape of a sample, as long as a spoken digit is on average."""
+
+
+def rules(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """Of each recipe with a rule, on made inputs; process time, as other work on the machine does not count there."""
+    for name, (few, shape) in RECIPES.items():
+        recipe = sources.load(name)
+        batch = few if quick else recipe.data.batch_size
+        cases = [Case(rule, partial(step, name, rule, batch, shape)) for rule in ("surrogate", recipe.model.rule)]
+        table = measure(f"{name}, training step, B={batch}", cases, repeats, clock=busy)
+        if not quick:
+            add_peaks(table, cases, partial(_small, name, few, shape))
+        yield table
+
+
+def _small(name: str, batch: int, shape: tuple[int, ...], case: Case) -> Callable[[], Call]:
+    """What brings the code of a case in."""
+    return partial(step, name, case.name, batch, shape)
+
+
+def step(name: str, rule: str, batch: int, shape: tuple[int, ...]) -> Call:
+    """Forward, the recipe's loss, backward and its optimizer, at a rate of 0: all cases meet the same net."""
+    recipe = sources.load(name).replace({"model.rule": rule})
+    torch.manual_seed(0)
+    sequence = len(shape) == 4
+    x = (torch.rand(batch, *shape) < 0.06).byte() if sequence else (255 * torch.rand(batch, *shape) ** 3).byte()
+    lengths = torch.full((batch,), shape[0]) if sequence else None
+    split = rb.data.Split(x, torch.arange(batch) % 10, lengths)
+    made = rb.data.Dataset.of("made", 10, split, split, split, white=None if sequence else 255.0)
+    recipe = build.instead(recipe, (), made, None)
+    data = build.dataset(recipe, made)
+    net, inputs = build.model(recipe, data), next(iter(build.training_batches(recipe, data)))
+    optimizer = torch.optim.AdamW(net.parameters(), 0.0, weight_decay=0.0)
+
+    def call() -> None:
+        optimizer.zero_grad()
+        logits = net(inputs.inputs)
+        losses.loss(logits, inputs.labels, recipe.loss).backward()
+        optimizer.step()
+
+    return call
