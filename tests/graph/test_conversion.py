@@ -557,6 +557,8 @@ class Tricky(nn.Module):
 def test_a_network_that_is_not_what_was_read_is_refused() -> None:
     with pytest.raises(RuntimeError, match="Tricky was not understood"):
         rb.convert(Tricky(), [images()])
+    with pytest.raises(RuntimeError, match=r"what it gives: torch.bfloat16 rounds too much to tell, take .float()"):
+        rb.convert(Tricky().bfloat16(), [images().bfloat16()])
 
 
 @torch.no_grad()

@@ -422,8 +422,20 @@ def test_clear_errors(call: dict[str, object], message: str) -> None:
         rb.models.create(**{"classes": 2, **call})
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_images_are_checked() -> None:
     model = small("plain_convnet")
+    x = torch.rand(4, 2, 8, 8)
+    for bad, got in (
+        (x.byte(), "torch.uint8"),
+        (x.long(), "torch.int64"),
+        (None, "NoneType"),
+        ([x], "list"),
+        (x.to_sparse(), "a sparse or nested one"),
+        (torch.nested.nested_tensor([*x]), "a sparse or nested one"),
+    ):
+        with pytest.raises(TypeError, match=f"^images must be a dense floating point tensor, got {got}$"):
+            model(bad)
     with pytest.raises(ValueError, match=r"images must be \[B, 2, H, W\] or .*, got shape \[4, 3, 8, 8\]"):
         model(torch.rand(4, 3, 8, 8))
     with pytest.raises(ValueError, match="this sequence has 5, got steps=3"):

@@ -17,6 +17,7 @@ from rheobase.graph.net import Became, GraphNet, input_of
 from rheobase.graph.qcfs import continuous
 from rheobase.graph.reader import read
 from rheobase.graph.simulation import Counts, stream
+from rheobase.kernels.spec import HALF
 from rheobase.models import Net
 from rheobase.modes import in_mode
 from rheobase.neurons import Neuron
@@ -166,8 +167,9 @@ def _compare(graph: Graph, ann: nn.Module, images: Tensor) -> Tensor:
     if found.shape != wanted.shape or not torch.allclose(
         found, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item()
     ):
+        coarse = f": {found.dtype} rounds too much to tell, take .float()" if found.dtype in HALF else ""
         raise RuntimeError(
-            f"convert: {graph.owner} was not understood: its layers, run one by one, do not give what it gives"
+            f"convert: {graph.owner} was not understood: its layers, run one by one, do not give what it gives{coarse}"
         )
     return found
 

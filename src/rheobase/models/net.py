@@ -160,8 +160,13 @@ class Net(nn.Module):
         """The input at every step, `[T, B, C, H, W]`, in channels-last memory.
 
         Raises:
+            TypeError: images that are no dense tensor of floating point.
             ValueError: another number of axes or channels, no time step, or `steps` that contradict the sequence.
         """
+        dense = isinstance(images, Tensor) and not images.is_nested and images.layout == torch.strided
+        if not dense or not images.is_floating_point():
+            got = images.dtype if dense else "a sparse or nested one" if isinstance(images, Tensor) else type(images)
+            raise TypeError(f"images must be a dense floating point tensor, got {getattr(got, '__name__', got)}")
         rank = self.rank
         single = images.dim() == rank + 1
         if not (single or images.dim() == rank + 2) or self.in_channels not in (None, images.shape[-rank]):
