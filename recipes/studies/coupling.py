@@ -1,0 +1,114 @@
+"""Study: what the coupling of a recurrent layer does to the gradient below it (Zhang and Li 2019).
+
+    python -m recipes.studies.coupling [--model FILE] [--images N] [--out FILE]
+
+Of 784-400-R400-10 on a grid (recipes/fashion-mnist-spike-train.yaml), as it begins or from a file of `rheobase.save`,
+on validation images of Fashion-MNIST in $RHEOBASE_DATA: delta of the layer below the recurrent one, sample by sample,
+by the equations with the inverse, (Omega - Theta)^-1 Phi, and instead of it
+
+    first_order   to first order in Theta, as `SpikeTrain` has it by default
+    none          without Theta
+    as_coded      Phi (Omega - Theta)^-1: what a library that reads matrices by columns makes of theirs, which are
+                  written by rows
+
+as the cosine to the first: mean over samples with a gradient, and the least. Beside them how strongly the neurons
+excite each other: the largest absolute eigenvalue of Omega^-1 Theta, mean over samples, and the largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import rheobase as rb
+from recipes.studies.steps import where
+from rheobase.kernels.spec import fitted
+from rheobase.rules.spike_train import RULE, Parts, first_order, psp_ratios, together
+from rheobase.training import build, losses, sources
+
+OUT = Path(__file__).parents[2] / "results" / "studies" / "coupling.jsonl"
+RECIPE = "fashion-mnist-spike-train"
+WAYS = ("first_order", "none", "as_coded")
+
+
+@torch.enable_grad()
+def watched(net: nn.Module, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Spikes of the two hidden layers, and the gradient of the loss by each spike of the second; `[T, B, N]`."""
+    spikes: dict[str, Tensor] = {}
+    hooks = []
+    for path, module in net.named_modules():
+        if isinstance(module, rb.Fire):
+            hooks.append(module.register_forward_hook(lambda _, __, out, path=path: spikes.update({path: out})))
+    loss = losses.loss(net(x), y, sources.load(RECIPE).loss) * len(x)
+    names = list(spikes)[:2]
+    grads = torch.autograd.grad(loss, [spikes[name] for name in names])
+    for hook in hooks:
+        hook.remove()
+    return {name: spikes[name].detach() for name in names}, dict(zip(names, grads, strict=True))
+
+
+@torch.no_grad()
+def deltas(net: Any, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """delta of the layer below, `[B, N]`, by each way and "inverse"; and the eigenvalue of each sample, `[B]`."""
+    spikes, grads = watched(net, x, y)
+    (_, below), (above_path, above) = spikes.items()
+    layer, recurrent = net.features[4].module, net.get_submodule(above_path).neuron
+    neuron, threshold = recurrent.neuron, net.features[3].neuron.threshold.double()
+    currents = F.linear(below, layer.weight)
+    heard = torch.cat([torch.zeros_like(above[:1]), above[:-1]])
+    saved = RULE.saved(above.double(), (currents + recurrent.module(heard)).double())
+    parts = RULE.parts(neuron.spec(), grads[above_path].double(), saved)
+    bar = fitted("threshold", neuron.threshold.detach().double(), saved.charge).expand_as(saved.charge)
+    weight = recurrent.module.weight.double()
+    theta = weight * psp_ratios(parts.responses, above.double()) / bar.unsqueeze(-2)
+    trains = below.double()
+    psps = torch.bmm(parts.responses.permute(1, 2, 0), trains.permute(1, 0, 2))
+    phi = layer.weight.double() * psps / trains.sum(0).clamp(min=1).unsqueeze(-2) / threshold
+
+    def down(z: Tensor) -> Tensor:
+        return (phi.mT @ z.unsqueeze(-1)).squeeze(-1)
+
+    alone = parts.errors / parts.own
+    found = {
+        "inverse": down(together(parts, theta)),
+        "first_order": down(first_order(parts, theta)),
+        "none": down(alone),
+        "as_coded": together(Parts(parts.responses, down(parts.errors), parts.own), theta),
+    }
+    strength = torch.linalg.eigvals(theta / parts.own.unsqueeze(-1)).abs().amax(-1)
+    return found, strength
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="of a run of the recipe: RUN/checkpoints/best.safetensors")
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--out", type=Path, default=OUT)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    recipe = sources.load(RECIPE)
+    data = build.dataset(recipe)
+    net = build.model(recipe, data) if given.model is None else rb.load(given.model)
+    x, y, _ = build.sample(data, data.validation, given.images)
+    found, strength = deltas(net, x, y)
+    there = found["inverse"].norm(dim=-1) > 0  # (others are within the margin of the loss)
+    line: dict[str, Any] = {"trained": given.model is not None, "images": int(there.sum())}
+    line["eigenvalue"] = [round(strength.mean().item(), 3), round(strength.max().item(), 3)]
+    for way in WAYS:
+        cosine = F.cosine_similarity(found[way], found["inverse"])[there]
+        line[way] = [round(cosine.mean().item(), 4), round(cosine.min().item(), 4)]
+    print(json.dumps(line))
+    with given.out.open("a") as file:
+        file.write(json.dumps({**line, **where(torch.device("cpu"))}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
