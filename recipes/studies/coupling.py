@@ -12,7 +12,8 @@ by the equations with the inverse, (Omega - Theta)^-1 Phi, and instead of it
                   written by rows
 
 as the cosine to the first: mean over samples with a gradient, and the least. Beside them how strongly the neurons
-excite each other: the largest absolute eigenvalue of Omega^-1 Theta, mean over samples, and the largest.
+excite each other, mean over samples, and the largest: the largest absolute eigenvalue of Omega^-1 Theta, and what the
+first order adds to delta / s, as a share of it ("others").
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def watched(net: nn.Module, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], di
 
 
 @torch.no_grad()
-def deltas(net: Any, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """delta of the layer below, `[B, N]`, by each way and "inverse"; and the eigenvalue of each sample, `[B]`."""
+def deltas(net: Any, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """delta of the layer below, `[B, N]`, by each way and "inverse"; and how strong the coupling is, `[B]`."""
     spikes, grads = watched(net, x, y)
     (_, below), (above_path, above) = spikes.items()
     layer, recurrent = net.features[4].module, net.get_submodule(above_path).neuron
@@ -74,14 +75,17 @@ def deltas(net: Any, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     def down(z: Tensor) -> Tensor:
         return (phi.mT @ z.unsqueeze(-1)).squeeze(-1)
 
-    alone = parts.errors / parts.own
+    alone, first = parts.errors / parts.own, first_order(parts, theta)
     found = {
         "inverse": down(together(parts, theta)),
-        "first_order": down(first_order(parts, theta)),
+        "first_order": down(first),
         "none": down(alone),
         "as_coded": together(Parts(parts.responses, down(parts.errors), parts.own), theta),
     }
-    strength = torch.linalg.eigvals(theta / parts.own.unsqueeze(-1)).abs().amax(-1)
+    strength = {
+        "eigenvalue": torch.linalg.eigvals(theta / parts.own.unsqueeze(-1)).abs().amax(-1),
+        "others": (first - alone).norm(dim=-1) / alone.norm(dim=-1).clamp(min=1e-30),
+    }
     return found, strength
 
 
@@ -101,7 +105,8 @@ def main() -> None:
     found, strength = deltas(net, x, y)
     there = found["inverse"].norm(dim=-1) > 0  # (others are within the margin of the loss)
     line: dict[str, Any] = {"trained": given.model is not None, "images": int(there.sum())}
-    line["eigenvalue"] = [round(strength.mean().item(), 3), round(strength.max().item(), 3)]
+    for what, each in strength.items():
+        line[what] = [round(each[there].mean().item(), 3), round(each[there].max().item(), 3)]
     for way in WAYS:
         cosine = F.cosine_similarity(found[way], found["inverse"])[there]
         line[way] = [round(cosine.mean().item(), 4), round(cosine.min().item(), 4)]

@@ -52,6 +52,7 @@ def test_the_papers_nets_begin_as_it_says(what: str) -> None:
     assert set(logits.unique().tolist()) == {0, 1}
 
 
+@pytest.mark.filterwarnings("ignore:.*excite each other so strongly")
 def test_neurons_that_hear_each_other_begin_so_too() -> None:
     neuron = rb.CubaLIF(0.8, 0.9, reset="hard")
     model = made("800", layers="800-R400", neuron=neuron, rule="spike_train", steps=12)
@@ -66,6 +67,7 @@ def test_neurons_that_hear_each_other_begin_so_too() -> None:
     assert all(p.grad.norm() > 0 for p in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.*excite each other so strongly")
 def test_neurons_on_a_grid_hear_those_near_them(tmp_path: Path) -> None:
     neuron = rb.CubaLIF(0.8, 0.9, reset="hard")
     model = made("800", layers="80-R5x5x4", neuron=neuron, rule="spike_train", steps=12)

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.rules import SpikeTrain
-from rheobase.rules.spike_train import Parts, growth, psp_ratios, responses, together
+from rheobase.rules.spike_train import Parts, first_order, growth, psp_ratios, responses, together
 from rheobase.rules.spike_train_topology import Masked, grid
 
 D = torch.float64
 DECAY, CURRENT, SCALE = 0.9, 0.7, 0.3
 RULE = SpikeTrain(coupling="exact")
+STRONG = pytest.mark.filterwarnings("ignore:.*excite each other so strongly that the gradient")
+"""For small nets of random weights."""
 
 
 @pytest.fixture(autouse=True)
@@ -273,6 +275,14 @@ def test_neurons_that_excite_each_other_without_end_are_told() -> None:
         together(parts, theta)
 
 
+def test_a_first_order_that_says_little_is_told() -> None:
+    parts = Parts(torch.zeros(2, 2, 2), torch.ones(2, 2, dtype=D), torch.full((2, 2), 0.5, dtype=D))
+    theta = torch.tensor([[[0, 0.34], [0.34, 0]]], dtype=D)  # over s: 0.68
+    torch.testing.assert_close(first_order(parts, theta), torch.full((2, 2), 2 * 1.68, dtype=D))
+    with pytest.warns(RuntimeWarning, match="so strongly that the gradient to first order says little"):
+        first_order(parts, 0.36 / 0.34 * theta)
+
+
 def test_convolution_and_pooling_are_the_matrices_that_they_are() -> None:
     conv, x, g = nn.Conv2d(2, 3, 3, padding=1, bias=False).double(), poisson(15, 2, 2, 4, 4), torch.randn(12, dtype=D)
     nn.init.normal_(conv.weight, 0.2, 0.5)
@@ -343,6 +353,7 @@ def test_a_whole_net_learns_without_a_surrogate(monkeypatch: pytest.MonkeyPatch)
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
+@STRONG
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_spikes_and_states_are_the_neurons_own(dtype: torch.dtype) -> None:
     x = (2 * torch.rand(9, 3, 4)).to(dtype)
@@ -412,6 +423,7 @@ def test_the_kernel_is_the_definition(kind: str, each: tuple[int, ...], dtype: t
         assert found["numba"][1].abs().mean() > 0.01
 
 
+@STRONG
 @pytest.mark.parametrize("coupling", ["exact", "first_order", "none"])
 def test_the_kernel_is_the_definition_of_neurons_that_hear_each_other(coupling: Any) -> None:
     neuron, x = rb.CubaLIF(0.5, 0.8, reset="hard", input_scale=0.5), 2 * torch.rand(31, 3, 7)
@@ -556,6 +568,7 @@ def test_masked_weights_run_on_the_engine_too() -> None:
     torch.testing.assert_close(*grads)
 
 
+@STRONG
 @pytest.mark.parametrize("backward", [True, False])
 def test_a_call_of_neurons_that_hear_each_other_is_freed(backward: bool) -> None:
     """Outputs that hold what holds them never would be."""
