@@ -1,6 +1,6 @@
 """Study: what the coupling of a recurrent layer does to the gradient below it (Zhang and Li 2019).
 
-    python -m recipes.studies.coupling [--model FILE] [--images N] [--out FILE]
+    python -m recipes.studies.coupling [--model FILE] [--about WORDS] [--images N] [--out FILE]
 
 Of 784-400-R400-10 on a grid (recipes/fashion-mnist-spike-train.yaml), as it begins or from a file of `rheobase.save`,
 on validation images of Fashion-MNIST in $RHEOBASE_DATA: delta of the layer below the recurrent one, sample by sample,
@@ -93,6 +93,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="of a run of the recipe: RUN/checkpoints/best.safetensors")
+    parser.add_argument("--about", default="as it begins", help="what the line of the file says of the model")
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
@@ -104,7 +105,7 @@ def main() -> None:
     x, y, _ = build.sample(data, data.validation, given.images)
     found, strength = deltas(net, x, y)
     there = found["inverse"].norm(dim=-1) > 0  # (others are within the margin of the loss)
-    line: dict[str, Any] = {"trained": given.model is not None, "images": int(there.sum())}
+    line: dict[str, Any] = {"about": given.about, "images": int(there.sum())}
     for what, each in strength.items():
         line[what] = [round(each[there].mean().item(), 3), round(each[there].max().item(), 3)]
     for way in WAYS:
