@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import rheobase as rb
 from recipes.studies.steps import where
 from rheobase.kernels.spec import fitted
-from rheobase.rules.spike_train import RULE, Parts, first_order, psp_ratios, together
+from rheobase.rules.spike_train import RULE, first_order, psp_ratios, together
 from rheobase.training import build, losses, sources
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "coupling.jsonl"
@@ -80,7 +80,7 @@ def deltas(net: Any, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict[str,
         "inverse": down(together(parts, theta)),
         "first_order": down(first),
         "none": down(alone),
-        "as_coded": together(Parts(parts.responses, down(parts.errors), parts.own), theta),
+        "as_coded": together(parts._replace(errors=down(parts.errors)), theta),
     }
     strength = {
         "eigenvalue": torch.linalg.eigvals(theta / parts.own.unsqueeze(-1)).abs().amax(-1),

@@ -20,6 +20,9 @@ DECAY, CURRENT, SCALE = 0.9, 0.7, 0.3
 RULE = SpikeTrain(coupling="exact")
 STRONG = pytest.mark.filterwarnings("ignore:.*excite each other so strongly that the gradient")
 """For small nets of random weights."""
+HALVES = Parts(
+    torch.zeros(2, 2, 2), torch.ones(2, 2, dtype=D), torch.full((2, 2), 0.5, dtype=D), torch.zeros(2, 2).bool()
+)
 
 
 @pytest.fixture(autouse=True)
@@ -268,7 +271,12 @@ def test_the_solve_is_the_dense_inverse_and_the_ratios_the_pairs() -> None:
 
 
 def test_neurons_that_excite_each_other_without_end_are_told() -> None:
-    parts = Parts(torch.zeros(2, 2, 2), torch.ones(2, 2, dtype=D), torch.full((2, 2), 0.5, dtype=D))
+    parts = Parts(
+        torch.zeros(2, 2, 2),
+        torch.ones(2, 2, dtype=D),
+        torch.full((2, 2), 0.5, dtype=D),
+        torch.zeros(2, 2, dtype=torch.bool),
+    )
     theta = torch.tensor([[[0, 0.4], [0.4, 0]], [[0, 0.6], [0.6, 0]]], dtype=D)
     assert together(parts, theta[:1].expand(2, 2, 2)).min() > 9
     with pytest.warns(RuntimeWarning, match="in some sample, that their counts have no derivative"):
@@ -276,7 +284,12 @@ def test_neurons_that_excite_each_other_without_end_are_told() -> None:
 
 
 def test_a_first_order_that_says_little_is_told() -> None:
-    parts = Parts(torch.zeros(2, 2, 2), torch.ones(2, 2, dtype=D), torch.full((2, 2), 0.5, dtype=D))
+    parts = Parts(
+        torch.zeros(2, 2, 2),
+        torch.ones(2, 2, dtype=D),
+        torch.full((2, 2), 0.5, dtype=D),
+        torch.zeros(2, 2, dtype=torch.bool),
+    )
     theta = torch.tensor([[[0, 0.34], [0.34, 0]]], dtype=D)  # over s: 0.68
     torch.testing.assert_close(first_order(parts, theta), torch.full((2, 2), 2 * 1.68, dtype=D))
     with pytest.warns(RuntimeWarning, match="so strongly that the gradient to first order says little"):
@@ -301,6 +314,30 @@ def test_convolution_and_pooling_are_the_matrices_that_they_are() -> None:
     assert 0.1 < top.mean() < 0.8
     assert torch.equal(top.flatten(2), same)
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_neurons_that_fire_at_every_step_are_not_asked_for_more(engine: str, recurrent: bool) -> None:
+    x = torch.tensor([9.0, 0.8, 9.0]).expand(6, 2, 3).clone().requires_grad_()
+    neuron: Any = rb.CubaLIF(0.5, 0.9, reset="hard", input_scale=0.5)
+    neuron.rule = SpikeTrain(silent=35)  # a silent neuron that counts with a train at every step is not one of them
+    if recurrent:
+        neuron = rb.Recurrent(neuron, nn.Linear(3, 3, bias=False))
+        nn.init.constant_(neuron.module.weight, 0.001)
+    with rb.engine(engine):
+        spikes = neuron(x)
+        assert spikes.sum(0)[0].tolist() == [6, spikes[:, 0, 1].sum(), 6]
+        assert 0 < spikes[:, 0, 1].sum() < 6
+        more, less = (torch.autograd.grad(sign * spikes.sum(), x, retain_graph=True)[0] for sign in (-1, 1))
+    assert not more[..., [0, 2]].any()
+    assert more[:-1, :, 1].all()
+    assert (less[..., [0, 2]] > 0).all()
+    torch.testing.assert_close(less[..., 1], -more[..., 1], rtol=0.05, atol=0)
+    silent = torch.zeros(6, 1, 3, requires_grad=True)
+    with rb.engine(engine):
+        neuron(silent).sum().neg().backward()
+    assert (silent.grad < 0).all()
 
 
 def test_silent_neurons_pass_nothing_but_at_the_output() -> None:
@@ -557,6 +594,23 @@ def test_only_connections_that_there_are_learn() -> None:
         Masked(4, 4, mask=mask[:3])
     with pytest.raises(ValueError, match="shape must be positive"):
         grid((5, 0))
+
+
+def test_a_network_with_a_mask_is_converted_and_made_spiking() -> None:
+    layer = Masked(16, 16, mask=grid((4, 4)))
+    ann = nn.Sequential(nn.Flatten(), layer, nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    x = torch.rand(32, 1, 4, 4)
+    ann(x)
+    ann.eval()
+    spiking = rb.convert(ann, [x], "percentile")
+    torch.testing.assert_close(rb.readout(spiking(x, 2000)), ann(x), rtol=0, atol=0.02)
+    direct = rb.to_spiking(ann, rb.LIF(), 4)
+    direct(x).sum().backward()
+    values = next(m for m in direct.modules() if isinstance(m, Masked)).values
+    assert values.grad[layer.mask].any()
+    assert not values.grad[~layer.mask].any()
+    layer.weight = nn.Parameter(torch.ones(16, 16))
+    assert torch.equal(layer.weight, layer.mask.float())
 
 
 def test_masked_weights_run_on_the_engine_too() -> None:

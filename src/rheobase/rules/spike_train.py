@@ -26,11 +26,13 @@ class Saved(NamedTuple):
     """What the backward pass needs.
 
     trains: `[T, B, ...]`, the spikes of real steps, and the regular trains that silent neurons count with.
-    charge: `[B, ...]`, the sum of the currents over real steps. steps: `[B]`, how many there are. by: a kernel.
+    charge: `[B, ...]`, the sum of the currents over real steps. full: `[B, ...]`, which neurons fire at each of them.
+    steps: `[B]`, how many there are. by: a kernel.
     """
 
     trains: Tensor
     charge: Tensor
+    full: Tensor
     steps: Tensor
     by: Callable[..., Tensor] | None = None
 
@@ -38,12 +40,18 @@ class Saved(NamedTuple):
 class Parts(NamedTuple):
     """What the backward pass is made of.
 
-    responses: `[T, B, ...]`, see `responses`. errors: delta = dE/da. own: the denominators s, both `[B, ...]`.
+    responses: `[T, B, ...]`, see `responses`. errors: delta = dE/da. own: the denominators s. full: which neurons fire
+    at every step, all three `[B, ...]`.
     """
 
     responses: Tensor
     errors: Tensor
     own: Tensor
+    full: Tensor
+
+    def obeyed(self, errors: Tensor) -> Tensor:
+        """What the neurons can obey: those that fire at every step cannot fire more."""
+        return errors.masked_fill(self.full & (errors < 0), 0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,8 @@ class SpikeTrain:
         s_i da_i = sum_j (dw_ij e_ij + w_ij (e_ij / o_j) do_j),   s_i = 1 - (sum_j w_ij de_ij/do_i) / threshold.
     As da_i / dI_i[t] = b_i[t] (`responses`) needs nothing of the layer before, all of it is a neuron's backward:
         g_i = mean of dE/ds_i[t] over the spikes of i = dE/do_i,   dE/dI_i[t] = g_i / (threshold s_i) b_i[t].
-    A neuron that does not fire in a sample passes nothing. In a `Recurrent` the neurons' own spikes are among j, and
+    A neuron that does not fire in a sample passes nothing, and one that fires at every step nothing that asks for more:
+    its current, and not its count, would grow without end. In a `Recurrent` the neurons' own spikes are among j, and
     the equation is solved for all neurons together, once a sample (`first_order`, `together`).
 
     Args:
@@ -113,6 +122,7 @@ class SpikeTrain:
         if saved.by is not None and not batched(grad_spikes):
             numbers, counts = self._numbers(spec, saved), saved.trains.sum(0, dtype=saved.charge.dtype)
             weight = 1 / (counts.clamp(min=1) * numbers["threshold"] * self._own(numbers, counts, saved))
+            weight = torch.where(saved.full, -weight, weight)  # negative: it takes what asks for less alone
             return saved.by(kernels.inputs_of(spec, saved.trains, None), spec.how, weight, grad_spikes)
         parts = self.parts(spec, grad_spikes, saved)
         return (parts.responses * (parts.errors / parts.own)).to(grad_spikes.dtype)
@@ -129,18 +139,22 @@ class SpikeTrain:
         if known is not None:
             real = real_mask(spikes, known, "SpikeTrain")
             spikes, currents = spikes * real, currents * real
+        counts = spikes.sum(0, dtype=torch.promote_types(spikes.dtype, torch.float32))
+        full = counts >= _beside(steps, counts)
         if self.silent:
             regular = _regular(self.silent, total, steps).view(total, batch, *[1] * (spikes.dim() - 2))
-            spikes = torch.where((spikes != 0).any(0), spikes, regular.to(spikes.dtype))
+            spikes = torch.where(counts != 0, spikes, regular.to(spikes.dtype))
         charge = currents.sum(0, dtype=torch.promote_types(currents.dtype, torch.float32))
-        return Saved(spikes, charge, steps)
+        return Saved(spikes, charge, full, steps)
 
     def parts(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Parts:
         """What the backward pass is made of."""
         numbers, trains = self._numbers(spec, saved), saved.trains.to(saved.charge.dtype)
         counts = trains.sum(0)
         errors = (trains * grad_spikes).sum(0) / (counts.clamp(min=1) * numbers["threshold"])
-        return Parts(self._responses(spec, numbers, trains, saved), errors, self._own(numbers, counts, saved))
+        made, own = self._responses(spec, numbers, trains, saved), self._own(numbers, counts, saved)
+        found = Parts(made, errors, own, saved.full)
+        return found._replace(errors=found.obeyed(errors))
 
     @staticmethod
     def _numbers(spec: Spec, saved: Saved) -> dict[str, Tensor]:
@@ -152,7 +166,7 @@ class SpikeTrain:
         """The denominators s."""
         if not self.self_consistent:
             return torch.ones_like(counts)
-        steps = saved.steps.view(-1, *[1] * (counts.dim() - 1))
+        steps = _beside(saved.steps, counts)
         grown = growth(counts, steps, numbers["decay"], numbers["current_decay"], numbers["input_scale"])
         return (1 - grown * saved.charge / numbers["threshold"]).clamp(min=self.floor)
 
@@ -195,7 +209,13 @@ class _Recurrent:
                 self.weight.to(dtype) * psp_ratios(parts.responses, saved.trains.to(dtype)) / threshold.unsqueeze(-2)
             )
             errors = together(parts, theta) if self.rule.coupling == "exact" else first_order(parts, theta)
+            errors = parts.obeyed(errors)
         return (parts.responses * errors).to(grad_spikes.dtype)
+
+
+def _beside(steps: Tensor, counts: Tensor) -> Tensor:
+    """The real steps of each sample, in the shape of counts `[B, ...]`."""
+    return steps.view(-1, *[1] * (counts.dim() - 1))
 
 
 def responses(trains: Tensor, decay: Tensor, current_decay: Tensor, scale: Tensor) -> Tensor:

@@ -64,6 +64,10 @@ class Masked(nn.Linear):
         """The weights, `[out_features, in_features]`."""
         return self.values * self.mask
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of any module; a weight that is set, as a folded norm does, is kept as the values."""
+        super().register_parameter("values" if name == "weight" else name, param)
+
     def reset_parameters(self) -> None:
         """Uniform within 1 / sqrt(n), of outputs that hear n inputs on average."""
         bound = math.sqrt(len(self.mask) / max(1, int(self.mask.sum()))) if not self.mask.is_meta else 0.0

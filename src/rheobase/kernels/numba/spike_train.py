@@ -33,8 +33,10 @@ def _told(s: Array, g: Array, told: Array) -> None:
 
 @exact
 def _weigh(told: Array, weight: Array) -> None:
+    """The product; a negative weight stands for its size, and takes what is told only where that is positive."""
     for i in range(told.size):
-        weight[i] = weight[i] * told[i]
+        product = weight[i] * told[i]
+        weight[i] = (f32(0) if product > f32(0) else -product) if weight[i] < f32(0) else product
 
 
 @exact
