@@ -13,31 +13,33 @@ from benchmarks.health_workload import busy
 from benchmarks.memory import add_peaks
 from rheobase.training import build, losses, sources
 
-RECIPES: dict[str, tuple[int, tuple[int, ...]]] = {
-    "mnist-membrane-800": (10, (1, 28, 28)),
-    "mnist-spike-train-conv": (10, (1, 28, 28)),
-    "fashion-mnist-spike-train": (10, (1, 28, 28)),
-    "spoken-digits-spike-train": (10, (400, 64, 1, 1)),
-    "mnist-neighborhood-conv": (10, (1, 28, 28)),
+IMAGE = (1, 28, 28)
+RECIPES: dict[str, tuple[int, ...]] = {
+    "mnist-membrane-800": IMAGE,
+    "mnist-spike-train-conv": IMAGE,
+    "fashion-mnist-spike-train": IMAGE,
+    "spoken-digits-spike-train": (400, 64, 1, 1),
+    "mnist-neighborhood-conv": IMAGE,
 }
-"""By name: the batch when quick, and the shape of a sample, as long as a spoken digit is on average."""
+"""By name: the shape of a sample, as long as a spoken digit is on average."""
+FEW = 10  # samples, one a class
 
 
 def rules(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
     """Of each recipe with a rule, on made inputs; process time, as other work on the machine does not count there."""
-    for name, (few, shape) in RECIPES.items():
+    for name, shape in RECIPES.items():
         recipe = sources.load(name)
-        batch = few if quick else recipe.data.batch_size
+        batch = FEW if quick else recipe.data.batch_size
         cases = [Case(rule, partial(step, name, rule, batch, shape)) for rule in ("surrogate", recipe.model.rule)]
         table = measure(f"{name}, training step, B={batch}", cases, repeats, clock=busy)
         if not quick:
-            add_peaks(table, cases, partial(_small, name, few, shape))
+            add_peaks(table, cases, partial(_small, name, shape))
         yield table
 
 
-def _small(name: str, batch: int, shape: tuple[int, ...], case: Case) -> Callable[[], Call]:
+def _small(name: str, shape: tuple[int, ...], case: Case) -> Callable[[], Call]:
     """What brings the code of a case in."""
-    return partial(step, name, case.name, batch, shape)
+    return partial(step, name, case.name, FEW, shape)
 
 
 def step(name: str, rule: str, batch: int, shape: tuple[int, ...]) -> Call:

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from recipes.studies.steps import where
-from rheobase.kernels.spec import fitted
-from rheobase.rules.spike_train import RULE, first_order, psp_ratios, together
+from rheobase.rules.spike_train import RULE, first_order, psp_ratios, theta_of, together
 from rheobase.training import build, losses, sources
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "coupling.jsonl"
@@ -41,17 +40,11 @@ WAYS = ("first_order", "none", "as_coded")
 @torch.enable_grad()
 def watched(net: nn.Module, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Spikes of the two hidden layers, and the gradient of the loss by each spike of the second; `[T, B, N]`."""
-    spikes: dict[str, Tensor] = {}
-    hooks = []
-    for path, module in net.named_modules():
-        if isinstance(module, rb.Fire):
-            hooks.append(module.register_forward_hook(lambda _, __, out, path=path: spikes.update({path: out})))
-    loss = losses.loss(net(x), y, sources.load(RECIPE).loss) * len(x)
-    names = list(spikes)[:2]
-    grads = torch.autograd.grad(loss, [spikes[name] for name in names])
-    for hook in hooks:
-        hook.remove()
-    return {name: spikes[name].detach() for name in names}, dict(zip(names, grads, strict=True))
+    with rb.record(net) as tape:
+        loss = losses.loss(net(x), y, sources.load(RECIPE).loss) * len(x)
+    spikes = {name: trace.spikes for name, trace in list(tape.items())[:2]}
+    grads = torch.autograd.grad(loss, list(spikes.values()))
+    return {name: each.detach() for name, each in spikes.items()}, dict(zip(spikes, grads, strict=True))
 
 
 @torch.no_grad()
@@ -59,18 +52,14 @@ def deltas(net: Any, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict[str,
     """delta of the layer below, `[B, N]`, by each way and "inverse"; and how strong the coupling is, `[B]`."""
     spikes, grads = watched(net, x, y)
     (_, below), (above_path, above) = spikes.items()
-    layer, recurrent = net.features[4].module, net.get_submodule(above_path).neuron
+    layer, recurrent = net.features[4].module, net.features[5].neuron
     neuron, threshold = recurrent.neuron, net.features[3].neuron.threshold.double()
     currents = F.linear(below, layer.weight)
     heard = torch.cat([torch.zeros_like(above[:1]), above[:-1]])
     saved = RULE.saved(above.double(), (currents + recurrent.module(heard)).double())
     parts = RULE.parts(neuron.spec(), grads[above_path].double(), saved)
-    bar = fitted("threshold", neuron.threshold.detach().double(), saved.charge).expand_as(saved.charge)
-    weight = recurrent.module.weight.double()
-    theta = weight * psp_ratios(parts.responses, above.double()) / bar.unsqueeze(-2)
-    trains = below.double()
-    psps = torch.bmm(parts.responses.permute(1, 2, 0), trains.permute(1, 0, 2))
-    phi = layer.weight.double() * psps / trains.sum(0).clamp(min=1).unsqueeze(-2) / threshold
+    theta = theta_of(neuron.spec(), recurrent.module.weight, parts, saved)
+    phi = layer.weight.double() * psp_ratios(parts.responses, below.double(), delay=0) / threshold
 
     def down(z: Tensor) -> Tensor:
         return (phi.mT @ z.unsqueeze(-1)).squeeze(-1)

@@ -39,7 +39,7 @@ from rheobase.graph import accuracies
 from rheobase.kernels.rules import named
 from rheobase.rule_names import RuleName
 from rheobase.rules.direction import directions
-from rheobase.training import Recipe
+from rheobase.training import Recipe, evaluation
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "rules.jsonl"
 RATES = (0.0005, 0.002, 0.008, 0.032)
@@ -166,17 +166,15 @@ def as_spikes(ann: nn.Module) -> dict[str, Any]:
     """Accuracies of the ANN's spiking twin in place of its own, which stay as `as_rates`; and spikes a step."""
     data = rb.data.load("fashion-mnist")
 
-    def batches(split: Samples) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        return iter(rb.data.Batches(split, batch_size=500, mean=data.mean, std=data.std))
+    def batches(split: Samples) -> rb.data.Batches:
+        return rb.data.Batches(split, batch_size=500, mean=data.mean, std=data.std)
 
     net = rb.convert(ann, batches(data.train.some(min(512, len(data.train)))), "soft_lif")
     found, own = {}, {}
     for name, split in (("validation", data.validation.some(min(1000, len(data.validation)))), ("test", data.test)):
         found[name] = accuracies(net, batches(split), [SPIKING], skip=SKIPPED).accuracy[SPIKING]
-        with torch.no_grad():
-            right = sum(int((rb.readout(ann(x)).argmax(1) == y).sum()) for x, y, _ in batches(split))
-        own[name] = right / len(split)
-    images, _, _ = next(batches(data.validation))
+        [own[name]] = evaluation.accuracies(ann, batches(split), [None])
+    images, _, _ = next(iter(batches(data.validation)))
     with torch.no_grad(), rb.record(net) as tape:
         net(images, SPIKING)
     rates = [round(float(trace.spikes.float().mean()), 4) for trace in tape.values()]

@@ -23,6 +23,7 @@ STRONG = pytest.mark.filterwarnings("ignore:.*excite each other so strongly that
 HALVES = Parts(
     torch.zeros(2, 2, 2), torch.ones(2, 2, dtype=D), torch.full((2, 2), 0.5, dtype=D), torch.zeros(2, 2).bool()
 )
+"""Of two neurons in two samples: errors 1, denominators 0.5."""
 
 
 @pytest.fixture(autouse=True)
@@ -271,29 +272,17 @@ def test_the_solve_is_the_dense_inverse_and_the_ratios_the_pairs() -> None:
 
 
 def test_neurons_that_excite_each_other_without_end_are_told() -> None:
-    parts = Parts(
-        torch.zeros(2, 2, 2),
-        torch.ones(2, 2, dtype=D),
-        torch.full((2, 2), 0.5, dtype=D),
-        torch.zeros(2, 2, dtype=torch.bool),
-    )
     theta = torch.tensor([[[0, 0.4], [0.4, 0]], [[0, 0.6], [0.6, 0]]], dtype=D)
-    assert together(parts, theta[:1].expand(2, 2, 2)).min() > 9
+    assert together(HALVES, theta[:1].expand(2, 2, 2)).min() > 9
     with pytest.warns(RuntimeWarning, match="in some sample, that their counts have no derivative"):
-        together(parts, theta)
+        together(HALVES, theta)
 
 
 def test_a_first_order_that_says_little_is_told() -> None:
-    parts = Parts(
-        torch.zeros(2, 2, 2),
-        torch.ones(2, 2, dtype=D),
-        torch.full((2, 2), 0.5, dtype=D),
-        torch.zeros(2, 2, dtype=torch.bool),
-    )
     theta = torch.tensor([[[0, 0.34], [0.34, 0]]], dtype=D)  # over s: 0.68
-    torch.testing.assert_close(first_order(parts, theta), torch.full((2, 2), 2 * 1.68, dtype=D))
+    torch.testing.assert_close(first_order(HALVES, theta), torch.full((2, 2), 2 * 1.68, dtype=D))
     with pytest.warns(RuntimeWarning, match="so strongly that the gradient to first order says little"):
-        first_order(parts, 0.36 / 0.34 * theta)
+        first_order(HALVES, 0.36 / 0.34 * theta)
 
 
 def test_convolution_and_pooling_are_the_matrices_that_they_are() -> None:

@@ -26,11 +26,12 @@ class Saved(NamedTuple):
     """What the backward pass needs.
 
     trains: `[T, B, ...]`, the spikes of real steps, and the regular trains that silent neurons count with.
-    charge: `[B, ...]`, the sum of the currents over real steps. full: `[B, ...]`, which neurons fire at each of them.
-    steps: `[B]`, how many there are. by: a kernel.
+    counts: how many they are. charge: the sum of the currents over real steps. full: which neurons fire at each of
+    them, all three `[B, ...]`. steps: `[B]`, how many there are. by: a kernel.
     """
 
     trains: Tensor
+    counts: Tensor
     charge: Tensor
     full: Tensor
     steps: Tensor
@@ -120,8 +121,8 @@ class SpikeTrain:
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Tensor:
         """The gradient of the currents: by the engine, or in plain torch."""
         if saved.by is not None and not batched(grad_spikes):
-            numbers, counts = self._numbers(spec, saved), saved.trains.sum(0, dtype=saved.charge.dtype)
-            weight = 1 / (counts.clamp(min=1) * numbers["threshold"] * self._own(numbers, counts, saved))
+            numbers = self._numbers(spec, saved)
+            weight = 1 / (saved.counts.clamp(min=1) * numbers["threshold"] * self._own(numbers, saved))
             weight = torch.where(saved.full, -weight, weight)  # negative: it takes what asks for less alone
             return saved.by(kernels.inputs_of(spec, saved.trains, None), spec.how, weight, grad_spikes)
         parts = self.parts(spec, grad_spikes, saved)
@@ -139,20 +140,20 @@ class SpikeTrain:
         if known is not None:
             real = real_mask(spikes, known, "SpikeTrain")
             spikes, currents = spikes * real, currents * real
-        counts = spikes.sum(0, dtype=torch.promote_types(spikes.dtype, torch.float32))
+        charge = currents.sum(0, dtype=torch.promote_types(currents.dtype, torch.float32))
+        counts = spikes.sum(0, dtype=charge.dtype)
         full = counts >= _beside(steps, counts)
         if self.silent:
             regular = _regular(self.silent, total, steps).view(total, batch, *[1] * (spikes.dim() - 2))
             spikes = torch.where(counts != 0, spikes, regular.to(spikes.dtype))
-        charge = currents.sum(0, dtype=torch.promote_types(currents.dtype, torch.float32))
-        return Saved(spikes, charge, full, steps)
+            counts = torch.where(counts != 0, counts, regular.sum(0).to(counts.dtype))
+        return Saved(spikes, counts, charge, full, steps)
 
     def parts(self, spec: Spec, grad_spikes: Tensor, saved: Saved) -> Parts:
         """What the backward pass is made of."""
         numbers, trains = self._numbers(spec, saved), saved.trains.to(saved.charge.dtype)
-        counts = trains.sum(0)
-        errors = (trains * grad_spikes).sum(0) / (counts.clamp(min=1) * numbers["threshold"])
-        made, own = self._responses(spec, numbers, trains, saved), self._own(numbers, counts, saved)
+        errors = (trains * grad_spikes).sum(0) / (saved.counts.clamp(min=1) * numbers["threshold"])
+        made, own = self._responses(spec, numbers, trains, saved), self._own(numbers, saved)
         found = Parts(made, errors, own, saved.full)
         return found._replace(errors=found.obeyed(errors))
 
@@ -162,12 +163,12 @@ class SpikeTrain:
         found = {name: fitted(name, number.detach(), like) for name, number in spec.numbers.items()}
         return {"current_decay": like.new_zeros(()), **found}
 
-    def _own(self, numbers: dict[str, Tensor], counts: Tensor, saved: Saved) -> Tensor:
+    def _own(self, numbers: dict[str, Tensor], saved: Saved) -> Tensor:
         """The denominators s."""
         if not self.self_consistent:
-            return torch.ones_like(counts)
-        steps = _beside(saved.steps, counts)
-        grown = growth(counts, steps, numbers["decay"], numbers["current_decay"], numbers["input_scale"])
+            return torch.ones_like(saved.counts)
+        steps = _beside(saved.steps, saved.counts)
+        grown = growth(saved.counts, steps, numbers["decay"], numbers["current_decay"], numbers["input_scale"])
         return (1 - grown * saved.charge / numbers["threshold"]).clamp(min=self.floor)
 
     @staticmethod
@@ -203,11 +204,7 @@ class _Recurrent:
         parts = self.rule.parts(spec, grad_spikes, saved)
         errors = parts.errors / parts.own
         if self.rule.coupling != "none":
-            dtype = saved.charge.dtype
-            threshold = fitted("threshold", spec.numbers["threshold"].detach(), saved.charge).expand_as(saved.charge)
-            theta = (
-                self.weight.to(dtype) * psp_ratios(parts.responses, saved.trains.to(dtype)) / threshold.unsqueeze(-2)
-            )
+            theta = theta_of(spec, self.weight, parts, saved)
             errors = together(parts, theta) if self.rule.coupling == "exact" else first_order(parts, theta)
             errors = parts.obeyed(errors)
         return (parts.responses * errors).to(grad_spikes.dtype)
@@ -244,10 +241,17 @@ def growth(counts: Tensor, steps: Tensor, decay: Tensor, current_decay: Tensor, 
     return scale / (1 - current_decay) * rest / (rest + decay * counts).square()
 
 
-def psp_ratios(responses: Tensor, trains: Tensor) -> Tensor:
-    """e_lp / o_p of neurons l that hear the spikes `[T, B, N]` of the step before, `[B, N, N]`; 0 of a silent p."""
-    heard = trains[:-1].permute(1, 0, 2)
-    psps = torch.bmm(responses[1:].permute(1, 2, 0), heard)
+def theta_of(spec: Spec, weight: Tensor, parts: Parts, saved: Saved) -> Tensor:
+    """Theta `[B, N, N]` of neurons that hear each other through `weight` `[N, N]`."""
+    threshold = fitted("threshold", spec.numbers["threshold"].detach(), saved.charge).expand_as(saved.charge)
+    ratios = psp_ratios(parts.responses, saved.trains.to(saved.charge.dtype))
+    return weight.to(ratios.dtype) * ratios / threshold.unsqueeze(-2)
+
+
+def psp_ratios(responses: Tensor, trains: Tensor, delay: int = 1) -> Tensor:
+    """e_lp / o_p of neurons l that hear the spikes `[T, B, N]` of `delay` steps ago, `[B, L, N]`; 0 of a silent p."""
+    heard = trains[: len(trains) - delay].permute(1, 0, 2)
+    psps = torch.bmm(responses[delay:].permute(1, 2, 0), heard)
     return psps / trains.sum(0).clamp(min=1).unsqueeze(-2)
 
 
