@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -32,16 +32,21 @@ def busy(call: Call, count: int) -> float:
     return time.process_time() - start
 
 
-def _step(net: nn.Module, x: Tensor, labels: Tensor) -> Call:
-    """Forward, cross entropy, backward and AdamW; at a rate of 0, so that all cases meet the same net."""
+def still(net: nn.Module, loss: Callable[[], Tensor]) -> Call:
+    """Forward, loss, backward and AdamW; at a rate of 0, so that all cases meet the same net."""
     optimizer = torch.optim.AdamW(net.parameters(), 0.0, weight_decay=0.0)
 
     def call() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(rb.readout(net(x)), labels).backward()
+        loss().backward()
         optimizer.step()
 
     return call
+
+
+def _step(net: nn.Module, x: Tensor, labels: Tensor) -> Call:
+    """A step of cross entropy."""
+    return still(net, lambda: F.cross_entropy(rb.readout(net(x)), labels))
 
 
 def _tune(net: nn.Module, x: Tensor, labels: Tensor) -> Call:
