@@ -69,8 +69,9 @@ def far(a, b):
     return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
 
 
-@pytest.mark.parametrize("torchrun", [0, 2], ids=["devices", "torchrun"])
-def test_two_processes_are_one_on_the_joint_batch(options, tmp_path, checkpoint, firing, torchrun):
+@pytest.mark.parametrize(("torchrun", "boosting"), [(0, 1.0), (2, 0.0)], ids=["devices, boosting", "torchrun"])
+def test_two_processes_are_one_on_the_joint_batch(options, tmp_path, checkpoint, firing, torchrun, boosting):
+    options["loss.boosting"] = boosting
     one = rb.train("digits", **{**options, "run": str(tmp_path / "one")})
     firing(one)
     keys = {} if torchrun else {"trainer.devices": 2}
@@ -80,6 +81,9 @@ def test_two_processes_are_one_on_the_joint_batch(options, tmp_path, checkpoint,
     states = [checkpoint(folder) for folder in (one.folder, options["run"])]
     assert (states[0]["processes"], states[1]["processes"]) == (1, 2)
     assert 0 < far(states[0]["net"], states[1]["net"]) < 1e-6
+    if boosting:
+        assert states[0]["boosting"]["weights"].max() > 1.5
+        assert far(states[0]["boosting"], states[1]["boosting"]) < 1e-9
     for a, b in zip(numbers(one.folder), numbers(options["run"]), strict=True):
         assert a == pytest.approx(b, rel=1e-5)
     summary = json.loads((Path(options["run"]) / "summary.json").read_text())

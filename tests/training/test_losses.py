@@ -62,8 +62,8 @@ def test_membrane_is_the_cross_entropy_of_an_integrators_potential(decay, at, a,
 def test_what_decides_is_what_is_trained():
     logits = torch.tensor([[[5.0, 0.0]], [[0.0, 1.0]], [[0.0, 2.0]]])  # the mean is for 0, a leaky potential for 1
     leaky = LossOptions(name="membrane", membrane_decay=0.25)
-    assert correct(logits, torch.tensor([0]), LossOptions()).item() == 1
-    assert correct(logits, torch.tensor([1]), leaky).item() == 1
+    assert correct(logits, torch.tensor([0]), LossOptions()).sum() == 1
+    assert correct(logits, torch.tensor([1]), leaky).sum() == 1
 
 
 def test_rate_penalty_is_the_mean_over_layers():
@@ -98,7 +98,7 @@ def test_tet_pairs_steps_and_labels():
 
 def test_correct_goes_by_the_mean_over_time():
     logits = torch.tensor([[[3.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 2.0]]])
-    assert correct(logits, torch.tensor([0, 0]), LossOptions()).item() == 1
+    assert correct(logits, torch.tensor([0, 0]), LossOptions()).sum() == 1
 
 
 def test_low_precision_logits_are_averaged_in_float32():
@@ -119,8 +119,10 @@ def test_steps_past_a_samples_length_do_not_count(name, at):
     want = [loss(logits[:n, i : i + 1], labels[i : i + 1], options) for i, n in enumerate(lengths.tolist())]
     assert loss(logits, labels, options, lengths).item() == pytest.approx(sum(want).item() / 3)
     assert loss(logits, labels, options).item() != pytest.approx(sum(want).item() / 3)
-    right = sum(correct(logits[:n, i : i + 1], labels[i : i + 1], options) for i, n in enumerate(lengths.tolist()))
-    assert correct(logits, labels, options, lengths) == right
+    right = sum(
+        correct(logits[:n, i : i + 1], labels[i : i + 1], options).sum() for i, n in enumerate(lengths.tolist())
+    )
+    assert correct(logits, labels, options, lengths).sum() == right
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -129,7 +131,7 @@ def test_mixed_labels(name):
     logits, labels = torch.randn(4, 3, 5), torch.tensor([4, 0, 2])
     options, pure = LossOptions(name=name, label_smoothing=0.1), torch.nn.functional.one_hot(labels, 5).float()
     assert loss(logits, pure, options).item() == pytest.approx(loss(logits, labels, options).item())
-    assert correct(logits, pure, options) == correct(logits, labels, options)
+    assert torch.equal(correct(logits, pure, options), correct(logits, labels, options))
     if name != "count":  # which is not linear in the label
         other = pure.roll(1, 0)
         want = 0.7 * loss(logits, pure, options) + 0.3 * loss(logits, other, options)

@@ -124,10 +124,17 @@ class Batches:
     @on_host
     def batch(self, epoch: int, index: int) -> Batch:
         """Batch `index` of an epoch, whatever came before."""
-        return self._batch(self._read(self._chosen(self.order(epoch), index)), epoch, index)
+        return self._batch(self._read(self._mine(self.order(epoch), index)), epoch, index)
 
-    def _chosen(self, order: Tensor, index: int) -> Tensor:
-        return order[index * self.batch_size : (index + 1) * self.batch_size][self.rank :: self.world_size]
+    def samples(self, epoch: int, index: int) -> Tensor:
+        """Indices in the split of what batch `index` of an epoch has, over all processes, `[B]`."""
+        return self._whole(self.order(epoch), index)
+
+    def _whole(self, order: Tensor, index: int) -> Tensor:
+        return order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def _mine(self, order: Tensor, index: int) -> Tensor:
+        return self._whole(order, index)[self.rank :: self.world_size]
 
     @on_host
     def _batch(self, part: Split, epoch: int, index: int) -> Batch:
@@ -177,7 +184,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self.epoch, self.next
         order = self.order(epoch)
-        chosen = [self._chosen(order, index) for index in range(first, self.count)]
+        chosen = [self._mine(order, index) for index in range(first, self.count)]
         for index, part in enumerate(self._parts(chosen), first):
             self.epoch, self.next = (epoch, index + 1) if index + 1 < self.count else (epoch + 1, 0)
             yield self._batch(part, epoch, index)

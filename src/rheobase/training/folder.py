@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypeVar
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -38,6 +38,7 @@ class Checkpoint(TypedDict):
     recipe_sha256: str
     threads: int
     processes: int
+    boosting: NotRequired[dict[str, Tensor]]
 
 
 class Summary(TypedDict):

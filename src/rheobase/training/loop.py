@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from rheobase.modes import in_mode
 from rheobase.recording import record
 from rheobase.training import board, build, guard, losses, watch
 from rheobase.training.activity import firing
+from rheobase.training.boosting import Boosting, weigh
 from rheobase.training.console import Lines
 from rheobase.training.folder import Checkpoint
 from rheobase.training.guard import NotFiniteError
@@ -97,6 +99,7 @@ class Training:
         self.sample = build.sample(data, data.validation).to(fabric.device)
         every, few = recipe.probe.every_steps, recipe.probe.samples
         self.probed = build.sample(data, data.train, few).to(fabric.device) if every else None
+        self.boosting = Boosting(recipe.loss.boosting, data.train.labels) if recipe.loss.boosting else None
         self.journal = Journal()
         self.best: dict[str, Tensor] = {}
         self.threads = torch.get_num_threads()  # those that the run began with
@@ -117,7 +120,7 @@ class Training:
 
         Where the loss or a gradient is not finite, the weights stay as they were (NotFiniteError).
         """
-        recipe, world = self.recipe, self.fabric.world_size
+        recipe, world, boosting = self.recipe, self.fabric.world_size, self.boosting
         batch = batch.to(self.fabric.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, self.step, self.batches.count)
@@ -125,14 +128,21 @@ class Training:
         whole = min(self.batches.batch_size, len(self.batches.split) - self.journal.batch * self.batches.batch_size)
         parts = max(1, min(recipe.trainer.accumulate, whole // world // 2))  # a norm wants two samples
         pieces = batch.divide(parts)
+        weights: Sequence[Tensor | None] = [None] * parts
+        if boosting is not None:
+            samples = self.batches.samples(self.journal.epoch, self.journal.batch)
+            mine = slice(self.fabric.global_rank, None, world)
+            weights = boosting.weights[samples[mine]].tensor_split(parts)
         sums = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
+        wrong = []
         self._seed()
-        for number, piece in enumerate(pieces, 1):
+        for number, (piece, weight) in enumerate(zip(pieces, weights, strict=True), 1):
             count = len(piece.labels)
             with padded(piece.lengths), self.fabric.no_backward_sync(self.model, enabled=number < parts):
-                loss, right = self.loss(self.model, piece)
+                loss, right = self.loss(self.model, piece, weight)
                 self.fabric.backward(loss * (count * world / whole))  # DDP takes the mean over processes
-            sums += torch.stack((loss.detach().double() * count, right.double(), right.new_tensor(count)))
+            sums += torch.stack((loss.detach().double() * count, right.sum().double(), loss.new_tensor(count)))
+            wrong.append(~right)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         *totals, size = self.total(*sums, norm)
@@ -147,13 +157,22 @@ class Training:
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.net)
+        if boosting is not None:
+            flags = sums.new_zeros(whole)
+            flags[mine] = torch.cat(wrong).double()
+            boosting.note(samples, torch.tensor(self.total(*flags)) > 0)
         return totals
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and how many it gets right; within `padded`, as its backward pass."""
+    def loss(self, model: nn.Module, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch, and which it gets right, `[B]`; within `padded`, as its backward pass.
+
+        `weights` `[B]` multiply the gradients of the samples' logits.
+        """
         options, (inputs, labels, lengths) = self.recipe.loss, batch
         with self.fabric.autocast(), record(model) if options.rate_penalty else nullcontext() as tape:
             logits = model(inputs)
+        if weights is not None:
+            weigh(logits, weights)
         loss = losses.loss(logits, labels, options, lengths)
         if tape is not None:
             loss = loss + losses.rate_penalty(firing(model, tape, batch).values(), options)
@@ -175,7 +194,7 @@ class Training:
                 with padded(batch.lengths):
                     loss, right = self.loss(net, batch)
                 count = len(batch.labels)
-                sums = [a + b for a, b in zip(sums, (loss.item() * count, right.item(), count), strict=True)]
+                sums = [a + b for a, b in zip(sums, (loss.item() * count, right.sum().item(), count), strict=True)]
         return means(self.total(*sums))
 
     def check(self) -> None:
@@ -203,6 +222,8 @@ class Training:
         measured = *means(journal.sums), *validation, learning_rate(self.recipe, step - 1, self.batches.count)
         row = (journal.epoch + 1, step, *measured, round(journal.speed, 1), round(journal.seconds, 3))
         journal.record(dict(zip(COLUMNS, row, strict=True)))
+        if self.boosting is not None:
+            self.boosting.end_epoch()
         if journal.best_is_new:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
 
@@ -231,6 +252,7 @@ class Training:
             "recipe_sha256": self.recipe.sha256,
             "threads": self.threads,
             "processes": self.processes,
+            **({"boosting": self.boosting.state_dict()} if self.boosting is not None else {}),
         }
 
     def load_state_dict(self, state: Checkpoint) -> None:
@@ -246,6 +268,8 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"] or {})
+            if self.boosting is not None:
+                self.boosting.load_state_dict(state["boosting"])
             if state["best"]:
                 copy.deepcopy(self.kept).load_state_dict(state["best"])
         except Exception as error:  # what does not fit raises whatever it happens to

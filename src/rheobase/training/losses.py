@@ -81,6 +81,6 @@ def weight_penalty(net: nn.Module, options: LossOptions) -> Tensor:
 
 
 def correct(logits: Tensor, labels: Tensor, options: LossOptions, lengths: Tensor | None = None) -> Tensor:
-    """How many of a batch the largest score gets right, a scalar; of mixed labels the largest counts."""
+    """Which of a batch the largest score gets right, bool `[B]`; of mixed labels the largest counts."""
     labels = labels.argmax(1) if labels.dim() == 2 else labels
-    return (scores(logits, options, lengths).argmax(1) == labels).sum()
+    return scores(logits, options, lengths).argmax(1) == labels

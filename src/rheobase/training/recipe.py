@@ -149,6 +149,8 @@ class LossOptions(Group):
     decides for a class. (decay 0: the logits are potentials, of a model that integrates itself.)
     Added to each: rate_penalty * mean over layers of (mean firing rate - rate_target)^2, and weight_penalty / 2 * the
     sum over hidden neurons of exp(weight_penalty_beta (sum of its squared weights - 1)).
+    boosting: the gradient of a training sample's logits is multiplied by its weight w, 1 at first; after each epoch in
+    which it went wrong w becomes w exp(boosting * the share of such samples in the weights of its class).
     """
 
     name: Literal["cross_entropy", "tet", "count", "membrane"] = key(
@@ -166,6 +168,7 @@ class LossOptions(Group):
     rate_target: float = key(0.1, "spikes a step that rate_penalty pulls each layer to", ge=0, le=1)
     weight_penalty: float = key(0.0, "lambda: keeps the sum of a hidden neuron's squared weights near 1", ge=0)
     weight_penalty_beta: float = key(10.0, "how steeply weight_penalty rises", gt=0)
+    boosting: float = key(0.0, "how fast training samples that went wrong come to weigh more", ge=0, le=1)
 
 
 class OptimizerOptions(Group):
@@ -273,6 +276,8 @@ class Recipe(Group):
                 f"loss.count_margin must be below half of loss.count_high - loss.count_low ({(high - low) / 2:g}), got "
                 f"{margin:g}"
             )
+        if self.loss.boosting and (self.data.mixup or self.data.cutmix):
+            raise ValueError(f"loss.boosting must be 0 where mixup or cutmix mixes samples, got {self.loss.boosting:g}")
         if warmup is not None and warmup > trainer.epochs:
             raise ValueError(f"schedule.warmup_epochs must be at most trainer.epochs ({trainer.epochs}), got {warmup}")
         if self.tune.start is not None and self.tune.samples is None:
