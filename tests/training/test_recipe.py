@@ -136,7 +136,7 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     later |= {"model.coding": "poisson", "model.coding_rate": 0.2, "model.output": "spikes", "model.alpha": 2.0}
     later |= {"model.alpha_out": 3.0, "model.neuron.learn_threshold": True, "model.neuron.inhibition": -0.1}
     later |= {"model.neuron.refractory": 2.0, "loss.weight_penalty": 0.1, "loss.weight_penalty_beta": 2.0}
-    later |= {"loss.count_high": 0.3, "loss.count_low": 0.05, "loss.count_margin": 0.05}
+    later |= {"loss.count_high": 0.3, "loss.count_low": 0.05, "loss.count_margin": 0.05, "loss.boosting": 0.1}
     later |= {"model.options": {"wings": 2}, "model.neuron.input_scale": 2.0, "model.neuron.learn": "decay"}
     later |= {"model.neuron.current_decay": 0.9, "model.neuron.adaptation_decay": 0.8, "model.neuron.adaptation": 0.2}
     soft = {"tau_rc": 0.05, "tau_ref": 0.001, "amplitude": 0.1, "gain": 0.8, "smoothing": 0.01, "noise": 0.0}
