@@ -10,7 +10,7 @@ $RHEOBASE_DATA. All nets are of one architecture and see the data as often, by o
     ann         ReLU: what percentile, threshold balancing and calibration convert
     quantised   QCFS activations: the quantised ANN, and what "QCFS" converts
     direct      the spiking net, trained through time with 4 steps
-    direct8     the same with 8
+    tuned       the same with 8, its surrogates levelled by `rb.tune` before the first step
     hybrid      begun as "quantised" converted (QCFS) for 8 steps, then trained through time with them for some epochs
 
 Energy is that of `rb.energy` at 45 nm (docs/energy.md), a mean over the first images of the split; both ANNs are
@@ -79,7 +79,7 @@ class Form:
             "ann": {"model.spiking": False},
             "quantised": {"model.spiking": False, "model.qcfs_levels": self.levels},
             "direct": {"model.steps": 4},
-            "direct8": {"model.steps": 8},
+            "tuned": {"model.steps": 8, "tune.samples": 128},
         }
         return {**self.recipe, **kinds[net], **self.nets.get(net, {})}
 
@@ -102,7 +102,7 @@ FORMS = {
         {**_IMAGES, "data.name": "fashion-mnist", "model.name": _DEEP, "data.flip": True, "trainer.epochs": 10},
         levels=8,
         nets={"quantised": _FROM},
-        further=3,
+        further=10,
     ),
     "cifar100": Form(
         {
@@ -156,7 +156,7 @@ ARMS = {
     "ANN": Arm("ann"),
     "quantised ANN": Arm("quantised"),
     "direct": Arm("direct", _itself, (1, 2, 4, 8)),
-    "direct, T = 8": Arm("direct8", _itself, (1, 2, 4, 8, 16)),
+    "direct, tuned": Arm("tuned", _itself, (1, 2, 4, 8, 16)),
     "QCFS, trained on": Arm("hybrid", _itself, (1, 2, 4, 8, 16)),
     "percentile": Arm("ann", _by("percentile")),
     "QCFS": Arm("quantised", _by("qcfs"), FEW),
