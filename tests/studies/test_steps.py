@@ -45,7 +45,7 @@ def test_every_arm_is_measured_once(steps, tmp_path, monkeypatch, capsys):
     found = {done["arm"]: done for done in map(json.loads, lines)}
     assert len(lines) == len(found) == len(steps.ARMS)
     assert sorted(one.name for one in (tmp_path / "runs").iterdir()) == [
-        f"digits-{net}-0" for net in ("ann", "direct", "direct8", "hybrid", "quantised")
+        f"digits-{net}-0" for net in ("ann", "direct", "hybrid", "quantised", "tuned")
     ]
     points = {name: done["points"] for name, done in found.items()}
     [ann], [quantised] = points["ANN"], points["quantised ANN"]
