@@ -45,7 +45,7 @@ OUT = Path(__file__).parents[2] / "results" / "studies" / "rules.jsonl"
 RATES = (0.0005, 0.002, 0.008, 0.032)
 NEURONS = (rb.LIF(0.8), rb.LIF(0.8, reset="hard"), rb.CubaLIF(0.5, 0.8, reset="hard", input_scale=0.5))
 SPIKING, SKIPPED = 80, 20
-NOISE, DRAWS, ELEMENTS = 0.3, 50, 20  # of finite differences
+NOISE, DRAWS, ELEMENTS = 0.3, 200, 40  # of finite differences
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(rb.readout(logits), labels)
 
 
-def cosines(net: nn.Module, rule: str, settle: bool = False) -> dict[str, float]:
-    """Of the gradient to finite differences: of all weights, and of each layer's."""
+def cosines(net: nn.Module, rule: str, settle: bool = False) -> dict[str, tuple[float, float]]:
+    """Of the gradient to finite differences, and what the true one would have: of all weights, and of each layer's."""
     net, (x, y) = copy.deepcopy(net), few()
     for parameter in net.parameters():
         parameter.requires_grad_(parameter.dim() > 1)
@@ -111,7 +111,9 @@ def cosines(net: nn.Module, rule: str, settle: bool = False) -> dict[str, float]
     found = directions(
         net, x[:8], y[:8], {"": named(rule)}, loss=loss, noise=NOISE, draws=DRAWS, step=0.3, elements=ELEMENTS, seed=0
     )[""]
-    return {"all": round(found.cosine, 3)} | {path: round(each, 3) for path, each in found.parameters.items()}
+    pairs = {"all": (found.cosine, found.ceiling)}
+    pairs |= {path: (each, found.ceilings[path]) for path, each in found.parameters.items()}
+    return {path: (round(each, 3), round(ceiling, 3)) for path, (each, ceiling) in pairs.items()}
 
 
 def kept(net: nn.Module) -> float:
@@ -240,24 +242,30 @@ def report(out: Path, figure: Path) -> None:
         runs = [done for done in found if (done["arm"], done["lr"]) == (name, rate)]
         first = next(done for done in runs if done["seed"] == 0)
         begin = next((done for done in found if done["arm"] == name and "cosine at the beginning" in done), {})
-        accuracy = [f"{100 * statistics.mean(done[key] for done in runs):.2f}" for key in ("validation", "test")]
-        angles = [" ".join(f"{c:.2f}" for c in each.values()) for each in _angles(begin, first)]
+        accuracy = [_spread([done[key] for done in runs]) for key in ("validation", "test")]
+        angles = [" ".join(f"{c:.2f} ({most:.2f})" for c, most in each.values()) for each in _angles(begin, first)]
         rates = " ".join(f"{r:.3f}" for r in first["rates"])
-        cells = (name, rate, len(runs), *accuracy, first["epoch_seconds"], first["kept_megabytes"], rates, *angles)
+        seconds = statistics.median(done["epoch_seconds"] for done in found if done["arm"] == name)
+        cells = (name, rate, len(runs), *accuracy, f"{seconds:.1f}", first["kept_megabytes"], rates, *angles)
         print(f"| {' | '.join(map(str, cells))} |")
-    print("\ncosines: of all weights, then of each layer's, from the input on")
+    print("\ncosines: of all weights, then of each layer's, from the input on; (what the true gradient would have)")
     _draw(found, names, figure)
 
 
-def _angles(begin: dict[str, Any], end: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    return begin.get("cosine at the beginning", {}), end.get("cosine at the end", {})
+def _spread(shares: Sequence[float]) -> str:
+    lowest, highest = (f"{100 * end(shares):.2f}" for end in (min, max))
+    return f"{100 * statistics.mean(shares):.2f}" + (f" ({lowest} to {highest})" if len(shares) > 1 else "")
+
+
+def _angles(begin: dict[str, Any], end: dict[str, Any]) -> list[dict[str, tuple[float, float]]]:
+    return [begin.get("cosine at the beginning", {}), end.get("cosine at the end", {})]
 
 
 def _draw(found: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(10, 4), layout="constrained")
+    drawn = Figure(figsize=(10, 4.5), layout="constrained")
     FigureCanvasAgg(drawn)
     swept, angles = drawn.subplots(1, 2)
     for i, name in enumerate(names):
@@ -266,13 +274,16 @@ def _draw(found: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> 
         end = next(d for d in found if (d["arm"], d["lr"], d["seed"]) == (name, best(found, name), 0))
         if "cosine at the end" in end:
             ticks = ["all", *(f"layer {k}" for k in range(1, len(end["cosine at the end"])))]
-            angles.plot(range(len(ticks)), [*end["cosine at the end"].values()], "o", color=f"C{i}")
+            reached, most = zip(*end["cosine at the end"].values(), strict=True)
+            places = [tick + (i - len(names) / 2) / 20 for tick in range(len(ticks))]
+            angles.plot(places, most, "_", color=f"C{i}")
+            angles.plot(places, reached, "o", color=f"C{i}")
     swept.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy, seed 0")
     swept.set_xticks(RATES, map(str, RATES))
     swept.minorticks_off()
     angles.set_xticks(range(len(ticks)), ticks)
-    angles.set_ylabel("cosine to finite differences, after training")
-    swept.legend(frameon=False)
+    angles.set_ylabel("cosine to finite differences, after training\n(-: what the true gradient would have)")
+    drawn.legend(*swept.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     drawn.savefig(path, dpi=120)
 
 

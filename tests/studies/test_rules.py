@@ -26,13 +26,14 @@ def test_a_rate_is_chosen_by_the_first_seed_alone(tmp_path) -> None:
 
 
 def test_an_arm_without_a_cosine_has_its_row(tmp_path, capsys) -> None:
-    angles = {"all": 0.5, "features.1.module.weight": 0.25}
+    angles = {"all": [0.5, 0.75], "features.1.module.weight": [0.25, 0.5]}
     both = {"cosine at the beginning": angles, "cosine at the end": angles}
     found = [line("one", 0.002, 0, 0.9, **both), line("one", 0.002, 1, 0.8), line("ann", 0.002, 0, 0.7)]
     (tmp_path / "rules.jsonl").write_text("".join(json.dumps(each) + "\n" for each in found))
     rules.report(tmp_path / "rules.jsonl", tmp_path / "figure.png")
     said = capsys.readouterr().out
-    assert "| one | 0.002 | 2 | 85.00 | 84.00 | 3.0 | 7.0 | 0.100 0.200 | 0.50 0.25 | 0.50 0.25 |" in said
+    assert "| one | 0.002 | 2 | 85.00 (80.00 to 90.00) | 84.00 (79.00 to 89.00) | 3.0 | 7.0 | 0.100 0.200 |" in said
+    assert "| 0.50 (0.75) 0.25 (0.50) | 0.50 (0.75) 0.25 (0.50) |" in said
     assert "| ann | 0.002 | 1 | 70.00 | 69.00 | 3.0 | 7.0 | 0.100 0.200 |  |  |" in said
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
