@@ -62,6 +62,9 @@ class Arm:
         """The first that the rule takes, or the ANN's."""
         if self.ann:
             return rb.SoftLIF()
+        if "neuron" in self.options:
+            found: rb.Neuron = self.options["neuron"]
+            return found
         rule, x = named(self.rule), torch.zeros(1, 1, 1)
         return next(one for one in NEURONS if rule is None or rule.why_not(one.spec(), x) is None)
 
@@ -81,6 +84,8 @@ ARMS = {
     "surrogate tuned": Arm(tuned=True),
     "surrogate ATan(2), hard reset": Arm(options={"neuron": NEURONS[1]}),
     **{name: Arm(name) for name in get_args(RuleName)[1:]},
+    "surrogate ATan(2), CubaLIF": Arm(options={"neuron": NEURONS[2]}),
+    "neighborhood, CubaLIF": Arm("neighborhood", options={"neuron": NEURONS[2]}),
     "soft LIF, converted": Arm(ann=True),
 }
 """Rules with a name come by themselves."""

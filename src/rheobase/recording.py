@@ -21,7 +21,7 @@ class Trace(NamedTuple):
     Attributes:
         currents: what went in.
         spikes: what came out.
-        potentials: before the reset, where asked for (of a Recurrent under a rule that takes it whole, without a
+        potentials: before the reset, where asked for (under a gradient rule, which knows of spikes alone, without a
             gradient); of a neuron of one's own, its (first) state after each step.
     """
 

@@ -2,5 +2,5 @@
 
 from typing import Literal
 
-RuleName = Literal["surrogate", "membrane", "neighborhood", "spike_train"]
+RuleName = Literal["surrogate", "membrane", "neighborhood", "neighborhood_published", "spike_train"]
 """All rules: "surrogate", the neuron's own gradient; the others are each the `RULE` of a module of `rheobase.rules`."""

@@ -4,6 +4,7 @@ import copy
 import logging
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +20,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 import rheobase as rb
 from rheobase import kernels
 from rheobase.kernels import ops, registry
+from rheobase.kernels.rules import named
 from rheobase.surrogate import Surrogate
 
 from .cases import CASES, CHANNELS, DEFAULT, NEURONS, Case, assert_fires, channels_last, grid, leaf, states, weighted
@@ -681,6 +683,34 @@ def test_what_a_rule_refuses() -> None:
         final.sum().backward()
     with pytest.raises(RuntimeError, match="the backward of the rule 'straight through' is not differentiable"):
         torch.autograd.grad(lif(x).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("rule", ["membrane", "neighborhood", "spike_train"])
+def test_what_a_rule_saved_is_autograds(rule: str) -> None:
+    """Hooks see it, a second pass finds it if asked for, and it goes with the graph, though the loss lives."""
+
+    class Box:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+    boxes: list[Any] = []
+
+    def keep(tensor: Tensor) -> Box:
+        box = Box(tensor)
+        boxes.append(weakref.ref(box))
+        return box
+
+    torch.manual_seed(0)
+    neuron, x = rb.LIF(0.8, reset="soft" if rule == "membrane" else "hard"), torch.randn(6, 3, 4).requires_grad_()
+    neuron.rule = named(rule)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda box: box.tensor):
+        loss = neuron(x).sum()
+    assert sum(box().tensor.dim() > 1 for box in boxes) >= 2  # what came in, and what was saved
+    (once,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (twice,) = torch.autograd.grad(loss, x)
+    assert torch.equal(once, twice)
+    assert once.norm() > 0
+    assert not any(box() for box in boxes)
 
 
 # An installation without Numba, or with a broken one

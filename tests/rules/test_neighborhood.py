@@ -12,7 +12,7 @@ from rheobase.rules import Neighborhood
 from rheobase.rules.waveforms import added, aggregated, charged, difference, distance, just_below
 
 D = torch.float64
-FREE = math.inf  # no clip
+FREE = 1e30  # no clip
 
 
 @pytest.fixture(autouse=True)
@@ -143,10 +143,20 @@ def test_aggregation_of_any_neighbours_is_least_squares() -> None:
     assert (few.norm(dim=0) < gradient.norm(dim=0)).all()
 
 
+def vary(neuron: rb.LIF, each: tuple[int, ...]) -> None:
+    """Give it numbers of this shape."""
+    neuron.threshold, neuron.decay = 0.5 + torch.rand(each), 0.5 + 0.4 * torch.rand(each)
+    neuron.input_scale = 0.4 + 0.6 * torch.rand(each)
+    if isinstance(neuron, rb.CubaLIF):
+        neuron.current_decay = 0.3 + 0.4 * torch.rand(each)
+
+
 CASES = [
     ("CubaLIF", "hard", (), torch.float32, Neighborhood()),
     ("CubaLIF", "hard", (4,), torch.bfloat16, Neighborhood.published()),
     ("LIF", "soft", (4, 3, 3), torch.float32, Neighborhood(2.0, FREE)),
+    ("LIF", "none", (4,), torch.float32, Neighborhood()),
+    ("CubaLIF", "none", (4, 3, 3), torch.float32, Neighborhood(3.0, 5.0, twice=True)),
     ("LIF", "none", (4,), torch.float32, Neighborhood(1.5)),  # (which is left to the definition)
 ]
 
@@ -157,7 +167,8 @@ def test_the_kernel_is_the_definition(
 ) -> None:
     """On odd sizes, static inputs, channels-last memory, numbers of every shape, and from a state."""
     neuron = made(kind, reset)
-    neuron.threshold, neuron.rule = 0.5 + torch.rand(each), rule
+    neuron.rule = rule
+    vary(neuron, each)
     images = torch.randn(35, 4, 3, 3).contiguous(memory_format=torch.channels_last).unflatten(0, (7, 5))
     static = torch.rand(1, 5, 4, 3, 3).add(0.3).expand(7, -1, -1, -1, -1)
     for x in (images, static, torch.randn(20, 370, 4, 3, 3) if not each else images[:1]):
@@ -238,6 +249,33 @@ def test_at_the_threshold_the_factor_is_the_clip(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["reference", "numba"])
+def test_a_neighbour_that_just_reaches_the_threshold_fires(engine: str) -> None:
+    """Reset at its first step, it comes to 1 in the second, where the neuron is at 1.125: both fire."""
+    neuron = rb.LIF(0.5, 1.0, "hard")
+    neuron.rule = Neighborhood()
+    x = torch.tensor([0.25, 1.0]).view(2, 1, 1).requires_grad_()
+    with rb.engine(engine):
+        spikes = neuron(x)
+    assert spikes.flatten().tolist() == [0, 1]
+    spikes.backward(torch.tensor([3.0, 100.0]).view(2, 1, 1))
+    torch.testing.assert_close(x.grad.flatten(), torch.tensor([3 / 0.75, 100 / 0.125]))
+
+
+@pytest.mark.parametrize("kind", ["LIF", "CubaLIF"])
+def test_more_neurons_than_a_block_with_numbers_of_their_own(kind: str) -> None:
+    neuron, x, g, found = made(kind, "soft"), torch.randn(4, 3, 1601) + 0.4, torch.randn(4, 3, 1601), {}
+    vary(neuron, (1601,))
+    neuron.rule = Neighborhood()
+    for engine in ("reference", "numba"):
+        with rb.engine(engine):
+            mine = x.clone().requires_grad_()
+            spikes = neuron(mine)
+            found[engine] = torch.autograd.grad(spikes, mine, g)[0]
+    assert 0.05 < spikes.mean() < 0.95
+    torch.testing.assert_close(found["numba"], found["reference"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["reference", "numba"])
 def test_a_nan_shows(engine: str) -> None:
     neuron, x = made("CubaLIF", "hard"), torch.randn(5, 1, 2)
     neuron.rule = Neighborhood()
@@ -283,12 +321,29 @@ def test_what_it_refuses(neuron: rb.LIF, message: str) -> None:
         neuron(torch.rand(3, 2, 4))
 
 
+def test_single_steps_and_recurrent_neurons_are_refused() -> None:
+    neuron, x = rb.LIF(), torch.rand(2, 4, requires_grad=True)
+    neuron.rule = Neighborhood()
+    with pytest.raises(ValueError, match=r"the rule 'neighborhood' has no gradient of single steps: call .*\[2, 4\]"):
+        neuron.step(x, neuron.initial_state(x))
+    with torch.no_grad():
+        neuron.step(x, neuron.initial_state(x))
+    recurrent = rb.Recurrent(neuron, nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="the rule 'neighborhood' cannot be used here: .* recurrent neurons"):
+        recurrent(torch.rand(3, 2, 4))
+    with torch.no_grad():
+        recurrent(torch.rand(3, 2, 4))
+
+
 def test_refused_otherwise() -> None:
     neuron = rb.LIF()
     neuron.rule = Neighborhood.published()
     with pytest.raises(ValueError, match="twice=True is for CubaLIF, which has a synaptic filter, not LIF"):
         neuron(torch.rand(3, 2, 4))
-    for options, message in (({"power": 0.0}, "power must be positive, got 0.0"), ({"clip": math.nan}, "clip must be")):
+    for options, message in (
+        ({"power": 0.0}, "power must be positive and finite, got 0.0"),
+        ({"clip": math.inf}, "clip must be"),
+    ):
         with pytest.raises(ValueError, match=message):
             Neighborhood(**options)
     spec = rb.CubaLIF().spec()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rheobase as rb
-from rheobase.training import Recipe, losses, resume
+from rheobase.training import Recipe, loop, losses, resume
 from rheobase.training.boosting import Boosting, weigh
 from rheobase.training.recipe import LossOptions
 
@@ -54,6 +54,22 @@ def test_resumed_is_uninterrupted(tiny, tmp_path, stopping, firing, checkpoint):
     assert found["weights"].max() > 1.5
     assert found["weights"].min() == 1
     assert not found["wrong"].any()
+
+
+def test_who_went_wrong_weighs_more(tiny, monkeypatch):
+    """Were all of an odd class wrong, and no others, then these have the larger weights, piece by piece."""
+    own, seen = loop.Training.loss, []
+
+    def loss(self, model, batch, weights=None):
+        if weights is not None:
+            seen.append((self.journal.epoch, batch.labels, weights))
+        return own(self, model, batch, weights)[0], batch.labels % 2 == 0
+
+    monkeypatch.setattr(loop.Training, "loss", loss)
+    rb.train("digits", **tiny, **{"loss.boosting": 0.5, "trainer.accumulate": 2})
+    assert len(seen) == 3 * 6 * 2
+    for epoch, labels, weights in seen:
+        assert weights.tolist() == pytest.approx([math.exp(0.5 * epoch) if label % 2 else 1 for label in labels])
 
 
 def test_mixed_samples_are_refused():

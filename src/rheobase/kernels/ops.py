@@ -323,7 +323,8 @@ class Fire(torch.autograd.Function):
             given = given._replace(residual=None)
         if given.skip is not None:
             given = given._replace(skip=None)
-        ctx.save_for_backward(*given, found.drive)
+        ctx.save_for_backward(*given, found.drive, *engine.kept)
+        engine.kept.clear()
         ctx.set_materialize_grads(False)
         return found
 
@@ -333,7 +334,7 @@ class Fire(torch.autograd.Function):
         refuse_second(ctx.engine)
         engine, how, needs = ctx.engine, ctx.how, ctx.needs_input_grad[1:]
         joined, skipped = needs[1:3]
-        *saved, drive = ctx.saved_tensors
+        saved, (drive, *kept) = ctx.saved_tensors[: len(Inputs._fields)], ctx.saved_tensors[len(Inputs._fields) :]
         given = Inputs(*saved)
         if grads[0] is None:
             grads = (torch.zeros_like(given.currents), *grads[1:])
@@ -344,7 +345,7 @@ class Fire(torch.autograd.Function):
         with engine.queue() if direct else nullcontext():
             if direct:
                 given = laid(given)
-                found = engine.backward(given, how, grads, drive, learned)
+                found = engine.backward(given, how, grads, drive, learned, *kept)
             else:
                 found = Gradients(*_some(fire_backward(*given, *how, *grads, drive, learned, engine.name)))
             gx = gy = found.drive

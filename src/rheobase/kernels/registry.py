@@ -47,6 +47,7 @@ class Engine:
             functions would cost.
         operators: whether the operators reach it by its name; a gradient rule is called directly.
         rule: whether it is a gradient rule, for one call.
+        kept: tensors that `forward` of a rule has for `backward`, which gets them last; autograd takes them from here.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Engine:
     queue: Callable[[], AbstractContextManager[Any]] = nullcontext
     operators: bool = True
     rule: bool = False
+    kept: list[Tensor] = field(default_factory=list, hash=False, compare=False)
 
 
 _MODULES = {"numba": "rheobase.kernels.numba.engine"}

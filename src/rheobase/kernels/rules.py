@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, get_args
 
 from torch import Tensor
@@ -31,7 +31,10 @@ class Rule(Protocol):
         """Why it does not go with such a neuron, or None."""
 
     def forward(self, spec: Spec, currents: Tensor, state: Any) -> tuple[Tensor, Any, Any]:
-        """Spikes `[T, B, ...]`, the state after the last step, and what `backward` needs."""
+        """Spikes `[T, B, ...]`, the state after the last step, and what `backward` needs.
+
+        Tensors in it, also in tuples of tuples, live as long as autograd's own.
+        """
 
     def backward(self, spec: Spec, grad_spikes: Tensor, saved: Any) -> Tensor:
         """The gradient of the currents."""
@@ -101,28 +104,55 @@ def check(rule: Rule, spec: Spec, currents: Tensor) -> None:
 def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
     """A rule as the autograd function calls it, for one call. Errors as in `check`."""
     check(rule, spec, currents)
-    kept: list[Any] = []
+    kept: list[Tensor] = []
+    frame: list[Any] = []
 
     def forward(given: Inputs, how: How, keep_state: bool, keep_drive: bool) -> Outputs:
         state = None if given.state is None else joined(how.kind, given.state, given.other)
         spikes, final, saved = rule.forward(spec, given.currents, state)
-        kept.append(saved)
+        frame[:] = [_frame(saved, kept)]
         return Outputs(spikes, None, *(parted(how.kind, final) if keep_state else (None, None)))
 
-    def backward(given: Inputs, how: How, grads: Sequence[Tensor | None], *_: Any) -> Gradients:
+    def backward(given: Inputs, how: How, grads: Sequence[Tensor | None], *more: Any) -> Gradients:
         if grads[2] is not None or grads[3] is not None:
             raise RuntimeError(f"the rule {rule.name!r} has no gradient of a final state")
         if given.state is not None and given.state.requires_grad:
             raise RuntimeError(f"the rule {rule.name!r} has no gradient of an initial state")
+        saved = _filled(frame[0], iter(more[2:]))
         others: dict[str, Any] = dict.fromkeys(Gradients._fields)
-        others["drive"] = rule.backward(spec, grads[0], kept[0])  # type: ignore[arg-type]
+        others["drive"] = rule.backward(spec, grads[0], saved)  # type: ignore[arg-type]
         if any(number.requires_grad for number in spec.numbers.values()):
             learning: Any = rule
-            others |= learning.numbers(spec, grads[0], kept[0])
+            others |= learning.numbers(spec, grads[0], saved)
         return Gradients(**others)
 
     def nothing(*_: Any) -> Any:
         raise RuntimeError(f"the rule {rule.name!r} has no norm of its own")
 
-    known: Any = {"operators": False, "rule": True}
+    known: Any = {"operators": False, "rule": True, "kept": kept}
     return Engine(rule.name, (), lambda how, x: None, nothing, forward, backward, nothing, **known)
+
+
+class _Place:
+    """Stands for a tensor."""
+
+
+def _frame(saved: Any, tensors: list[Tensor]) -> Any:
+    """What a rule saved without its tensors, which go to autograd: it frees them, counts versions, and calls hooks."""
+    if isinstance(saved, Tensor):
+        tensors.append(saved)
+        return _Place
+    if isinstance(saved, tuple):
+        parts = [_frame(part, tensors) for part in saved]
+        return type(saved)(*parts) if hasattr(saved, "_fields") else tuple(parts)
+    return saved
+
+
+def _filled(frame: Any, tensors: Iterator[Tensor]) -> Any:
+    """The inverse."""
+    if frame is _Place:
+        return next(tensors)
+    if isinstance(frame, tuple):
+        parts = [_filled(part, tensors) for part in frame]
+        return type(frame)(*parts) if hasattr(frame, "_fields") else tuple(parts)
+    return frame

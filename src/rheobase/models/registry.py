@@ -151,7 +151,7 @@ def create(
         steps: T for static images.
         spiking: False gives the ANN twin: the same graph with ReLU for the neuron, one pass, logits `[1, B, classes]`.
         rule: how gradients pass the neurons, by name: "surrogate", as their definition says, or another of
-            `rheobase.rules`: "membrane", "neighborhood", "spike_train".
+            `rheobase.rules`: "membrane", "neighborhood", "neighborhood_published", "spike_train".
         given: what the family takes, as `options(name)` lists it, such as `width`, `depth`, `stem`, `connect`,
             `neuron` (a prototype that each layer gets a copy of), `norm`, `image_size`.
 

@@ -130,7 +130,16 @@ class LIF(Neuron):
         return Spec(How(self.kind, self.reset, self.detach_reset, shape), numbers)
 
     def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
-        """One time step: the definition."""
+        """One time step: the definition.
+
+        Raises:
+            ValueError: a gradient is wanted, and the neuron has a rule: that knows sequences.
+        """
+        if self.rule is not None and current.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"the rule {self.rule.name!r} has no gradient of single steps: call the neuron with [T, B, ...], got "
+                f"a step of {list(current.shape)}"
+            )
         spikes, state, _ = kernels.stepper(self.spec(), current)(current, state)
         return spikes, state
 
@@ -168,7 +177,8 @@ class LIF(Neuron):
         ran = kernels.fire(spec, currents, state, rule=self.rule, **options)
         if not watch:
             return ran
-        return ran._replace(potentials=self.potentials(ran.drive, state, spec))
+        potentials = self.potentials(ran.drive, state, spec)
+        return ran._replace(potentials=potentials if self.rule is None else potentials.detach())
 
     def potentials(self, currents: Tensor, state: State = None, spec: Spec | None = None) -> Tensor:
         """Potentials before the reset `[T, B, ...]`, at least float32, from a state (None: rest), by the definition."""

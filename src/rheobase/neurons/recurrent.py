@@ -46,7 +46,9 @@ class Recurrent(Neuron):
         """By the neuron's rule, if it has one that knows neurons which hear each other."""
         self.check(currents)
         rule = getattr(self.neuron, "rule", None)
-        if hasattr(rule, "recurrent") and torch.is_grad_enabled():
+        if rule is not None and torch.is_grad_enabled():
+            if not hasattr(rule, "recurrent"):
+                raise ValueError(f"the rule {rule.name!r} cannot be used here: it does not know recurrent neurons")
             return self._by_rule(rule, currents, state, watch)
         return self._alone(currents, state, watch)
 
@@ -94,8 +96,7 @@ class Recurrent(Neuron):
         neuron = self.neuron
         if _autocast(currents) or not isinstance(neuron, LIF) or not neuron.native:
             return False
-        ruled = neuron.rule is not None and torch.is_grad_enabled()
-        return not ruled and self._linear(currents)
+        return self._linear(currents)
 
     def _linear(self, currents: Tensor) -> bool:
         """Whether it hears itself through a linear layer over the last axis, as torch has it, and nobody looks on."""

@@ -53,7 +53,7 @@ class Neighborhood:
     It goes with LIF, IF and CubaLIF, whose memory of a spike is their potential, unless the reset is "delayed".
 
     Raises:
-        ValueError: power or clip not positive.
+        ValueError: power or clip not positive, or not finite.
     """
 
     power: float = 1.0
@@ -63,8 +63,8 @@ class Neighborhood:
 
     def __post_init__(self) -> None:
         for key in ("power", "clip"):
-            if not 0 < getattr(self, key) <= math.inf:
-                raise ValueError(f"Neighborhood: {key} must be positive, got {getattr(self, key)}")
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"Neighborhood: {key} must be positive and finite, got {getattr(self, key)}")
 
     @classmethod
     def published(cls) -> Neighborhood:
@@ -110,7 +110,7 @@ class Neighborhood:
         wide = torch.promote_types(grad.dtype, torch.float32)
         grad, currents, spikes = grad.to(wide), currents.to(wide), spikes.to(wide)
         spec = spec.fitted(currents[0])
-        decay, threshold = spec.numbers["decay"].detach(), spec.numbers["threshold"].detach()
+        decay, threshold = spec.numbers["decay"].detach(), spec.numbers["threshold"].detach().to(wide)
         leak = spec.numbers["current_decay"].detach() if spec.how.kind == "CubaLIF" else None
         charge = charged(spec, currents, i)
         v = torch.zeros_like(currents[0]) if v is None else v.to(wide)

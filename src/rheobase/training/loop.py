@@ -158,9 +158,11 @@ class Training:
         if self.ema is not None:
             self.ema.update_parameters(self.net)
         if boosting is not None:
-            flags = sums.new_zeros(whole)
-            flags[mine] = torch.cat(wrong).double()
-            boosting.note(samples, torch.tensor(self.total(*flags)) > 0)
+            flags = torch.zeros(whole, dtype=torch.uint8, device=self.fabric.device)
+            flags[mine] = torch.cat(wrong).byte()
+            if world > 1:
+                torch.distributed.all_reduce(flags)
+            boosting.note(samples, flags > 0)
         return totals
 
     def loss(self, model: nn.Module, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
