@@ -11,6 +11,7 @@ import rheobase as rb
 from benchmarks.harness import Call, Case, Table, measure
 from benchmarks.health_workload import busy, still
 from benchmarks.memory import add_peaks
+from rheobase.kernels.rules import named
 from rheobase.training import build, losses, sources
 
 IMAGE = (1, 28, 28)
@@ -35,6 +36,22 @@ def rules(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
         if not quick:
             add_peaks(table, cases, partial(_small, name, shape))
         yield table
+
+
+def rule_steps(repeats: int, quick: bool, compiled: bool) -> Iterator[Table]:
+    """Of neurons alone, forward and backward, by T; process time."""
+    neurons = 256 if quick else 16384
+    for steps in (2, 5) if quick else (2, 5, 10, 20, 50):
+        cases = [Case(rule, partial(_alone, rule, steps, neurons)) for rule in ("surrogate", "neighborhood")]
+        yield measure(f"{neurons} CubaLIF, hard reset, T={steps}", cases, repeats, least=0.05, clock=busy)
+
+
+def _alone(rule: str, steps: int, neurons: int) -> Call:
+    torch.manual_seed(0)
+    neuron = rb.CubaLIF(0.5, 0.8, reset="hard", input_scale=0.5)
+    neuron.rule = named(rule)
+    x, g = torch.randn(steps, 1, neurons).requires_grad_(), torch.randn(steps, 1, neurons)
+    return lambda: torch.autograd.grad(neuron(x), x, g)
 
 
 def _small(name: str, shape: tuple[int, ...], case: Case) -> Callable[[], Call]:

@@ -10,7 +10,7 @@ from benchmarks.layer_workloads import lif, norm
 from benchmarks.library_workloads import library
 from benchmarks.loader_workload import loader
 from benchmarks.network_workloads import inference, memory, scaling, step
-from benchmarks.rule_workload import rules
+from benchmarks.rule_workload import rule_steps, rules
 from benchmarks.shares import shares
 
 WORKLOADS: dict[str, Callable[..., Iterator[Table]]] = {
@@ -27,6 +27,7 @@ WORKLOADS: dict[str, Callable[..., Iterator[Table]]] = {
     "checkpoint": checkpoint,
     "health": health,
     "rules": rules,
+    "rule_steps": rule_steps,
 }
 """Each is called with the number of repeats, whether to be quick, and whether to time torch.compile too; `loader` also
 with `need` and `root`."""

@@ -106,6 +106,7 @@ FIRST = {
     "first": "kernels to compile",
     "health": "training step",
     "rules": "surrogate",
+    "rule_steps": "surrogate",
     "shares": "rheobase: convolutions",
     "loader": "a step that takes 50 images/s",
     "checkpoint": "write, as a run does",
