@@ -273,6 +273,7 @@ def _draw(found: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> 
     drawn = Figure(figsize=(10, 4.5), layout="constrained")
     FigureCanvasAgg(drawn)
     swept, angles = drawn.subplots(1, 2)
+    ticks: list[str] = []
     for i, name in enumerate(names):
         first = sorted((d["lr"], d["validation"]) for d in found if d["arm"] == name and d["seed"] == 0)
         swept.plot(*zip(*first, strict=True), marker="o", label=name, color=f"C{i}")
