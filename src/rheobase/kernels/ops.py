@@ -334,7 +334,8 @@ class Fire(torch.autograd.Function):
         refuse_second(ctx.engine)
         engine, how, needs = ctx.engine, ctx.how, ctx.needs_input_grad[1:]
         joined, skipped = needs[1:3]
-        saved, (drive, *kept) = ctx.saved_tensors[: len(Inputs._fields)], ctx.saved_tensors[len(Inputs._fields) :]
+        everything, count = ctx.saved_tensors, len(Inputs._fields)
+        saved, drive, kept = everything[:count], everything[count], everything[count + 1 :]
         given = Inputs(*saved)
         if grads[0] is None:
             grads = (torch.zeros_like(given.currents), *grads[1:])
