@@ -5,12 +5,13 @@
 
 `run` trains the nets that runs/steps does not hold yet (a run that was stopped goes on), and measures the arms that the
 file has not yet. Choices are made on the validation split; a table is of the test split, looked at once. Data are in
-$RHEOBASE_DATA. All nets are of one architecture and see the data as often, by one recipe, but the last, which goes on:
+$RHEOBASE_DATA. All nets are of one architecture and see the data as often, by one recipe, but the last two:
 
     ann         ReLU: what percentile, threshold balancing and calibration convert
     quantised   QCFS activations: the quantised ANN, and what "QCFS" converts
     direct      the spiking net, trained through time with 4 steps
-    tuned       the same with 8, its surrogates levelled by `rb.tune` before the first step
+    tuned       the same with 8, its surrogates levelled by `rb.tune` before the first step, for as many epochs as
+                "quantised" and "hybrid" have together
     hybrid      begun as "quantised" converted (QCFS) for 8 steps, then trained through time with them for some epochs
 
 Energy is that of `rb.energy` at 45 nm (docs/energy.md), a mean over the first images of the split; both ANNs are
@@ -75,11 +76,12 @@ class Form:
         if net == "hybrid":  # (which is not made by a recipe)
             training = {key: value for key, value in self.recipe.items() if not key.startswith("model.")}
             return {**training, "trainer.epochs": self.further, **FURTHER}
+        epochs: int = self.recipe["trainer.epochs"]
         kinds: dict[str, dict[str, Any]] = {
             "ann": {"model.spiking": False},
             "quantised": {"model.spiking": False, "model.qcfs_levels": self.levels},
             "direct": {"model.steps": 4},
-            "tuned": {"model.steps": 8, "tune.samples": 128},
+            "tuned": {"model.steps": 8, "tune.samples": 128, "trainer.epochs": epochs + self.further},
         }
         return {**self.recipe, **kinds[net], **self.nets.get(net, {})}
 
