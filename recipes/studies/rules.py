@@ -24,7 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,21 +50,20 @@ NOISE, DRAWS, ELEMENTS = 0.3, 200, 40  # of finite differences
 
 @dataclass(frozen=True)
 class Arm:
-    """A rule by its name, whether the surrogate is tuned, or an ANN to convert; and other options of the network."""
+    """A rule by its name, whether the surrogate is tuned, or an ANN to convert; and a neuron other than the first."""
 
     rule: str = "surrogate"
     tuned: bool = False
     ann: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
+    given: rb.Neuron | None = None
 
     @property
     def neuron(self) -> rb.Neuron | rb.SoftLIF:
-        """The first that the rule takes, or the ANN's."""
+        """The one given, the first that the rule takes, or the ANN's."""
         if self.ann:
             return rb.SoftLIF()
-        if "neuron" in self.options:
-            found: rb.Neuron = self.options["neuron"]
-            return found
+        if self.given is not None:
+            return self.given
         rule, x = named(self.rule), torch.zeros(1, 1, 1)
         return next(one for one in NEURONS if rule is None or rule.why_not(one.spec(), x) is None)
 
@@ -72,8 +71,7 @@ class Arm:
         """The network, freshly initialised."""
         torch.manual_seed(seed)
         options = {"layers": "200-200", "image_size": 28, "neuron": self.neuron, "spiking": not self.ann}
-        options |= {"rule": self.rule, **self.options}
-        net = rb.models.create("mlp", classes=10, in_channels=1, steps=8, **options)
+        net = rb.models.create("mlp", classes=10, in_channels=1, steps=8, rule=self.rule, **options)
         if self.tuned:
             rb.tune(net, x, y)
         return net
@@ -82,10 +80,10 @@ class Arm:
 ARMS = {
     "surrogate ATan(2)": Arm(),
     "surrogate tuned": Arm(tuned=True),
-    "surrogate ATan(2), hard reset": Arm(options={"neuron": NEURONS[1]}),
+    "surrogate ATan(2), hard reset": Arm(given=NEURONS[1]),
     **{name: Arm(name) for name in get_args(RuleName)[1:]},
-    "surrogate ATan(2), CubaLIF": Arm(options={"neuron": NEURONS[2]}),
-    "neighborhood, CubaLIF": Arm("neighborhood", options={"neuron": NEURONS[2]}),
+    "surrogate ATan(2), CubaLIF": Arm(given=NEURONS[2]),
+    "neighborhood, CubaLIF": Arm("neighborhood", given=NEURONS[2]),
     "soft LIF, converted": Arm(ann=True),
 }
 """Rules with a name come by themselves."""

@@ -343,6 +343,7 @@ def test_refused_otherwise() -> None:
         neuron(torch.rand(3, 2, 4))
     for options, message in (
         ({"power": 0.0}, "power must be positive and finite, got 0.0"),
+        ({"clip": math.nan}, "clip must be"),
         ({"clip": math.inf}, "clip must be"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, get_args
 
 from torch import Tensor
@@ -105,12 +105,19 @@ def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
     """A rule as the autograd function calls it, for one call. Errors as in `check`."""
     check(rule, spec, currents)
     kept: list[Tensor] = []
-    frame: list[Any] = []
+    frame: Any = None  # what the rule saved, but for its tensors: autograd frees them, counts versions, calls hooks
+
+    def keep(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        kept.append(leaf)
+        return _PLACE
 
     def forward(given: Inputs, how: How, keep_state: bool, keep_drive: bool) -> Outputs:
+        nonlocal frame
         state = None if given.state is None else joined(how.kind, given.state, given.other)
         spikes, final, saved = rule.forward(spec, given.currents, state)
-        frame[:] = [_frame(saved, kept)]
+        frame = _mapped(saved, keep)
         return Outputs(spikes, None, *(parted(how.kind, final) if keep_state else (None, None)))
 
     def backward(given: Inputs, how: How, grads: Sequence[Tensor | None], *more: Any) -> Gradients:
@@ -118,7 +125,8 @@ def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
             raise RuntimeError(f"the rule {rule.name!r} has no gradient of a final state")
         if given.state is not None and given.state.requires_grad:
             raise RuntimeError(f"the rule {rule.name!r} has no gradient of an initial state")
-        saved = _filled(frame[0], iter(more[2:]))
+        tensors = iter(more[2:])
+        saved = _mapped(frame, lambda leaf: next(tensors) if leaf is _PLACE else leaf)
         others: dict[str, Any] = dict.fromkeys(Gradients._fields)
         others["drive"] = rule.backward(spec, grads[0], saved)  # type: ignore[arg-type]
         if any(number.requires_grad for number in spec.numbers.values()):
@@ -133,26 +141,13 @@ def by_rule(rule: Rule, spec: Spec, currents: Tensor) -> Engine:
     return Engine(rule.name, (), lambda how, x: None, nothing, forward, backward, nothing, **known)
 
 
-class _Place:
-    """Stands for a tensor."""
+_PLACE = object()
+"""Stands for a tensor that autograd has."""
 
 
-def _frame(saved: Any, tensors: list[Tensor]) -> Any:
-    """What a rule saved without its tensors, which go to autograd: it frees them, counts versions, and calls hooks."""
-    if isinstance(saved, Tensor):
-        tensors.append(saved)
-        return _Place
-    if isinstance(saved, tuple):
-        parts = [_frame(part, tensors) for part in saved]
-        return type(saved)(*parts) if hasattr(saved, "_fields") else tuple(parts)
-    return saved
-
-
-def _filled(frame: Any, tensors: Iterator[Tensor]) -> Any:
-    """The inverse."""
-    if frame is _Place:
-        return next(tensors)
-    if isinstance(frame, tuple):
-        parts = [_filled(part, tensors) for part in frame]
-        return type(frame)(*parts) if hasattr(frame, "_fields") else tuple(parts)
-    return frame
+def _mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """A tuple, of tuples too, with each of its leaves changed."""
+    if not isinstance(tree, tuple):
+        return change(tree)
+    parts = [_mapped(part, change) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)

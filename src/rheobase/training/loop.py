@@ -134,7 +134,7 @@ class Training:
             mine = slice(self.fabric.global_rank, None, world)
             weights = boosting.weights[samples[mine]].tensor_split(parts)
         sums = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
-        wrong = []
+        rights = []
         self._seed()
         for number, (piece, weight) in enumerate(zip(pieces, weights, strict=True), 1):
             count = len(piece.labels)
@@ -142,7 +142,7 @@ class Training:
                 loss, right = self.loss(self.model, piece, weight)
                 self.fabric.backward(loss * (count * world / whole))  # DDP takes the mean over processes
             sums += torch.stack((loss.detach().double() * count, right.sum().double(), loss.new_tensor(count)))
-            wrong.append(~right)
+            rights.append(right)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         *totals, size = self.total(*sums, norm)
@@ -159,7 +159,7 @@ class Training:
             self.ema.update_parameters(self.net)
         if boosting is not None:
             flags = torch.zeros(whole, dtype=torch.uint8, device=self.fabric.device)
-            flags[mine] = torch.cat(wrong).byte()
+            flags[mine] = (~torch.cat(rights)).byte()
             if world > 1:
                 torch.distributed.all_reduce(flags)
             boosting.note(samples, flags > 0)
