@@ -183,6 +183,23 @@ def test_slow_arithmetic_is_told(tiny, monkeypatch, capsys, precision, has, told
     assert capsys.readouterr().out.count("no instructions for bfloat16") == told
 
 
+@pytest.mark.parametrize(
+    ("machine", "torch_says", "avx512", "amx", "has"),
+    [
+        ("x86_64", True, True, False, True),
+        ("AMD64", True, False, True, True),
+        ("x86_64", True, False, False, False),  # (an AVX-512 without them)
+        ("x86_64", False, True, False, False),
+        ("aarch64", True, False, False, True),
+    ],
+)
+def test_which_processors_have_bfloat16(monkeypatch, machine, torch_says, avx512, amx, has):
+    monkeypatch.setattr(compat.platform, "machine", lambda: machine)
+    for name, value in (("_fast_bfloat16", torch_says), ("_avx512_bfloat16", avx512), ("_amx", amx)):
+        monkeypatch.setattr(compat, name, lambda value=value: value)
+    assert compat.cpu_has_bfloat16() is has
+
+
 def test_the_learning_rate_follows_the_schedule(tiny, monkeypatch):
     used = []
     step = loop.Training.train_on

@@ -44,7 +44,7 @@ def launched(options: TrainerOptions) -> Iterator[Fabric]:
         fabric.launch()
         console.quiet = not fabric.is_global_zero
         if options.precision == "bf16" and fabric.device.type == "cpu" and not compat.cpu_has_bfloat16():
-            say("this CPU has no instructions for bfloat16: trainer.precision=32 may be ten times as fast here")
+            say("this CPU has no instructions for bfloat16: trainer.precision=32 may be several times as fast here")
         try:
             yield fabric
         finally:
