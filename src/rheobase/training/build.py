@@ -35,7 +35,7 @@ NEURONS: dict[str, Any] = {
 """The kinds of neurons by the names that a recipe gives them."""
 _AUGMENTATION = [field.name for field in fields(Augmentation)]
 _FEW = 64  # samples of a split whose inputs tell it from another
-_OF_RECIPE = {"name", "options", "qcfs_levels", "qcfs_threshold"}
+_OF_RECIPE = {"name", "options", "qcfs_levels", "qcfs_threshold", "weights"}
 """Keys of `model` that no model takes."""
 _OF_BATCHES = {"batch_size", "train_limit", "workers", "scale", *_AUGMENTATION}
 """Keys of `data` that any data set goes with; the others choose and make one."""

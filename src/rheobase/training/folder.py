@@ -82,8 +82,9 @@ class RunFolder:
             path = next(filter(_claim, paths))
         folder = cls(path)
         # the recipe does not say where it ran, so that it can be trained again as it is, and from any place
-        root = recipe.data.root and str(Path(recipe.data.root).expanduser().absolute())
-        recipe = recipe.replace({"run": None, "data.root": root})
+        places = {"data.root": recipe.data.root, "model.weights": recipe.model.weights}
+        places = {key: place and str(Path(place).expanduser().absolute()) for key, place in places.items()}
+        recipe = recipe.replace({"run": None, **places})
         try:
             write_atomic(folder.recipe, recipe.to_json().encode())
         except BaseException:  # no run began: the folder is as empty as it was

@@ -98,6 +98,10 @@ class ModelOptions(Group):
     steps: int = key(4, "time steps T", ge=1)
     spiking: bool = key(True, "false: the ANN twin")
     rule: RuleName = key("surrogate", "gradient rule")
+    weights: str | None = key(
+        None,
+        "begin with those of a run folder or safetensors file, of the same net or its twin; classes may be others",
+    )
     width: int | None = key(None, "channels of the first stage, or units of a layer", ge=1)
     depth: int | None = key(None, "layers", ge=1)
     stem: Literal["cifar", "imagenet"] | None = key(None, "first layers: 3x3, or 7x7 with stride and pooling")
@@ -323,6 +327,7 @@ class Recipe(Group):
     def sha256(self) -> str:
         """Of all keys but those that say where things lie: equal for equal recipes everywhere."""
         flat, default = self.flat(), type(self)().flat()
+        flat["model.weights"] = flat["model.weights"] and "given"  # which, the summary tells by their own sum
         seen = [name for name in flat.keys() - ELSEWHERE if name in ALWAYS or flat[name] != default.get(name)]
         content = json.dumps(nest({name: flat[name] for name in seen}), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()

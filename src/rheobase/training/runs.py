@@ -16,7 +16,7 @@ from torch import nn
 from rheobase.data import Dataset
 from rheobase.machine import commit, machine, versions
 from rheobase.signal.figure import check as check_figure
-from rheobase.training import board, build, curve, processes, sources, watch
+from rheobase.training import board, build, curve, processes, sources, watch, weights
 from rheobase.training.activity import activity
 from rheobase.training.build import prepare
 from rheobase.training.console import Lines, say
@@ -184,7 +184,10 @@ def _fit(recipe: Recipe, place: RunFolder | str, data: Dataset, net: nn.Module) 
         fabric = stack.enter_context(processes.launched(recipe.trainer))
         stack.enter_context(processes.threads(recipe.trainer.threads))
         fresh = isinstance(place, str) or not place.last.is_file()
-        told = watch.begin(recipe, data, net.to(fabric.device)) if fresh else None
+        begun = told = None
+        if fresh:
+            begun = weights.begin(net, recipe.model.weights, data.classes) if recipe.model.weights else None
+            told = watch.begin(recipe, data, net.to(fabric.device))
         folder = processes.on_first(
             fabric, lambda: RunFolder.create(recipe, place) if isinstance(place, str) else place
         )
@@ -196,7 +199,7 @@ def _fit(recipe: Recipe, place: RunFolder | str, data: Dataset, net: nn.Module) 
         stack.callback(lines.end)
         training = Training(recipe, fabric, net, data)
         if state is None:
-            training.journal.tuned = told
+            training.journal.begun, training.journal.tuned = begun, told
             again = f"{folder.path} has no checkpoint yet: starting from the beginning"
             say(f"run folder {folder.path}" if isinstance(place, str) else again)
         else:
@@ -271,7 +274,9 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
         "machine": machine(device),
         "date": _now(),
         "layers": layers,
-    } | ({"tuned": journal.tuned} if journal.tuned else {})
+        **({"begun": journal.begun} if journal.begun else {}),
+        **({"tuned": journal.tuned} if journal.tuned else {}),
+    }
     write_json(folder.summary, summary)
     return summary
 
