@@ -5,6 +5,7 @@ import io
 import warnings
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,42 @@ def test_classes_are_asked_for() -> None:
         rb.models.create("sew_resnet18")
 
 
+def test_currents_that_are_not_dense_are_refused() -> None:
+    ragged = torch.nested.nested_tensor([torch.rand(2, 3), torch.rand(3, 3)], layout=torch.jagged)
+    for currents in (torch.rand(4, 5, 3).to_sparse(), ragged):
+        for neuron in (rb.LIF(), rb.AdaptiveLIF(), rb.Integrator()):
+            with pytest.raises(TypeError, match="currents must be a dense floating point tensor, got a sparse or nest"):
+                neuron(currents)
+
+
+class Both(nn.Module):
+    """Gives two tensors."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def test_per_step_wants_one_tensor_of_its_module() -> None:
+    for module in (Both(), nn.LSTM(3, 2)):
+        with pytest.raises(TypeError, match=rf"PerStep\({type(module).__name__}\): it must give one tensor, got tuple"):
+            rb.PerStep(module)(torch.rand(4, 5, 6, 3))
+
+
+@pytest.mark.parametrize("steps", [1.5, True, "2", torch.rand(2)])
+def test_steps_are_an_integer(steps: Any) -> None:
+    with pytest.raises(TypeError, match="steps must be an integer, got "):
+        net()(torch.rand(5, 2, 8, 8), steps)
+    assert net()(torch.rand(5, 2, 8, 8), numpy.int64(3)).shape == (3, 5, 3)
+
+
+def test_data_parallel_is_refused_as_it_joins_the_wrong_axis() -> None:
+    model = net()
+    replica = model._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+    with pytest.raises(NotImplementedError, match=r"DataParallel joins logits along .*DistributedDataParallel"):
+        replica(torch.rand(5, 2, 8, 8))
+    assert model(torch.rand(5, 2, 8, 8)).shape == (4, 5, 3)
+
+
 # export
 
 
@@ -117,6 +154,17 @@ def test_what_cannot_follow_a_neuron_is_refused_with_what_can(kind: str, way: st
         with pytest.raises(NotImplementedError, match=r"torch\.jit\.trace.*onnx.*torch\.export\.export"):
             export()
     assert model(x).shape[0] == 4, "nothing is left behind"
+
+
+@pytest.mark.parametrize("model", [rb.LIF(), nn.Sequential(rb.PerStep(nn.Linear(6, 6)), rb.CubaLIF()), net()], ids=type)
+def test_script_and_fx_are_refused_with_what_can(model: nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # (torch calls script deprecated)
+        with pytest.raises(NotImplementedError, match=r"torch\.jit\.script cannot .* torch\.export\.export"):
+            torch.jit.script(model)
+    if isinstance(model, rb.models.Net):
+        with pytest.raises(TypeError, match=r"got Proxy: torch\.fx cannot trace it, torch\.export\.export"):
+            torch.fx.symbolic_trace(model)
 
 
 @torch.no_grad()

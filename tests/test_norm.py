@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.norm import TEBN
@@ -181,3 +181,39 @@ def test_a_call_that_is_refused_moves_no_running_statistics() -> None:
     fire.neuron = rb.LIF()
     fire(currents())
     assert fire.norm.running_mean.all()
+
+
+def test_update_norms_does_what_torchs_update_bn_does_for_its_own() -> None:
+    torch.manual_seed(3)
+    ours = nn.Sequential(rb.CurrentNorm(C), rb.PerStep(nn.BatchNorm2d(C)), nn.Dropout(0.0))
+    theirs = nn.Sequential(nn.BatchNorm2d(C), nn.BatchNorm2d(C))
+    batches = [1 + count * torch.randn(T, B, C, 3, 3) for count in (1, 2, 3)]
+    ours(batches[0]).sum().backward()
+    ours[1].eval()
+    ours[0].running_var.fill_(torch.nan)
+    rb.norm.update_norms(ours, [(batch, None) for batch in batches])
+    torch.optim.swa_utils.update_bn([batch.flatten(0, 1) for batch in batches], theirs)
+    for mine, wanted in zip((ours[0], ours[1].module), theirs, strict=True):
+        torch.testing.assert_close(mine.running_mean, wanted.running_mean)
+        torch.testing.assert_close(mine.running_var, wanted.running_var)
+        assert mine.momentum == 0.1
+    assert [each.training for each in ours] == [True, False, True]
+    before = copy.deepcopy(ours.state_dict())
+    with pytest.raises(ValueError, match="update_norms: there is no batch"):
+        rb.norm.update_norms(ours, [])
+    torch.testing.assert_close(ours.state_dict(), before, rtol=0, atol=0)
+
+
+def test_update_norms_goes_through_fused_layers() -> None:
+    model = net("tdbn")
+    batches = [images(), 3 * images()]
+    seen = []
+    for batch in batches:
+        one = copy.deepcopy(model)
+        rb.norm.update_norms(one, [batch])
+        seen.append([m.running_mean for m in one.modules() if isinstance(m, rb.CurrentNorm)])
+    rb.norm.update_norms(model, batches)
+    found = [m.running_mean for m in model.modules() if isinstance(m, rb.CurrentNorm)]
+    assert found
+    for mean, *parts in zip(found, *seen, strict=True):
+        torch.testing.assert_close(mean, sum(parts) / 2)

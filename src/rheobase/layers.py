@@ -33,7 +33,7 @@ class PerStep(nn.Module):
     Where the steps of an input are one memory (a static image), and nobody can see it, one step is computed.
 
     Raises:
-        TypeError: the module contains a neuron, which has to see time.
+        TypeError: the module contains a neuron, which has to see time; or it gives something other than a tensor.
         ValueError: the input is not `[T, B, ...]`.
     """
 
@@ -59,6 +59,8 @@ class PerStep(nn.Module):
         flat = x.flatten(0, 1)
         with kernels.keeping(flat):
             y = called(self.module, flat)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"PerStep({type(self.module).__name__}): it must give one tensor, got {type(y).__name__}")
         return y.unflatten(0, (steps, batch))
 
     def _zero(self, flat: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from rheobase.compat import apart
 from rheobase.eager import eagerly
 from rheobase.kernels import processes
 from rheobase.kernels.time import static
+from rheobase.modes import in_mode
 from rheobase.padded import real_steps
 
 
@@ -264,3 +265,39 @@ class TEBN(CurrentNorm):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"{super().extra_repr()}, steps={self.steps}{', average=True' if self.average else ''}"
+
+
+@torch.no_grad()
+def update_norms(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Running statistics anew, each the mean of those of the batches: for weights that were averaged.
+
+    `torch.optim.swa_utils.update_bn`, and Lightning's StochasticWeightAveraging, know torch's norms alone and pass over
+    a `CurrentNorm`; this knows both.
+
+    Args:
+        model: it runs in training mode meanwhile.
+        batches: inputs of the model, or tuples and lists that begin with them.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    norms: dict[Any, Any] = {
+        each: each.momentum
+        for each in model.modules()
+        if isinstance(each, CurrentNorm | nn.modules.batchnorm._BatchNorm) and each.running_mean is not None
+    }
+    count = 0
+    try:
+        with in_mode(model, training=True):
+            for count, batch in enumerate(batches, 1):
+                for norm in norms:
+                    if count == 1:
+                        norm.running_mean.zero_()
+                        norm.running_var.fill_(1)
+                    norm.momentum = 1 / count
+                model(batch[0] if isinstance(batch, tuple | list) else batch)
+    finally:
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+    if count == 0:
+        raise ValueError("update_norms: there is no batch")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 
 from rheobase.kernels.time import static
 from rheobase.layers import Fire, PerStep, direct
 from rheobase.neurons import LIF, Neuron, Recurrent, SoftLIF
-from rheobase.neurons.base import check_untraced, outermost
+from rheobase.neurons.base import check_untraced, outermost, strange
 from rheobase.norm import TEBN, CurrentNorm, lengths
 from rheobase.padded import real_mean
 
@@ -138,6 +139,11 @@ class Net(nn.Module):
         """
         if self.spiking:
             check_untraced(type(self).__name__)
+        if getattr(self, "_is_replica", False):
+            raise NotImplementedError(
+                f"{type(self).__name__}: torch.nn.DataParallel joins logits along the axis that it divides images by, "
+                "and theirs are not the same: use torch.nn.parallel.DistributedDataParallel"
+            )
         frames = self.frames(images, steps)
         logits: Tensor = self.head(self.features(frames))
         if logits.shape[:2] != frames.shape[:2]:
@@ -160,13 +166,14 @@ class Net(nn.Module):
         """The input at every step, `[T, B, C, H, W]`, in channels-last memory.
 
         Raises:
-            TypeError: images that are no dense tensor of floating point.
+            TypeError: images that are no dense tensor of floating point, or steps that are no integer.
             ValueError: another number of axes or channels, no time step, or `steps` that contradict the sequence.
         """
-        dense = isinstance(images, Tensor) and not images.is_nested and images.layout == torch.strided
-        if not dense or not images.is_floating_point():
-            got = images.dtype if dense else "a sparse or nested one" if isinstance(images, Tensor) else type(images)
-            raise TypeError(f"images must be a dense floating point tensor, got {getattr(got, '__name__', got)}")
+        if (got := strange(images)) is not None:
+            hint = ": torch.fx cannot trace it, torch.export.export(model, (images,)) can" if got == "Proxy" else ""
+            raise TypeError(f"images must be a dense floating point tensor, got {got}{hint}")
+        if isinstance(steps, bool) or not (steps is None or isinstance(steps, Integral | SymInt)):
+            raise TypeError(f"steps must be an integer, got {steps!r}")
         rank = self.rank
         single = images.dim() == rank + 1
         if not (single or images.dim() == rank + 2) or self.in_channels not in (None, images.shape[-rank]):

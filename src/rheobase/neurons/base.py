@@ -29,6 +29,15 @@ def check_untraced(name: str) -> None:
         )
 
 
+def strange(x: Any) -> str | None:
+    """What x is, where it is no dense tensor of floating point; else None."""
+    if not isinstance(x, Tensor):
+        return type(x).__name__
+    if x.is_nested or x.layout != torch.strided:
+        return "a sparse or nested one"
+    return None if x.is_floating_point() else str(x.dtype)
+
+
 def leaves(state: State) -> list[Any]:
     """The tensors of a state, which may be a tuple of states."""
     if isinstance(state, tuple | list):
@@ -143,18 +152,23 @@ class Neuron(nn.Module):
         """Refuse what is not `[T, B, ...]` floating point with T >= 1.
 
         Raises:
-            TypeError: not a floating point tensor.
+            TypeError: not a dense tensor of floating point.
             ValueError: fewer than two axes, or no time step.
             NotImplementedError: under `torch.jit.trace`.
         """
         name = type(self).__name__
-        if not isinstance(currents, Tensor) or not currents.is_floating_point():
-            got = currents.dtype if isinstance(currents, Tensor) else type(currents).__name__
-            raise TypeError(f"{name}: currents must be a floating point tensor, got {got}")
+        if (got := strange(currents)) is not None:
+            raise TypeError(f"{name}: currents must be a dense floating point tensor, got {got}")
         if currents.dim() < 2 or currents.shape[0] == 0:
             raise ValueError(f"{name}: currents must be [T, B, ...] with T >= 1, got shape {list(currents.shape)}")
         if tracing() is not None:
             check_untraced(name)
+
+    def __prepare_scriptable__(self) -> Neuron:
+        """What `torch.jit.script` calls."""
+        raise NotImplementedError(
+            f"{type(self).__name__}: torch.jit.script cannot compile it: use torch.export.export(model, (images,))"
+        )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         raw = [f"raw_{name}" for name in self.dynamics]
