@@ -327,8 +327,16 @@ def test_single_steps_and_recurrent_neurons_are_refused() -> None:
     neuron.rule = Neighborhood()
     with pytest.raises(ValueError, match=r"the rule 'neighborhood' has no gradient of single steps: call .*\[2, 4\]"):
         neuron.step(x, neuron.initial_state(x))
+    with pytest.raises(ValueError, match="has no gradient of single steps"):
+        neuron.step(x.detach(), neuron.initial_state(x).detach().requires_grad_())
+    learning = rb.LIF(0.5, learn=("decay",))
+    learning.rule = rb.rules.Membrane()
+    with pytest.raises(ValueError, match="the rule 'membrane' has no gradient of single steps"):
+        learning.step(x.detach(), learning.initial_state(x).detach())
+    neuron.step(x.detach(), neuron.initial_state(x).detach())
     with torch.no_grad():
         neuron.step(x, neuron.initial_state(x))
+        learning.step(x, learning.initial_state(x))
     recurrent = rb.Recurrent(neuron, nn.Linear(4, 4))
     with pytest.raises(ValueError, match="the rule 'neighborhood' cannot be used here: .* recurrent neurons"):
         recurrent(torch.rand(3, 2, 4))

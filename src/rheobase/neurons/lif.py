@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rheobase import kernels
 from rheobase.kernels.spec import HALF, How, Ran, Spec
-from rheobase.neurons.base import Neuron, State, altered
+from rheobase.neurons.base import Neuron, State, altered, leaves
 from rheobase.neurons.numbers import declare, learned, number, plain, told, values
 from rheobase.surrogate import SHAPES, ATan, Surrogate
 
@@ -135,11 +135,12 @@ class LIF(Neuron):
         Raises:
             ValueError: a gradient is wanted, and the neuron has a rule: that knows sequences.
         """
-        if self.rule is not None and current.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"the rule {self.rule.name!r} has no gradient of single steps: call the neuron with [T, B, ...], got "
-                f"a step of {list(current.shape)}"
-            )
+        if self.rule is not None and torch.is_grad_enabled():
+            if any(getattr(each, "requires_grad", False) for each in (current, *leaves(state), *self.parameters())):
+                raise ValueError(
+                    f"the rule {self.rule.name!r} has no gradient of single steps: call the neuron with [T, B, ...], "
+                    f"got a step of {list(current.shape)}"
+                )
         spikes, state, _ = kernels.stepper(self.spec(), current)(current, state)
         return spikes, state
 
