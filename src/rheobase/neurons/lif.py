@@ -135,12 +135,15 @@ class LIF(Neuron):
         Raises:
             ValueError: a gradient is wanted, and the neuron has a rule: that knows sequences.
         """
-        if self.rule is not None and torch.is_grad_enabled():
-            if any(getattr(each, "requires_grad", False) for each in (current, *leaves(state), *self.parameters())):
-                raise ValueError(
-                    f"the rule {self.rule.name!r} has no gradient of single steps: call the neuron with [T, B, ...], "
-                    f"got a step of {list(current.shape)}"
-                )
+        if (
+            self.rule is not None
+            and torch.is_grad_enabled()
+            and any(getattr(each, "requires_grad", False) for each in (current, *leaves(state), *self.parameters()))
+        ):
+            raise ValueError(
+                f"the rule {self.rule.name!r} has no gradient of single steps: call the neuron with [T, B, ...], got "
+                f"a step of {list(current.shape)}"
+            )
         spikes, state, _ = kernels.stepper(self.spec(), current)(current, state)
         return spikes, state
 
