@@ -192,9 +192,9 @@ def best(found: Sequence[dict[str, Any]], name: str) -> float:
     return max(swept, key=swept.__getitem__)
 
 
-def planned(name: str, seeds: int, out: Path) -> Iterator[tuple[float, int]]:
+def planned(name: str, seeds: int, out: Path, rates: Sequence[float] = RATES) -> Iterator[tuple[float, int]]:
     """Learning rates and seeds of an arm; the best rate is known when the first seed's runs are in the file."""
-    for rate in RATES:
+    for rate in rates:
         yield rate, 0
     for seed in range(1, seeds):
         yield best(read(out), name), seed
