@@ -84,6 +84,7 @@ class Study:
         pixels: of the images; None: the form's.
         steps: of a trial; None: it is none.
         end: at which `time.monotonic` a call ends.
+        out: the file of the lines.
     """
 
     size: str
@@ -94,6 +95,7 @@ class Study:
     pixels: int | None = None
     steps: int | None = None
     end: float = math.inf
+    out: Path = OUT
 
     def __post_init__(self) -> None:
         self.form = FORMS[self.size, self.data]
@@ -149,12 +151,21 @@ class Study:
         found = _table(self.place(name) / "metrics.csv")
         return [{key: float(value) for key, value in row.items()} for row in found]
 
+    def epochs(self, name: str) -> list[float]:
+        """Validation accuracies: by the run folder, or the line of an arm whose folder is gone."""
+        told: list[float] = next((done["epochs"] for done in self.lines() if done["arm"] == name), [])
+        return [row["validation_accuracy"] for row in self.rows(name)] or told
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Those of the file that are of this study."""
+        return [done for done in read(self.out) if self.about.items() <= done.items()]
+
     def cut(self, name: str) -> int | None:
         """The epoch after which the rule ends an arm."""
         third = max(1, self.keys["trainer.epochs"] // 3)
         if name == "tuned" or not NETS[name].get("model.spiking", True) or self.steps is not None:
             return None
-        mine, best = ([row["validation_accuracy"] for row in self.rows(each)] for each in (name, "tuned"))
+        mine, best = self.epochs(name), self.epochs("tuned")
         if min(len(mine), len(best)) < third or mine[third - 1] >= best[third - 1] / 2:
             return None
         return third
@@ -211,14 +222,14 @@ class Study:
         except ValueError as error:
             if "training diverged" not in str(error):
                 raise
-            return {"diverged": str(error), "epochs": [row["validation_accuracy"] for row in self.rows(name)]}
+            return {"diverged": str(error), "epochs": self.epochs(name)}
         kept.of(net, *([self.trained("ann")[0]] if net.spiking else []))
         net.to(self.device)
-        rows = self.rows(name)
+        rows, epochs = self.rows(name), self.epochs(name)
         found: dict[str, Any] = {
-            "cut": None if summary else len(rows),
-            "validation": max(row["validation_accuracy"] for row in rows),
-            "epochs": [row["validation_accuracy"] for row in rows],
+            "cut": None if summary else len(epochs),
+            "validation": max(epochs),
+            "epochs": epochs,
             "test": summary.get("test_accuracy"),
             "train_seconds": round(rows[-1]["seconds"]),
         }
@@ -323,18 +334,18 @@ def _table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def run(study: Study, arms: Sequence[str], out: Path) -> None:
+def run(study: Study, arms: Sequence[str]) -> None:
     """Train and measure what the file has not yet."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    study.out.parent.mkdir(parents=True, exist_ok=True)
     for name in arms:
-        if any(done["arm"] == name and study.about.items() <= done.items() for done in read(out)):
+        if any(done["arm"] == name for done in study.lines()):
             continue
         try:
             found = study.measured(name)
         except TimeUpError:
             print(f"time is up within {name!r}: the same call goes on", flush=True)
             return
-        with out.open("a") as file:
+        with study.out.open("a") as file:
             file.write(json.dumps(found) + "\n")
         print(_told(found), flush=True)
 
@@ -365,16 +376,15 @@ def main() -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     end = math.inf if given.minutes is None else time.monotonic() + 60 * given.minutes
-    study = Study(given.size, given.data, given.seed, given.runs, given.root, given.pixels, given.steps, end)
-    arms: Sequence[str] = given.arm or study.form.arms
     out = given.out or (OUT if given.steps is None else given.runs / "trial.jsonl")
+    study = Study(given.size, given.data, given.seed, given.runs, given.root, given.pixels, given.steps, end, out)
+    arms: Sequence[str] = given.arm or study.form.arms
     if given.plan:
         plan(study, arms)
     elif given.show:
-        found = [done for done in read(out) if study.about.items() <= done.items()]
-        show(found, given.figure or out.with_suffix(".png"))
+        show(study.lines(), given.figure or out.with_suffix(".png"))
     else:
-        run(study, arms, out)
+        run(study, arms)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The founding study, on nets that train in a moment."""
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -109,7 +110,7 @@ def test_a_trial_does_not_look_at_the_test_set(call, tmp_path):
 
 
 def test_the_rule_for_hopeless_arms(call, tmp_path):
-    study = founding.Study("reduced", "digits", runs=tmp_path)
+    study = founding.Study("reduced", "digits", runs=tmp_path, out=tmp_path / "lines.jsonl")
 
     def write(name, *accuracies):
         place = study.place(name)
@@ -131,6 +132,13 @@ def test_the_rule_for_hopeless_arms(call, tmp_path):
         write(name, 0.0, 0.0)
         assert study.cut(name) is None
     assert replace(study, steps=20).cut("atan") is None
+    shutil.rmtree(study.place("tuned"))
+    assert study.cut("atan") is None
+    lines = [{"arm": "tuned", **about, "epochs": [0.2, 0.8]} for about in (study.about, {**study.about, "seed": 1})]
+    study.out.write_text("".join(json.dumps(line) + "\n" for line in lines[1:]))
+    assert study.cut("atan") is None, "that is of another study"
+    study.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert study.cut("atan") == 2
 
 
 def test_every_net_has_a_recipe(tmp_path):
