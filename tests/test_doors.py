@@ -93,8 +93,12 @@ def test_currents_that_are_not_dense_are_refused() -> None:
     ragged = torch.nested.nested_tensor([torch.rand(2, 3), torch.rand(3, 3)], layout=torch.jagged)
     for currents in (torch.rand(4, 5, 3).to_sparse(), ragged):
         for neuron in (rb.LIF(), rb.AdaptiveLIF(), rb.Integrator()):
-            with pytest.raises(TypeError, match="currents must be a dense floating point tensor, got a sparse or nest"):
+            with pytest.raises(
+                TypeError, match="currents must be a dense floating point .* got (one of torch.sp|a nest)"
+            ):
                 neuron(currents)
+        with pytest.raises(TypeError, match="SoftLIF: x must be a dense floating point tensor, got (one of|a nested)"):
+            rb.SoftLIF()(currents)
 
 
 class Both(nn.Module):
@@ -108,6 +112,9 @@ def test_per_step_wants_one_tensor_of_its_module() -> None:
     for module in (Both(), nn.LSTM(3, 2)):
         with pytest.raises(TypeError, match=rf"PerStep\({type(module).__name__}\): it must give one tensor, got tuple"):
             rb.PerStep(module)(torch.rand(4, 5, 6, 3))
+    still = torch.rand(5, 2, 8, 8).expand(4, -1, -1, -1, -1)
+    with pytest.raises(TypeError, match=r"PerStep\(MaxPool2d\): it must give one tensor, got tuple"):
+        rb.PerStep(nn.MaxPool2d(2, return_indices=True))(still)
 
 
 @pytest.mark.parametrize("steps", [1.5, True, "2", torch.rand(2)])
@@ -117,12 +124,19 @@ def test_steps_are_an_integer(steps: Any) -> None:
     assert net()(torch.rand(5, 2, 8, 8), numpy.int64(3)).shape == (3, 5, 3)
 
 
-def test_data_parallel_is_refused_as_it_joins_the_wrong_axis() -> None:
-    model = net()
-    replica = model._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
-    with pytest.raises(NotImplementedError, match=r"DataParallel joins logits along .*DistributedDataParallel"):
-        replica(torch.rand(5, 2, 8, 8))
-    assert model(torch.rand(5, 2, 8, 8)).shape == (4, 5, 3)
+def replica(module: Any) -> Any:
+    """What `torch.nn.DataParallel` makes of it (which wants GPUs)."""
+    copy = module._replicate_for_data_parallel()
+    copy._parameters = module._parameters
+    copy._modules = {name: replica(child) for name, child in module._modules.items()}
+    return copy
+
+
+def test_data_parallel_is_refused_as_it_may_divide_time() -> None:
+    for model, x in ((net(), torch.rand(5, 2, 8, 8)), (nn.Sequential(rb.LIF()), torch.rand(4, 5, 6))):
+        with pytest.raises(NotImplementedError, match=r"DataParallel divides .* time: .*DistributedDataParallel"):
+            replica(model)(x)
+        assert len(model(x)) == 4
 
 
 # export
@@ -156,7 +170,9 @@ def test_what_cannot_follow_a_neuron_is_refused_with_what_can(kind: str, way: st
     assert model(x).shape[0] == 4, "nothing is left behind"
 
 
-@pytest.mark.parametrize("model", [rb.LIF(), nn.Sequential(rb.PerStep(nn.Linear(6, 6)), rb.CubaLIF()), net()], ids=type)
+@pytest.mark.parametrize(
+    "model", [rb.LIF(), nn.Sequential(rb.PerStep(nn.Linear(6, 6)), rb.CubaLIF()), net(), net(spiking=False)]
+)
 def test_script_and_fx_are_refused_with_what_can(model: nn.Module) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # (torch calls script deprecated)

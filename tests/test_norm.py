@@ -197,6 +197,7 @@ def test_update_norms_does_what_torchs_update_bn_does_for_its_own() -> None:
         torch.testing.assert_close(mine.running_mean, wanted.running_mean)
         torch.testing.assert_close(mine.running_var, wanted.running_var)
         assert mine.momentum == 0.1
+    assert ours[1].module.num_batches_tracked == theirs[1].num_batches_tracked == 3
     assert [each.training for each in ours] == [True, False, True]
     before = copy.deepcopy(ours.state_dict())
     with pytest.raises(ValueError, match="update_norms: there is no batch"):
@@ -217,3 +218,15 @@ def test_update_norms_goes_through_fused_layers() -> None:
     assert found
     for mean, *parts in zip(found, *seen, strict=True):
         torch.testing.assert_close(mean, sum(parts) / 2)
+
+
+def test_update_norms_leaves_out_padding() -> None:
+    norm, x, known = rb.CurrentNorm(C), currents(), torch.tensor([T, 1, 2])
+    batches = [rb.data.Batch(x, torch.zeros(B), known), rb.data.Batch(-x, torch.zeros(B), known)]
+    rb.norm.update_norms(norm, batches)
+    real = torch.cat([x[:steps, i] for i, steps in enumerate(known.tolist())]).movedim(1, 0).flatten(1)
+    torch.testing.assert_close(norm.running_mean, torch.zeros(C), rtol=0, atol=1e-6)
+    torch.testing.assert_close(norm.running_var, real.var(1))
+    with rb.padding(known):
+        rb.norm.update_norms(norm, [x])
+    torch.testing.assert_close(norm.running_mean, real.mean(1))

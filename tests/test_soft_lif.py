@@ -138,7 +138,7 @@ def test_bad_arguments_are_refused(name: str, value: Any) -> None:
 def test_bad_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match=r"SoftLIF: smoothing must be a number in \(0, inf\)"):
         rb.SoftLIF(smoothing=0)
-    with pytest.raises(TypeError, match="SoftLIF: x must be a floating point tensor, got torch.int64"):
+    with pytest.raises(TypeError, match="SoftLIF: x must be a dense floating point tensor, got torch.int64"):
         rb.SoftLIF()(torch.ones(1, 2, 3, dtype=torch.int64))
 
 

@@ -7,7 +7,8 @@
 
 A call trains and measures what the file has not yet, an arm after the other, the cheapest that could refute first. It
 ends when all is there, or after `--minutes`; the same call goes on where it stopped, also within an arm: training
-from its run folder in runs/founding, measurements piece by piece. So jobs of ten minutes do. Data are in
+from its run folder in runs/founding, measurements piece by piece. So jobs of ten minutes do. Where that folder is lost,
+an arm that has its line stays as it is, and a twin that others are compared with is trained again. Data are in
 $RHEOBASE_DATA. Two calls may run side by side, with other arms each.
 
 Arms. All nets but SEW and MS are classic (currents are added, then the neuron); T = 10; one recipe, that of
@@ -153,8 +154,10 @@ class Study:
 
     def epochs(self, name: str) -> list[float]:
         """Validation accuracies: by the run folder, or the line of an arm whose folder is gone."""
-        told: list[float] = next((done["epochs"] for done in self.lines() if done["arm"] == name), [])
-        return [row["validation_accuracy"] for row in self.rows(name)] or told
+        rows = self.rows(name)
+        if not rows:
+            return next((done["epochs"] for done in self.lines() if done["arm"] == name), [])
+        return [row["validation_accuracy"] for row in rows]
 
     def lines(self) -> list[dict[str, Any]]:
         """Those of the file that are of this study."""

@@ -56,6 +56,7 @@ def run(name: str, rate: float, seed: int, changes: dict[str, Any]) -> dict[str,
 
 def train(out: Path, seeds: int, changes: dict[str, Any]) -> None:
     """Run what is not there yet."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     for name in ARMS:
         for rate, seed in planned(name, seeds, out, RATES):
             if not any((each["arm"], each["lr"], each["seed"]) == (name, rate, seed) for each in read(out)):

@@ -54,14 +54,17 @@ class PerStep(nn.Module):
         steps, batch = x.shape[:2]
         wanted = x.requires_grad and torch.is_grad_enabled()
         if static(x) and self._pure() and not (wanted and (transformed() or self._tied())):
-            y = repeat(called(self.module, x[0].detach()), steps)
+            y = repeat(self._one(called(self.module, x[0].detach())), steps)
             return y + self._zero(x.flatten(0, 1)).unflatten(0, (steps, batch)) if wanted else y
         flat = x.flatten(0, 1)
         with kernels.keeping(flat):
-            y = called(self.module, flat)
+            y = self._one(called(self.module, flat))
+        return y.unflatten(0, (steps, batch))
+
+    def _one(self, y: Any) -> Tensor:
         if not isinstance(y, Tensor):
             raise TypeError(f"PerStep({type(self.module).__name__}): it must give one tensor, got {type(y).__name__}")
-        return y.unflatten(0, (steps, batch))
+        return y
 
     def _zero(self, flat: Tensor) -> Tensor:
         """Nothing, but with the gradient of every step of the input; that of the weights is the one step's."""

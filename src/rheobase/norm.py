@@ -267,16 +267,16 @@ class TEBN(CurrentNorm):
         return f"{super().extra_repr()}, steps={self.steps}{', average=True' if self.average else ''}"
 
 
-@torch.no_grad()
 def update_norms(model: nn.Module, batches: Iterable[Any]) -> None:
     """Running statistics anew, each the mean of those of the batches: for weights that were averaged.
 
-    `torch.optim.swa_utils.update_bn`, and Lightning's StochasticWeightAveraging, know torch's norms alone and pass over
-    a `CurrentNorm`; this knows both.
+    `torch.optim.swa_utils.update_bn`, and Lightning's StochasticWeightAveraging, know torch's norms alone; this knows
+    both. What the statistics were is lost with the first batch.
 
     Args:
         model: it runs in training mode meanwhile.
-        batches: inputs of the model, or tuples and lists that begin with them.
+        batches: inputs of the model; tuples and lists that begin with them; or `rheobase.data.Batches`, whose padding
+            is left out.
 
     Raises:
         ValueError: there is no batch.
@@ -294,8 +294,12 @@ def update_norms(model: nn.Module, batches: Iterable[Any]) -> None:
                     if count == 1:
                         norm.running_mean.zero_()
                         norm.running_var.fill_(1)
+                        if "num_batches_tracked" in norm._buffers:
+                            norm.num_batches_tracked.zero_()
                     norm.momentum = 1 / count
-                model(batch[0] if isinstance(batch, tuple | list) else batch)
+                known = getattr(batch, "lengths", lengths())
+                with padding(known), torch.set_grad_enabled(known is not None):  # (which padding wants)
+                    model(batch[0] if isinstance(batch, tuple | list) else batch)
     finally:
         for norm, momentum in norms.items():
             norm.momentum = momentum

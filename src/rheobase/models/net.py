@@ -13,7 +13,7 @@ from torch import SymInt, Tensor, nn
 from rheobase.kernels.time import static
 from rheobase.layers import Fire, PerStep, direct
 from rheobase.neurons import LIF, Neuron, Recurrent, SoftLIF
-from rheobase.neurons.base import check_untraced, outermost, strange
+from rheobase.neurons.base import check_untraced, outermost, scripted, strange
 from rheobase.norm import TEBN, CurrentNorm, lengths
 from rheobase.padded import real_mean
 
@@ -139,11 +139,6 @@ class Net(nn.Module):
         """
         if self.spiking:
             check_untraced(type(self).__name__)
-        if getattr(self, "_is_replica", False):
-            raise NotImplementedError(
-                f"{type(self).__name__}: torch.nn.DataParallel joins logits along the axis that it divides images by, "
-                "and theirs are not the same: use torch.nn.parallel.DistributedDataParallel"
-            )
         frames = self.frames(images, steps)
         logits: Tensor = self.head(self.features(frames))
         if logits.shape[:2] != frames.shape[:2]:
@@ -151,6 +146,10 @@ class Net(nn.Module):
                 f"frames are [T, B] = {list(frames.shape[:2])}, and logits came out {list(logits.shape)}"
             )
         return logits
+
+    def __prepare_scriptable__(self) -> Net:
+        """What `torch.jit.script` calls."""
+        scripted(self)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         own = {
@@ -170,8 +169,7 @@ class Net(nn.Module):
             ValueError: another number of axes or channels, no time step, or `steps` that contradict the sequence.
         """
         if (got := strange(images)) is not None:
-            hint = ": torch.fx cannot trace it, torch.export.export(model, (images,)) can" if got == "Proxy" else ""
-            raise TypeError(f"images must be a dense floating point tensor, got {got}{hint}")
+            raise TypeError(f"images must be a dense floating point tensor, got {got}")
         if isinstance(steps, bool) or not (steps is None or isinstance(steps, Integral | SymInt)):
             raise TypeError(f"steps must be an integer, got {steps!r}")
         rank = self.rank

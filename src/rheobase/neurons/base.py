@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,21 @@ def check_untraced(name: str) -> None:
         )
 
 
+def scripted(module: nn.Module) -> NoReturn:
+    """Refuse `torch.jit.script`, whose language knows too little."""
+    raise NotImplementedError(
+        f"{type(module).__name__}: torch.jit.script cannot compile it: use torch.export.export(model, (images,))"
+    )
+
+
 def strange(x: Any) -> str | None:
     """What x is, where it is no dense tensor of floating point; else None."""
     if not isinstance(x, Tensor):
-        return type(x).__name__
+        name = type(x).__name__
+        hint = ": torch.fx cannot trace it, torch.export.export(model, (images,)) can"
+        return name + (hint if name == "Proxy" else "")
     if x.is_nested or x.layout != torch.strided:
-        return "a sparse or nested one"
+        return "a nested one" if x.is_nested else f"one of {x.layout}"
     return None if x.is_floating_point() else str(x.dtype)
 
 
@@ -154,7 +163,7 @@ class Neuron(nn.Module):
         Raises:
             TypeError: not a dense tensor of floating point.
             ValueError: fewer than two axes, or no time step.
-            NotImplementedError: under `torch.jit.trace`.
+            NotImplementedError: under `torch.jit.trace`, or in `torch.nn.DataParallel`.
         """
         name = type(self).__name__
         if (got := strange(currents)) is not None:
@@ -163,12 +172,15 @@ class Neuron(nn.Module):
             raise ValueError(f"{name}: currents must be [T, B, ...] with T >= 1, got shape {list(currents.shape)}")
         if tracing() is not None:
             check_untraced(name)
+        if "_is_replica" in self.__dict__:
+            raise NotImplementedError(
+                f"{name}: torch.nn.DataParallel divides and joins an axis that may be time: use "
+                "torch.nn.parallel.DistributedDataParallel"
+            )
 
     def __prepare_scriptable__(self) -> Neuron:
         """What `torch.jit.script` calls."""
-        raise NotImplementedError(
-            f"{type(self).__name__}: torch.jit.script cannot compile it: use torch.export.export(model, (images,))"
-        )
+        scripted(self)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         raw = [f"raw_{name}" for name in self.dynamics]

@@ -142,7 +142,7 @@ class LIF(Neuron):
         ):
             raise ValueError(
                 f"the rule {self.rule.name!r} has no gradient of single steps: call the neuron with [T, B, ...], got "
-                f"a step of {list(current.shape)}"
+                f"a step of {list(current.shape)}; where none is wanted, call it within torch.no_grad()"
             )
         spikes, state, _ = kernels.stepper(self.spec(), current)(current, state)
         return spikes, state

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase.kernels.spec import HALF
+from rheobase.neurons.base import strange
 from rheobase.neurons.numbers import single
 from rheobase.neurons.refractory import RefractoryLIF
 
@@ -64,9 +65,8 @@ class SoftLIF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs, in the shape and dtype of x."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"SoftLIF: x must be a floating point tensor, got {got}")
+        if (got := strange(x)) is not None:
+            raise TypeError(f"SoftLIF: x must be a dense floating point tensor, got {got}")
         wide = x.float() if x.dtype in HALF else x
         y = self.amplitude / (self.tau_ref + self.tau_rc * _softplus(-self._log_drive(wide)))
         if self.training and self.noise:

@@ -83,8 +83,8 @@ class RunFolder:
         folder = cls(path)
         # the recipe does not say where it ran, so that it can be trained again as it is, and from any place
         places = {"data.root": recipe.data.root, "model.weights": recipe.model.weights}
-        places = {key: place and str(Path(place).expanduser().absolute()) for key, place in places.items()}
-        recipe = recipe.replace({"run": None, **places})
+        found = {key: str(Path(place).expanduser().absolute()) for key, place in places.items() if place is not None}
+        recipe = recipe.replace({"run": None, **found})
         try:
             write_atomic(folder.recipe, recipe.to_json().encode())
         except BaseException:  # no run began: the folder is as empty as it was

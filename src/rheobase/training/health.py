@@ -9,7 +9,7 @@ from rheobase.signal.probe import Preset
 from rheobase.signal.report import Report
 from rheobase.signal.start import Start
 from rheobase.signal.tune import Tuned
-from rheobase.training import build, sources, watch
+from rheobase.training import build, sources, watch, weights
 from rheobase.training.folder import RunFolder
 from rheobase.training.keeper import load_best
 from rheobase.training.passes import hosted
@@ -51,6 +51,8 @@ def health(
     data, net = build.prepare(recipe, None, None)
     if place is not None:
         net = load_best(recipe, lambda: net, place.best)
+    elif recipe.model.weights is not None:
+        weights.begin(net, weights.read(recipe.model.weights), data.classes)
     net = net.cpu()
     wanted = samples * (1 + tuned)
     if wanted > len(data.train):

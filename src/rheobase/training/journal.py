@@ -27,7 +27,7 @@ class Journal:
     seconds: float = 0.0
     epoch_seconds: float = 0.0  # of training alone, without validation
     sums: list[float] = field(default_factory=lambda: [0.0] * 3)  # of the epoch so far: loss, right, images
-    begun: dict[str, Any] | None = None  # which weights it began with
+    weights: dict[str, Any] | None = None  # those that it was given to begin with
     tuned: dict[str, Any] | None = None  # what tuning did before the first step
     readings: list[dict[str, Any]] = field(default_factory=list)  # of probes
     warned: list[str] = field(default_factory=list)  # of what in them

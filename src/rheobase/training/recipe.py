@@ -100,7 +100,7 @@ class ModelOptions(Group):
     rule: RuleName = key("surrogate", "gradient rule")
     weights: str | None = key(
         None,
-        "begin with those of a run folder or safetensors file, of the same net or its twin; classes may be others",
+        "begin with those of a run folder or safetensors file: of this net, its twin, or for another number of classes",
     )
     width: int | None = key(None, "channels of the first stage, or units of a layer", ge=1)
     depth: int | None = key(None, "layers", ge=1)
@@ -286,6 +286,10 @@ class Recipe(Group):
             raise ValueError(f"schedule.warmup_epochs must be at most trainer.epochs ({trainer.epochs}), got {warmup}")
         if self.tune.start is not None and self.tune.samples is None:
             raise ValueError(f"tune.samples must be given with tune.start, got null and {self.tune.start!r}")
+        if self.tune.start is not None and self.model.weights is not None:
+            raise ValueError(
+                f"tune.start must be null with model.weights, which it would set anew, got {self.tune.start!r}"
+            )
         parts = trainer.devices * trainer.nodes * trainer.accumulate
         if self.data.batch_size < parts:
             raise ValueError(
@@ -327,7 +331,8 @@ class Recipe(Group):
     def sha256(self) -> str:
         """Of all keys but those that say where things lie: equal for equal recipes everywhere."""
         flat, default = self.flat(), type(self)().flat()
-        flat["model.weights"] = flat["model.weights"] and "given"  # which, the summary tells by their own sum
+        if flat["model.weights"] is not None:
+            flat["model.weights"] = "given"  # which, the summary tells by their own sum
         seen = [name for name in flat.keys() - ELSEWHERE if name in ALWAYS or flat[name] != default.get(name)]
         content = json.dumps(nest({name: flat[name] for name in seen}), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()

@@ -184,10 +184,12 @@ def _fit(recipe: Recipe, place: RunFolder | str, data: Dataset, net: nn.Module) 
         fabric = stack.enter_context(processes.launched(recipe.trainer))
         stack.enter_context(processes.threads(recipe.trainer.threads))
         fresh = isinstance(place, str) or not place.last.is_file()
-        begun = told = None
+        given = tuned = None
         if fresh:
-            begun = weights.begin(net, recipe.model.weights, data.classes) if recipe.model.weights else None
-            told = watch.begin(recipe, data, net.to(fabric.device))
+            if (source := recipe.model.weights) is not None:
+                given = weights.begin(net, processes.on_first(fabric, lambda: weights.read(source)), data.classes)
+                say(weights.told(given))
+            tuned = watch.begin(recipe, data, net.to(fabric.device))
         folder = processes.on_first(
             fabric, lambda: RunFolder.create(recipe, place) if isinstance(place, str) else place
         )
@@ -199,7 +201,7 @@ def _fit(recipe: Recipe, place: RunFolder | str, data: Dataset, net: nn.Module) 
         stack.callback(lines.end)
         training = Training(recipe, fabric, net, data)
         if state is None:
-            training.journal.begun, training.journal.tuned = begun, told
+            training.journal.weights, training.journal.tuned = given, tuned
             again = f"{folder.path} has no checkpoint yet: starting from the beginning"
             say(f"run folder {folder.path}" if isinstance(place, str) else again)
         else:
@@ -274,7 +276,7 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
         "machine": machine(device),
         "date": _now(),
         "layers": layers,
-        **({"begun": journal.begun} if journal.begun else {}),
+        **({"weights": journal.weights} if journal.weights else {}),
         **({"tuned": journal.tuned} if journal.tuned else {}),
     }
     write_json(folder.summary, summary)
