@@ -50,7 +50,10 @@ def run(name: str, rate: float, seed: int, changes: dict[str, Any]) -> dict[str,
         **{"arm": name, "lr": rate, "seed": seed, "validation": summary["validation_accuracy"]},
         **{"at": {str(steps): share for steps, share in found.items()}},
         **{"rate": round(statistics.mean(layer["rate"] for layer in summary["layers"]), 4)},
-        **{key: summary[key] for key in ("train_seconds", "commit", "uncommitted_changes", "date", "machine")},
+        **{
+            key: summary[key]
+            for key in ("recipe_sha256", "train_seconds", "commit", "uncommitted_changes", "date", "machine")
+        },
     }
 
 

@@ -21,7 +21,9 @@ def test_it_trains_each_arm_at_its_best_rate(tmp_path, monkeypatch: pytest.Monke
     assert [(each["arm"], each["seed"]) for each in found] == [
         (name, seed) for name in losses.ARMS for seed in (0, 0, 1)
     ]
+    assert len({each["recipe_sha256"] for each in found}) == len(found), "each is a recipe of its own"
     for each in found:
+        assert each["seed"] == 0 or each["lr"] == losses.best(found, each["arm"])
         assert each["at"]["4"] == each["validation"], "the T that it was trained with"
         assert list(each["at"]) == [str(steps) for steps in losses.STEPS]
     losses.train(out, 2, few)
