@@ -512,3 +512,13 @@ def test_classic_nets_are_built_on_meta() -> None:
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in real.named_parameters()]
     model.to_empty(device="cpu").load_state_dict(real.state_dict())
     assert torch.equal(model.eval()(images(2)[:, :1]), real.eval()(images(2)[:, :1]))
+
+
+@pytest.mark.parametrize("spiking", [True, False])
+def test_it_compiles_with_all_sizes_unknown(spiking: bool) -> None:
+    torch.manual_seed(0)
+    model = rb.models.create("plain_convnet", classes=3, in_channels=2, depth=2, width=4, steps=2, spiking=spiking)
+    compiled = torch.compile(model.eval(), dynamic=True, fullgraph=True, backend="eager")
+    for shape in ((3, 2, 8, 8), (5, 2, 6, 6)):
+        images = 3 * torch.rand(shape)
+        assert torch.equal(compiled(images), model(images))

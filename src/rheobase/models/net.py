@@ -174,7 +174,8 @@ class Net(nn.Module):
             raise TypeError(f"steps must be an integer, got {steps!r}")
         rank = self.rank
         single = images.dim() == rank + 1
-        if not (single or images.dim() == rank + 2) or self.in_channels not in (None, images.shape[-rank]):
+        fits = single or images.dim() == rank + 2
+        if not fits or (self.in_channels is not None and images.shape[-rank] != self.in_channels):
             one = ", ".join([str(self.in_channels or "C"), *"DHW"[4 - rank :]])
             raise ValueError(f"images must be [B, {one}] or [T, B, {one}], got shape {list(images.shape)}")
         if steps is not None and steps < 1:
