@@ -431,8 +431,8 @@ def test_images_are_checked() -> None:
         (x.long(), "torch.int64"),
         (None, "NoneType"),
         ([x], "list"),
-        (x.to_sparse(), "a sparse or nested one"),
-        (torch.nested.nested_tensor([*x]), "a sparse or nested one"),
+        (x.to_sparse(), "one of torch.sparse_coo"),
+        (torch.nested.nested_tensor([*x]), "a nested one"),
     ):
         with pytest.raises(TypeError, match=f"^images must be a dense floating point tensor, got {got}$"):
             model(bad)
