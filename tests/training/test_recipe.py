@@ -141,7 +141,7 @@ def test_keys_that_came_later_leave_the_hash_of_older_recipes():
     later |= {"model.neuron.current_decay": 0.9, "model.neuron.adaptation_decay": 0.8, "model.neuron.adaptation": 0.2}
     soft = {"tau_rc": 0.05, "tau_ref": 0.001, "amplitude": 0.1, "gain": 0.8, "smoothing": 0.01, "noise": 0.0}
     later |= {f"model.neuron.{name}": value for name, value in soft.items()}
-    later |= {"model.qcfs_levels": 4, "model.qcfs_threshold": 2.0}
+    later |= {"model.qcfs_levels": 4, "model.qcfs_threshold": 2.0, "model.weights": "runs/ann"}
     later |= {"tune.samples": 8, "tune.start": "identity", "probe.every_steps": 2, "probe.samples": 16}
     assert set(later) == {*leaves(Recipe), "model.options"} - ALWAYS - ELSEWHERE
     assert leaves(Recipe).keys() > ALWAYS
