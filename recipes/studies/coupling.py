@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
+from recipes.studies.lines import add
 from recipes.studies.steps import where
 from rheobase.rules.spike_train import RULE, first_order, psp_ratios, theta_of, together
 from rheobase.training import build, losses, sources
@@ -101,8 +102,7 @@ def main() -> None:
         cosine = F.cosine_similarity(found[way], found["inverse"])[there]
         line[way] = [round(cosine.mean().item(), 4), round(cosine.min().item(), 4)]
     print(json.dumps(line))
-    with given.out.open("a") as file:
-        file.write(json.dumps({**line, **where(torch.device("cpu"))}) + "\n")
+    add(given.out, {**line, **where(torch.device("cpu"))})
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from recipes.studies import thousand
-from recipes.studies.steps import batches, read, where
+from recipes.studies.lines import add, read
+from recipes.studies.steps import batches, where
 from rheobase.models import Net
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "depth.jsonl"
@@ -128,12 +129,10 @@ def peak(call: Callable[[], Any]) -> float:
 
 def run(names: Sequence[str], out: Path) -> None:
     """Measure what the file has not yet."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         if all(done["net"] != name for done in read(out)):
             found = measured(name)
-            with out.open("a") as file:
-                file.write(json.dumps(found) + "\n")
+            add(out, found)
             print(f"{name}: {found['losses'][0]} to {found['losses'][-1]}, {found['after']['verdict']}", flush=True)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
-from recipes.studies.steps import read
+from recipes.studies.lines import read
 from rheobase.data.dataset import Samples
 from rheobase.files import write_atomic
 from rheobase.kernels import Rule

@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -58,8 +57,9 @@ import rheobase as rb
 from recipes.studies.founding_arms import ARMS, CONVERTED, CURVE, FORMS, NETS, ROOT, STEPS
 from recipes.studies.founding_plan import plan
 from recipes.studies.founding_report import show, title
+from recipes.studies.lines import add, read
 from recipes.studies.pieces import Kept, TimeUpError, ended_by
-from recipes.studies.steps import CALIBRATION, batches, calibration, costs, read, where
+from recipes.studies.steps import CALIBRATION, batches, calibration, costs, where
 from rheobase.compat import cpu_has_bfloat16
 from rheobase.data import Batches, Dataset
 from rheobase.data.dataset import Samples
@@ -339,7 +339,6 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 def run(study: Study, arms: Sequence[str]) -> None:
     """Train and measure what the file has not yet."""
-    study.out.parent.mkdir(parents=True, exist_ok=True)
     for name in arms:
         if any(done["arm"] == name for done in study.lines()):
             continue
@@ -348,8 +347,7 @@ def run(study: Study, arms: Sequence[str]) -> None:
         except TimeUpError:
             print(f"time is up within {name!r}: the same call goes on", flush=True)
             return
-        with study.out.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+        add(study.out, found)
         print(_told(found), flush=True)
 
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
-from recipes.studies.steps import read
+from recipes.studies.lines import add, read
 from rheobase.signal.field import Junction, Stack, down, up
 from rheobase.signal.predict import depth, reached
 from rheobase.signal.report import Report
@@ -219,10 +219,9 @@ def main() -> None:
     for arm in arms():
         about = asdict(arm)
         if arm.part in given.part and not any(about.items() <= done.items() for done in found):
-            line = json.dumps(about | run(arm) | {"date": time.strftime("%Y-%m-%d")})
-            with given.out.open("a") as file:
-                file.write(line + "\n")
-            print(line, flush=True)
+            line = about | run(arm) | {"date": time.strftime("%Y-%m-%d")}
+            add(given.out, line)
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ clipping; the lower half of the layers frozen, so that what learns is above it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import tempfile
@@ -35,8 +34,8 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
+from recipes.studies.lines import add, read
 from recipes.studies.spike_init import spike_init
-from recipes.studies.steps import read
 from rheobase.signal.start import begin
 from rheobase.training import Recipe
 from rheobase.training.guard import NotFiniteError
@@ -180,7 +179,6 @@ def arms(found: list[dict[str, Any]]) -> Iterator[tuple[str, Arm]]:
 
 def train(out: Path, parts: Sequence[str], optimizers: Sequence[str]) -> None:
     """Run what is not there yet."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     found = read(out)
     for part, arm in arms(found):  # (which looks at `found` as it grows)
         if (
@@ -190,8 +188,7 @@ def train(out: Path, parts: Sequence[str], optimizers: Sequence[str]) -> None:
         ):
             continue
         found.append(run(arm))
-        with out.open("a") as file:
-            file.write(json.dumps(found[-1]) + "\n")
+        add(out, found[-1])
         print(f"{found[-1]['validation']:.3f} {found[-1].get('level')} {found[-1].get('seconds')} s  {arm}", flush=True)
 
 

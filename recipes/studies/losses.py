@@ -1,6 +1,6 @@
 """Study: the loss of the mean over time, or of each step (TET), on one net, by one recipe.
 
-    python -m recipes.studies.losses run [--out FILE]      trains what is not there yet
+    python -m recipes.studies.losses run [--seeds N] [--out FILE]     trains what is not there yet
     python -m recipes.studies.losses report [--out FILE]
 
 recipes/fashion-mnist-sew.yaml with a width of 8 (T = 4), 6,000 training images, twelve epochs in float32. Arms: the
@@ -11,19 +11,15 @@ is validation, at T = 1 to 8 without more training: no choice is made by the tes
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import rheobase as rb
-from recipes.studies.rules import best, planned
-from recipes.studies.steps import read
+from recipes.studies.lines import add, command
+from recipes.studies.rules import best, missing
 from rheobase.training import evaluate, sources
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "losses.jsonl"
@@ -40,9 +36,9 @@ SMALL = {
 }
 
 
-def run(name: str, rate: float, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+def run(name: str, rate: float, seed: int) -> dict[str, Any]:
     """Train an arm once."""
-    recipe = sources.load("fashion-mnist-sew", {**SMALL, **ARMS[name], **changes, "optimizer.lr": rate, "seed": seed})
+    recipe = sources.load("fashion-mnist-sew", {**SMALL, **ARMS[name], "optimizer.lr": rate, "seed": seed})
     with tempfile.TemporaryDirectory() as folder:
         summary = rb.train(recipe.replace({"run": f"{folder}/run"})).summary
         found = evaluate(f"{folder}/run", STEPS)
@@ -57,16 +53,13 @@ def run(name: str, rate: float, seed: int, changes: dict[str, Any]) -> dict[str,
     }
 
 
-def train(out: Path, seeds: int, changes: dict[str, Any]) -> None:
+def train(out: Path, seeds: int) -> None:
     """Run what is not there yet."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     for name in ARMS:
-        for rate, seed in planned(name, seeds, out, RATES):
-            if not any((each["arm"], each["lr"], each["seed"]) == (name, rate, seed) for each in read(out)):
-                found = run(name, rate, seed, changes)
-                with out.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
-                print(f"{found['validation']:.4f} {name}, lr {rate}, seed {seed}", flush=True)
+        for rate, seed in missing(name, seeds, out, RATES):
+            found = run(name, rate, seed)
+            add(out, found)
+            print(f"{found['validation']:.4f} {name}, lr {rate}, seed {seed}", flush=True)
 
 
 def report(found: Sequence[dict[str, Any]]) -> None:
@@ -87,19 +80,5 @@ def report(found: Sequence[dict[str, Any]]) -> None:
         print(f"| {name} | {rate} | {len(mine)} | {' | '.join(cells)} | {spikes:.3f} |")
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "report"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=OUT)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    if given.what == "run":
-        train(given.out, given.seeds, {})
-    else:
-        report(read(given.out))
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, OUT, train, report)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import tempfile
 import time
@@ -33,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
-from recipes.studies.steps import read
+from recipes.studies.lines import add, read
 from rheobase.data.dataset import Samples
 from rheobase.graph import accuracies
 from rheobase.kernels.rules import named
@@ -200,23 +199,25 @@ def planned(name: str, seeds: int, out: Path, rates: Sequence[float] = RATES) ->
         yield best(read(out), name), seed
 
 
+def missing(name: str, seeds: int, out: Path, rates: Sequence[float] = RATES) -> Iterator[tuple[float, int]]:
+    """What is planned and not in the file yet."""
+    for rate, seed in planned(name, seeds, out, rates):
+        if not any((done["arm"], done["lr"], done["seed"]) == (name, rate, seed) for done in read(out)):
+            yield rate, seed
+
+
 def train(out: Path, names: Sequence[str], seeds: int, limit: int | None, epochs: int) -> None:
     """Run what is not there yet.
 
     Raises:
         ValueError: the file has runs of another budget.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if any((done["limit"], done["epochs"]) != (limit, epochs) for done in read(out)):
+        raise ValueError(f"{out} has runs of another budget than --limit {limit} --epochs {epochs}")
     for name in names:
-        for rate, seed in planned(name, seeds, out):
-            done = read(out)
-            if any((each["limit"], each["epochs"]) != (limit, epochs) for each in done):
-                raise ValueError(f"{out} has runs of another budget than --limit {limit} --epochs {epochs}")
-            if any((each["arm"], each["lr"], each["seed"]) == (name, rate, seed) for each in done):
-                continue
+        for rate, seed in missing(name, seeds, out):
             found = run(name, rate, seed, limit, epochs)
-            with out.open("a") as file:
-                file.write(json.dumps(found) + "\n")
+            add(out, found)
             print(f"{found['validation']:.4f} {found['seconds']:4d} s  {name}, lr {rate}, seed {seed}", flush=True)
 
 

@@ -20,7 +20,6 @@ half of the epochs.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
-from recipes.studies.steps import read, where
+from recipes.studies.lines import add, read
+from recipes.studies.steps import where
 from rheobase.training import resume, sources
 from rheobase.training.guard import NotFiniteError
 
@@ -201,8 +201,7 @@ def main() -> None:
     for arm in arms(found, given.arm):  # (which looks at `found` as it grows)
         if arm.part in given.part and not any(asdict(arm).items() <= done.items() for done in found):
             found.append(run(arm, given.runs))
-            with given.out.open("a") as file:
-                file.write(json.dumps(found[-1]) + "\n")
+            add(given.out, found[-1])
             print(f"{found[-1]['validation']:.4f} {found[-1]['test']} {arm}", flush=True)
 
 

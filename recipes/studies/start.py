@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 import rheobase as rb
-from recipes.studies.steps import read
+from recipes.studies.lines import add, read
 from rheobase.files import write_atomic
 from rheobase.machine import commit
 from rheobase.models.resnet import Classic
@@ -178,13 +178,11 @@ def _same(arm: Arm, done: dict[str, Any]) -> bool:
 
 def train(out: Path, parts: Sequence[str]) -> None:
     """Run what is not there yet."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     for arm in arms():
         if (parts and arm.part not in parts) or any(_same(arm, done) for done in read(out)):
             continue
         found = run(arm)
-        with out.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+        add(out, found)
         print(f"{found['validation']:.3f} {found['test']:.3f} {found['seconds']:4d} s  {arm}", flush=True)
 
 

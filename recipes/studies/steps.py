@@ -1,7 +1,7 @@
 """Study: accuracy against time steps and against energy, of a net trained with spikes and of its ANN twin, converted.
 
-    python recipes/studies/steps.py run [--data NAME] [--seed N] [--split test] [--samples N] [--arm NAME ...]
-    python recipes/studies/steps.py report [--data NAME] [--out FILE] [--figure FILE]
+    python -m recipes.studies.steps run [--data NAME] [--seed N] [--split test] [--samples N] [--arm NAME ...]
+    python -m recipes.studies.steps report [--data NAME] [--out FILE] [--figure FILE]
 
 `run` trains the nets that runs/steps does not hold yet (a run that was stopped goes on), and measures the arms that the
 file has not yet. Choices are made on the validation split; a table is of the test split, looked at once. Data are in
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import resource
 import sys
 import time
@@ -35,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
+from recipes.studies.lines import add, read
 from rheobase.data import Batches, Dataset
 from rheobase.data.dataset import Samples
 from rheobase.graph import Percentile, accuracies
@@ -291,21 +291,14 @@ def where(device: torch.device) -> dict[str, Any]:
     }
 
 
-def read(out: Path) -> list[dict[str, Any]]:
-    """The lines of a study's file."""
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-
-
 def run(study: Study, arms: Sequence[str], out: Path) -> None:
     """Measure what the file has not yet."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     about = {"data": study.data, "seed": study.seed, "split": study.split}
     for name in arms:
         if any(done["arm"] == name and about.items() <= done.items() for done in read(out)):
             continue
         found = study.measured(name)
-        with out.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+        add(out, found)
         told = ", ".join(f"{point['steps'] or ''} {point['accuracy']:.2%}" for point in found["points"])
         print(f"{name}: {told} ({found['seconds']} s)", flush=True)
 

@@ -1,7 +1,7 @@
 """Study: from rates to spikes, what noise and sharpness-aware training change.
 
-    python recipes/studies/swap.py run [--out FILE]     trains what the file has not yet
-    python recipes/studies/swap.py report [--out FILE]
+    python -m recipes.studies.swap run [--seeds N] [--out FILE]     trains what the file has not yet
+    python -m recipes.studies.swap report [--out FILE]
 
 A convolutional network of rate neurons (soft LIF), 12C5-P2-40C5-P2-200, on 6,000 images of MNIST from $RHEOBASE_DATA,
 five epochs of AdamW at .003 and one cycle; then LIF neurons in their place, 1,000 images of validation, a filter of
@@ -15,7 +15,6 @@ five epochs of AdamW at .003 and one cycle; then LIF neurons in their place, 1,0
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -27,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
-from recipes.studies.steps import batches, calibration, read, where
+from recipes.studies.lines import add, command, read
+from recipes.studies.steps import batches, calibration, where
 from rheobase.training.evaluation import accuracies
 
 OUT = Path(__file__).parents[2] / "results" / "studies" / "swap.jsonl"
@@ -114,25 +114,15 @@ def report(found: list[dict[str, Any]]) -> None:
             print(f"| {arm} | {len(done)} | {' | '.join(f'{100 * cell:.1f}' for cell in cells)} |")
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "report"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=OUT)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    if given.what == "report":
-        report(read(given.out))
-        return
-    for seed in range(given.seeds):
+def train(out: Path, seeds: int) -> None:
+    """Run what is not there yet."""
+    for seed in range(seeds):
         for arm in ARMS:
-            if not any((done["arm"], done["seed"]) == (arm, seed) for done in read(given.out)):
-                line = json.dumps(run(arm, seed))
-                with given.out.open("a") as file:
-                    file.write(line + "\n")
-                print(line, flush=True)
+            if not any((done["arm"], done["seed"]) == (arm, seed) for done in read(out)):
+                line = run(arm, seed)
+                add(out, line)
+                print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, OUT, train, report)

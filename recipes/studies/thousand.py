@@ -11,7 +11,6 @@ published run without norms, SpikeInit's on other images, went from 2.30 to 2.08
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import rheobase as rb
-from recipes.studies.steps import read
+from recipes.studies.lines import add, read
 from rheobase.models.net import Net, Parts, Pool, linear
 from rheobase.models.resnet import MS, SEW, Begin, Classic, Conv
 from rheobase.models.segments import Segmented
@@ -83,13 +82,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--figure", type=Path, default=FIGURE)
     given = parser.parse_args()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     found = read(given.out)
     if given.what == "run":
         for arm in given.arm:
             if all(done["arm"] != arm for done in found):
-                with given.out.open("a") as file:
-                    file.write(json.dumps(run(arm)) + "\n")
+                add(given.out, run(arm))
     else:
         report(found, given.figure)
 

@@ -5,7 +5,7 @@ import torch
 
 import rheobase as rb
 from recipes.studies import losses
-from recipes.studies.steps import read
+from recipes.studies.lines import read
 
 
 def test_it_trains_each_arm_at_its_best_rate(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -16,7 +16,8 @@ def test_it_trains_each_arm_at_its_best_rate(tmp_path, monkeypatch: pytest.Monke
     monkeypatch.setattr(losses, "RATES", (0.001, 0.004))
     out = tmp_path / "losses.jsonl"
     few = {"data.train_limit": 20, "trainer.epochs": 1, "model.width": 2, "data.batch_size": 10}
-    losses.train(out, 2, few)
+    monkeypatch.setattr(losses, "SMALL", losses.SMALL | few)
+    losses.train(out, 2)
     found = read(out)
     assert [(each["arm"], each["seed"]) for each in found] == [
         (name, seed) for name in losses.ARMS for seed in (0, 0, 1)
@@ -26,7 +27,7 @@ def test_it_trains_each_arm_at_its_best_rate(tmp_path, monkeypatch: pytest.Monke
         assert each["seed"] == 0 or each["lr"] == losses.best(found, each["arm"])
         assert each["at"]["4"] == each["validation"], "the T that it was trained with"
         assert list(each["at"]) == [str(steps) for steps in losses.STEPS]
-    losses.train(out, 2, few)
+    losses.train(out, 2)
     assert read(out) == found
     capsys.readouterr()
     losses.report(found)
