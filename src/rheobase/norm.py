@@ -267,6 +267,10 @@ class TEBN(CurrentNorm):
         return f"{super().extra_repr()}, steps={self.steps}{', average=True' if self.average else ''}"
 
 
+NORMS = (CurrentNorm, nn.modules.batchnorm._BatchNorm)
+"""Batch norms, ours and torch's."""
+
+
 def update_norms(model: nn.Module, batches: Iterable[Any]) -> None:
     """Running statistics anew, each the mean of those of the batches: for weights that were averaged.
 
@@ -282,9 +286,7 @@ def update_norms(model: nn.Module, batches: Iterable[Any]) -> None:
         ValueError: there is no batch.
     """
     norms: dict[Any, Any] = {
-        each: each.momentum
-        for each in model.modules()
-        if isinstance(each, CurrentNorm | nn.modules.batchnorm._BatchNorm) and each.running_mean is not None
+        each: each.momentum for each in model.modules() if isinstance(each, NORMS) and each.running_mean is not None
     }
     count = 0
     try:

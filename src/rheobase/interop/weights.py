@@ -71,6 +71,16 @@ def save(model: nn.Module, path: str | Path, half: bool = False) -> None:
     write_atomic(Path(path), content)
 
 
+def saved(path: str | Path) -> bool:
+    """Whether a file is one of `save`: not a bare state_dict.
+
+    Raises:
+        SafetensorError: not a file of safetensors, or not the whole of one.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        return "rheobase" in (file.metadata() or {})
+
+
 def load(path: str | Path) -> models.Net:
     """The model that `save` wrote, in training mode, on the CPU; the state of random generators stays as it is.
 

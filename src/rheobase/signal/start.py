@@ -15,7 +15,7 @@ from rheobase.models.resnet import Block
 from rheobase.modes import untouched
 from rheobase.neurons import LIF
 from rheobase.neurons.base import outermost
-from rheobase.norm import CurrentNorm
+from rheobase.norm import NORMS
 from rheobase.signal.passing import running
 
 Start = Literal["identity", "orthogonal", "fluctuation"]
@@ -118,7 +118,7 @@ def why_not(model: nn.Module, start: str, skips: bool) -> str | None:
     own = not any(isinstance(module, Block) for module in model.modules())
     if start == "identity" and skips and own:
         return "it knows the residual blocks of rheobase.models; in yours let the last norm of a branch begin at zero"
-    normed = any(isinstance(module, CurrentNorm | nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    normed = any(isinstance(module, NORMS) for module in model.modules())
     if start == "fluctuation" and (skips or normed):
         return "it is for nets without norms and without skips, where one neuron's currents are one layer's"
     return None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rheobase import models
 from rheobase.files import write_atomic
-from rheobase.interop.weights import load, save
+from rheobase.interop.weights import load, save, saved
 from rheobase.training import watch
 from rheobase.training.folder import RunFolder
 from rheobase.training.journal import COLUMNS, to_csv
@@ -40,9 +40,7 @@ def save_best(recipe: Recipe, net: nn.Module, state: dict[str, Tensor], path: Pa
 def load_best(recipe: Recipe, make: Callable[[], nn.Module], path: Path) -> nn.Module:
     """The best model, in evaluation mode, on the CPU; one of which there is a state_dict is made and gets it."""
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            whole = file.metadata() is not None
-        if whole and recipe.model.name in models.names():
+        if saved(path) and recipe.model.name in models.names():
             return load(path).eval()
         net = make()
         net.load_state_dict(safetensors.torch.load(path.read_bytes()))

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.graph.qcfs import QCFS
-from rheobase.interop.weights import load
+from rheobase.interop.weights import load, saved
 from rheobase.neurons import LIF, AdaptiveLIF, CubaLIF, Integrator, LateralLIF, Neuron
-from rheobase.norm import CurrentNorm
+from rheobase.norm import NORMS
 from rheobase.training.evaluation import weights_sha256
 from rheobase.training.folder import RunFolder
 
 _ACTIVATIONS = (Neuron, QCFS)
-_NORMS = (CurrentNorm, nn.modules.batchnorm._BatchNorm)
 _NUMBERS = {
     f"{raw}{name}" for kind in (LIF, CubaLIF, AdaptiveLIF, LateralLIF, Integrator) for name in kind.dynamics
     for raw in ("", "raw_")
@@ -38,9 +37,7 @@ def read(source: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise FileNotFoundError(f"model.weights: there is no {file}")
     try:
-        with safetensors.safe_open(file, "pt") as content:
-            whole = "rheobase" in (content.metadata() or {})
-        return load(file).state_dict() if whole else safetensors.torch.load(file.read_bytes())
+        return load(file).state_dict() if saved(file) else safetensors.torch.load(file.read_bytes())
     except safetensors.SafetensorError as error:
         what = "is not a safetensors file, or not the whole of one"
         raise ValueError(f"model.weights: {file} {what}: {error}") from error
@@ -86,7 +83,7 @@ def begin(net: nn.Module, found: Mapping[str, Tensor], classes: int) -> dict[str
             raise ValueError(f"model.weights: there is no {name!r} in it{_hint(found)}")
         elif ours.shape == theirs.shape and ours.is_floating_point() == theirs.is_floating_point():
             taken[name] = theirs
-        elif not isinstance(owner, (*_ACTIVATIONS, *_NORMS)) and _rows(ours, theirs, classes):
+        elif not isinstance(owner, (*_ACTIVATIONS, *NORMS)) and _rows(ours, theirs, classes):
             drawn.append(name)
         else:
             told = [f"{each.dtype} {list(each.shape)}".removeprefix("torch.float32 ") for each in (ours, theirs)]
@@ -109,8 +106,10 @@ def begin(net: nn.Module, found: Mapping[str, Tensor], classes: int) -> dict[str
 
 def told(begun: Mapping[str, Any]) -> str:
     """What `begin` did, in words."""
-    names = (f"; {what}: {', '.join(begun[what])}" if begun[what] else "" for what in ("drawn", "left_out"))
-    return f"begins with {begun['taken']} tensors that were given{''.join(names)}".replace("left_out", "left out")
+    parts = [f"begins with {begun['taken']} tensors that were given"]
+    for what, names in (("drawn", begun["drawn"]), ("left out", begun["left_out"])):
+        parts += [f"{what}: {', '.join(names)}"] if names else []
+    return "; ".join(parts)
 
 
 def _rows(ours: Tensor, theirs: Tensor, classes: int) -> bool:
