@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -193,6 +194,21 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("arguments", "left"), [("", "0"), ("['probe', 'x']", str(1 << 20))])
+def test_the_command_makes_subnormal_numbers_zero_in_all_threads_and_a_call_of_it_does_not(arguments, left):
+    code = (
+        "import sys\nfrom rheobase import cli\n"
+        "def look(options):\n"
+        "    import torch\n"
+        "    torch.set_num_threads(2)\n"
+        "    print((torch.full((1 << 20,), 1e-40) * 1.0).count_nonzero().item())\n"
+        f"cli.COMMANDS['probe'] = look\nsys.argv = ['rheobase', 'probe', 'x']\ncli.main({arguments})\n"
+    )
+    environment = {**cli.SETTINGS, **os.environ}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.split() == [left]
 
 
 def test_the_module_is_the_command():

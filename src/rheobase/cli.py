@@ -123,13 +123,12 @@ METHODS = ("percentile", "threshold_balancing", "calibrated", "qcfs", "soft_lif"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a mistake of the user ends with one line on stderr and status 2."""
-    if arguments is None:
-        arguments = sys.argv[1:]
-        if arguments[:1] and arguments[0] in ("train", "resume", "evaluate", "convert", "probe"):
+    options = _parsed(sys.argv[1:] if arguments is None else arguments)
+    if options.command != "recipes":
+        if arguments is None:  # a process of our own
             settle()
-    options = _parsed(arguments)
-    if options.command != "recipes" and str(Path.cwd()) not in sys.path:  # for data and models of the user's own
-        sys.path.insert(0, str(Path.cwd()))
+        if str(Path.cwd()) not in sys.path:  # for data and models of the user's own
+            sys.path.insert(0, str(Path.cwd()))
     try:
         COMMANDS[options.command](options)
     except BrokenPipeError:  # who read our output has seen enough
@@ -223,9 +222,17 @@ def _report(run: Run) -> None:
 
 
 def settle() -> None:
-    """Start this process anew with SETTINGS: they are read when torch is loaded, which is before this line."""
+    """Make this process one that trains: threads, memory, and subnormal numbers.
+
+    SETTINGS are read when torch is loaded, so the process starts anew with them. Subnormal numbers become zero: a
+    gradient that vanishes ends in them, and a convolution of them takes many times as long. Threads inherit that from
+    the one that makes them, so it comes before the first operator.
+    """
     if sys.platform == "linux" and not SETTINGS.keys() <= os.environ.keys():
         os.execve(sys.executable, sys.orig_argv, {**SETTINGS, **os.environ})
+    import torch
+
+    torch.set_flush_denormal(True)
 
 
 def _ours(error: BaseException) -> bool:
