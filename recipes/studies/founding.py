@@ -149,7 +149,7 @@ class Study:
 
     def rows(self, name: str) -> list[dict[str, float]]:
         """An epoch each, of a net in training."""
-        found = _table(self.place(name) / "metrics.csv")
+        found = table(self.place(name) / "metrics.csv")
         return [{key: float(value) for key, value in row.items()} for row in found]
 
     def epochs(self, name: str) -> list[float]:
@@ -294,7 +294,7 @@ class Study:
 
     def _before(self, name: str) -> dict[str, Any]:
         """What the run's probe read before its first step."""
-        rows = _table(self.place(name) / "probe.csv")
+        rows = table(self.place(name) / "probe.csv")
         waists = [row for row in rows if row["of"] == "waist"]
         return health([{key: _number(row[key]) for key in row} for row in waists or rows])
 
@@ -330,7 +330,8 @@ def _number(text: str) -> Any:
         return text or None
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is none."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
