@@ -15,25 +15,35 @@ Arms. All nets but SEW and MS are classic (currents are added, then the neuron);
 recipes/NAME-resnet50.yaml, which `FORMS` makes smaller for the reduced size:
 
     ann         the ANN twin
-    percentile  it, converted, at 10, 100 and 1000 steps
-    calibrated  it, converted for 10 steps
+    percentile  it, converted as published (percentile 99.9, potentials begin at zero)
+    half        the same, potentials begin at half of the threshold
+    half99      so, with percentile 99
+    calibrated  it, converted for 10 steps; calibrated32: for 32
     tuned       blocks begin as the identity; surrogates, ATan(2), levelled by `rb.tune` before the first step
-    atan        the same untuned
-    plain       tuned, blocks begin as usual, with the published shortcut
-    unnormed    tuned, without norms of the currents
-    superspike  untuned SuperSpike(100), blocks begin as the identity
+    atan        the same, not levelled
+    plain       levelled, blocks begin as usual, the gradient not through the reset
+    unnormed    levelled, without norms of the currents; weights begin by what neurons are to fluctuate (`rb.tune`)
+    superspike  SuperSpike(100), not levelled, blocks begin as the identity
     quantised   the twin with QCFS activations
-    qcfs        it, converted, at 10 steps
-    sew, ms     tuned, the other junctions, each from its usual start: SEW blocks plain, MS blocks as the identity
+    qcfs        it, converted
+    long        the twin, trained for six times the epochs, about the time of a spiking net
+    longhalf    it, converted as "half"
+    sew, ms     levelled, the other junctions, each from its usual start: SEW blocks plain, MS blocks as the identity
+
+To begin as the identity is more than one thing (`rheobase.models.resnet`): branches that give nothing, a current that
+lets spikes pass, and, where the shortcut is the identity, a gradient through the reset and a surrogate three times as
+wide. Learning rates are of `founding_rates`: one of ANNs, one of spiking nets.
 
 The rule for hopeless arms, written before there was a result: a spiking net other than "tuned" whose validation
-accuracy after a third of its epochs is below half of that of "tuned" after as many is not trained further. Its line
-has what was measured without the test set, and says after which epoch it was cut. (One that diverges says so.)
+accuracy after a third of its epochs is below half of that of "tuned" after as many is not trained further (where that
+is known while it is in the epoch that follows). Its line has what was measured without the test set, and says after
+which epoch it was cut. (One that diverges says so.)
 
 The test set is looked at when an arm has been trained to its end: accuracy at the T that it was trained with, and at
-others without training; nothing is chosen by it. Energy is that of `rb.energy` at 45 nm (docs/energy.md), a mean over
-images of the validation split, beside the trained classic twin, as it is and with the bits that T spikes tell. The
-gradient (first block over last), similarity and the verdict on them are a probe's, of training images.
+others without training; nothing is chosen by it. A line says of how many images. Energy is that of `rb.energy` at 45 nm
+(docs/energy.md), a mean over images of the validation split, beside the trained classic twin, as it is and with the
+bits that T spikes tell. The gradient (first block over last), similarity and the verdict on them are a probe's, of
+training images.
 
 A trial makes the same arms of two images a step, and has a few images of the validation split in place of the test
 set. Its lines go to runs/founding/trial.jsonl.
@@ -60,12 +70,13 @@ from recipes.studies.founding_report import show, title
 from recipes.studies.lines import add, read
 from recipes.studies.pieces import Kept, TimeUpError, ended_by
 from recipes.studies.steps import CALIBRATION, batches, calibration, costs, where
-from rheobase.compat import cpu_has_bfloat16
 from rheobase.data import Batches, Dataset
 from rheobase.data.dataset import Samples
 from rheobase.graph import accuracies
 from rheobase.models import Net
 from rheobase.training import Recipe, resume
+from rheobase.training.evaluation import weights_sha256
+from rheobase.training.watch import probed
 
 OUT = ROOT / "results" / "studies" / "founding.jsonl"
 RUNS = ROOT / "runs" / "founding"
@@ -135,9 +146,7 @@ class Study:
 
     def recipe(self, name: str) -> Recipe:
         """Of a net that is trained. Before its first step it is probed."""
-        keys = {**self.keys, **NETS[name], "seed": self.seed, "run": str(self.place(name))}
-        if self.device.type == "cpu" and not cpu_has_bfloat16():
-            keys["trainer.precision"] = "32"
+        keys = {**self.form.net(name), "seed": self.seed, "run": str(self.place(name))}
         if keys["model.spiking"]:
             keys |= {"probe.every_steps": NEVER, "probe.samples": PROBED}
         if self.steps is None:
@@ -146,6 +155,13 @@ class Study:
         keys |= {key: 8 for key in ("tune.samples", "probe.samples") if keys[key] is not None}
         keys |= {"data.name": Recipe().data.name, "data.size": None, "data.train_limit": None}  # (the data are given)
         return Recipe().replace(keys)
+
+    def of(self, name: str) -> str:
+        """Of which recipe an arm is, and which conversion."""
+        if name not in CONVERTED:
+            return self.recipe(name).sha256
+        made = CONVERTED[name]
+        return f"{self.recipe(made.of).sha256}, {made.method}, for T = {made.at}"
 
     def rows(self, name: str) -> list[dict[str, float]]:
         """An epoch each, of a net in training."""
@@ -169,9 +185,8 @@ class Study:
         if name == "tuned" or not NETS[name].get("model.spiking", True) or self.steps is not None:
             return None
         mine, best = self.epochs(name), self.epochs("tuned")
-        if min(len(mine), len(best)) < third or mine[third - 1] >= best[third - 1] / 2:
-            return None
-        return third
+        hopeless = len(mine) == third <= len(best) and mine[-1] < best[third - 1] / 2
+        return third if hopeless else None
 
     def trained(self, name: str) -> tuple[Net, dict[str, Any]]:
         """A net, from its run folder, trained as far as it is not yet; and its run's summary, empty if it was cut.
@@ -181,8 +196,8 @@ class Study:
             ValueError: training diverges; or the run folder is of another recipe.
         """
         place = self.place(name)
-        begun, wanted = place / "recipe.json", self.recipe(name).sha256
-        if self.steps is None and begun.exists() and Recipe.from_json(begun.read_text()).sha256 != wanted:
+        begun = place / "recipe.json"
+        if self.steps is None and begun.exists() and Recipe.from_json(begun.read_text()).sha256 != self.of(name):
             raise ValueError(f"{place} was begun with another recipe than {name!r} has now: move it away")
         finished = (place / "summary.json").exists()
         if not finished and self.cut(name) is None:
@@ -217,7 +232,7 @@ class Study:
         """
         kept = Kept(Path(f"{self.place(name)}.json"), self.late)
         of = self._converted if name in CONVERTED else self._trained
-        return {"arm": name, **self.about, **of(name, kept), **where(self.device)}
+        return {"arm": name, **self.about, "recipe": self.of(name), **of(name, kept), **where(self.device)}
 
     def _trained(self, name: str, kept: Kept) -> dict[str, Any]:
         try:
@@ -231,6 +246,7 @@ class Study:
         rows, epochs = self.rows(name), self.epochs(name)
         found: dict[str, Any] = {
             "cut": None if summary else len(epochs),
+            "weights": weights_sha256(net.state_dict()),
             "validation": max(epochs),
             "epochs": epochs,
             "test": summary.get("test_accuracy"),
@@ -247,16 +263,17 @@ class Study:
         return found
 
     def _converted(self, name: str, kept: Kept) -> dict[str, Any]:
-        of, method, steps = CONVERTED[name]
-        ann, _ = self.trained(of)
+        made = CONVERTED[name]
+        ann, _ = self.trained(made.of)
         kept.of(ann)
         images = calibration(self.dataset, CALIBRATION if self.steps is None else 4)
         begin = time.time()
-        net = rb.convert(ann.to(self.device), [each.to(self.device) for each in images], method, steps[0]).eval()
-        found: dict[str, Any] = {"of": of, "seconds": kept.get("seconds", lambda: round(time.time() - begin, 1))}
-        steps = steps if self.steps is None else steps[:1]
+        net = rb.convert(ann.to(self.device), [each.to(self.device) for each in images], made.method, made.at).eval()
+        found: dict[str, Any] = {"of": made.of, "weights": weights_sha256(ann.state_dict())}
+        found["seconds"] = kept.get("seconds", lambda: round(time.time() - begin, 1))
+        steps, costed = (made.steps, made.costed) if self.steps is None else ((made.at,), (made.at,))
         found["energy"] = {
-            str(count): kept.get(f"energy at {count}", partial(self._costs, net, of, count)) for count in steps
+            str(count): kept.get(f"energy at {count}", partial(self._costs, net, made.of, count)) for count in costed
         }
         return found | self._curve(net, steps, kept)
 
@@ -270,7 +287,7 @@ class Study:
         ):
             right = dict.fromkeys(map(str, part), 0)
             for places in torch.arange(len(split)).split(max(1, FRAMES // max(part, default=FRAMES))) if part else ():
-                key = f"at {part}, images from {int(places[0])}"
+                key = f"at {part}, images {int(places[0])} to {int(places[-1])} of {len(split)}"
                 piece = self._batches(split.at(places))
                 shares = kept.get(key, partial(_shares, net, piece, part))
                 for count in right:
@@ -288,8 +305,8 @@ class Study:
         return costs(net, ann.to(self.device), batches(self.dataset, few, max(1, 2000 // steps)), steps)
 
     def _health(self, net: Net) -> dict[str, Any]:
-        x, y, _ = batches(self.dataset, some(self.dataset.train, PROBED), PROBED).batch(0, 0).to(self.device)
-        report = rb.probe(net, x, y)
+        batch = batches(self.dataset, some(self.dataset.train, PROBED), PROBED).batch(0, 0).to(self.device)
+        report = probed(net, batch, self.recipe("tuned").loss)
         return health([asdict(place) for place in report.places]) | {"verdict": report.verdict}
 
     def _before(self, name: str) -> dict[str, Any]:
@@ -341,10 +358,16 @@ def table(path: Path) -> list[dict[str, str]]:
 def run(study: Study, arms: Sequence[str]) -> None:
     """Train and measure what the file has not yet."""
     for name in arms:
-        if any(done["arm"] == name for done in study.lines()):
+        known = [done for done in study.lines() if done["arm"] == name]
+        if any(done["recipe"] != study.of(name) for done in known):
+            raise ValueError(f"{study.out} has {name!r} by another recipe than there is now: move that line away")
+        if known:
             continue
         try:
             found = study.measured(name)
+        except BlockingIOError as error:
+            print(f"{name!r} is left for another call: {error}", flush=True)
+            continue
         except TimeUpError:
             print(f"time is up within {name!r}: the same call goes on", flush=True)
             return

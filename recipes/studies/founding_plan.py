@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
-from recipes.studies.founding_arms import CONVERTED, CURVE, STEPS
+from recipes.studies.founding_arms import CONVERTED, CURVE, STEPS, Conversion
 from recipes.studies.steps import CALIBRATION, batches
+from rheobase.graph import Calibrated
 from rheobase.models import Net
 
 if TYPE_CHECKING:
@@ -27,20 +28,22 @@ if TYPE_CHECKING:
 def plan(study: Study, arms: Sequence[str]) -> None:
     """The arms in order, with minutes by a few steps of each: process time on a CPU, on one thread."""
     data, total = study.dataset, 0.0
-    epochs, batch = study.keys["trainer.epochs"], study.keys["data.batch_size"]
+    batch = study.keys["data.batch_size"]
     labels = data.train.labels[:batch]
     images = batches(data, data.train.at(torch.arange(batch)), batch).batch(0, 0).inputs.to(study.device)
     print("| arm | ms an image, training | evaluation | minutes | if cut |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         tried = replace(study, runs=Path(folder), steps=4)
         for name in arms:
-            net, _ = tried.trained(CONVERTED.get(name, (name,))[0])
+            made = CONVERTED.get(name)
+            net, _ = tried.trained(made.of if made else name)
             net.to(study.device)
-            if name in CONVERTED:
-                minutes, cells = _minutes_to_convert(study, net, images, *CONVERTED[name][1:])
+            if made:
+                minutes, cells = _minutes_to_convert(study, net, images, made)
                 cut = ""
             else:
                 passed = _seconds(partial(_look, net.eval(), images), study.device) / batch
+                epochs = study.form.net(name)["trainer.epochs"]
                 step = _seconds(partial(_step, net.train(), images, labels), study.device) / batch
                 epoch = len(data.train) * step + len(data.validation) * passed
                 looks = max(CURVE) / STEPS if net.spiking else 1
@@ -53,17 +56,15 @@ def plan(study: Study, arms: Sequence[str]) -> None:
     print(f"\n{total / 60:.1f} hours in all, if none is cut ({'GPU' if study.device.type == 'cuda' else 'one thread'})")
 
 
-def _minutes_to_convert(
-    study: Study, ann: Net, images: Tensor, method: str, steps: tuple[int, ...]
-) -> tuple[float, str]:
+def _minutes_to_convert(study: Study, ann: Net, images: Tensor, made: Conversion) -> tuple[float, str]:
     """A calibration passes the net twice a layer, half of it on average; the test set is seen at each T."""
-    net = rb.convert(ann, [images[:4]], method, STEPS).eval()
+    net = rb.convert(ann, [images[:4]], made.method, STEPS).eval()
     frame = _seconds(partial(_look, net, images, STEPS), study.device) / (STEPS * len(images))
     few = min(study.form.long or len(study.dataset.test), len(study.dataset.test))
-    looked = [len(study.dataset.test) * max(count for count in steps if count <= 100)]
-    looked += [few * count for count in steps if count > 100]
-    if method == "calibrated":
-        looked.append(CALIBRATION * STEPS * len(net.layers))
+    looked = [len(study.dataset.test) * max(count for count in made.steps if count <= 100)]
+    looked += [few * count for count in made.steps if count > 100]
+    if isinstance(made.method, Calibrated):
+        looked.append(CALIBRATION * made.at * len(net.layers))
     return sum(looked) * frame / 60, f" | {1000 * STEPS * frame:.2f}"
 
 

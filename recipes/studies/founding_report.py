@@ -13,7 +13,7 @@ def show(found: list[dict[str, Any]], figure: Path) -> None:
     """Two tables and a figure."""
     print(
         f"| arm | validation, %: best, last | test, % at T = {STEPS} | gradient, first over last: before, after "
-        "| similarity at the end | rate | nJ a sample: spiking | ANN | ANN, its bits | minutes of training |"
+        "| similarity at the end | rate | nJ a sample: spiking | ANN | ANN, its bits | training, min by the clock |"
     )
     print(f"|{'---|' * 10}")
     for done in found:
@@ -36,6 +36,10 @@ def show(found: list[dict[str, Any]], figure: Path) -> None:
         if "accuracy" in done:
             shares = [_joined([done["accuracy"].get(str(steps))], _percent) for steps in every]
             print(f"| {' | '.join([done['arm'], *shares])} |")
+    for done in found:
+        told = [f"at T = {steps} of {count}" for steps, count in done.get("samples", {}).items() if int(steps) > 100]
+        if told:
+            print(f"\n{done['arm']}: of {max(done['samples'].values())} images, {', '.join(told)}")
     _draw(found, figure)
 
 

@@ -26,7 +26,7 @@ class Kept:
     """Measurements in a JSON file that is whole at any moment, so that a call that was stopped makes none again."""
 
     def __init__(self, path: Path, late: Callable[[], bool] = lambda: False) -> None:
-        self._path, self._late = path, late
+        self._path, self._late, self._idle = path, late, True
         self._found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def of(self, *nets: nn.Module) -> None:
@@ -36,14 +36,15 @@ class Kept:
             self._found = {"of": known}
 
     def get(self, key: str, make: Callable[[], Any]) -> Any:
-        """What is kept by that name, or is made now.
+        """What is kept by that name, or is made now: one thing at least, so that calls get on, however short.
 
         Raises:
             TimeUpError: it is not there, and it is too late.
         """
         if key not in self._found:
-            if self._late():
+            if self._late() and not self._idle:
                 raise TimeUpError
+            self._idle = False
             self._found[key] = json.loads(json.dumps(make()))
             write_atomic(self._path, json.dumps(self._found).encode())
         return self._found[key]

@@ -30,7 +30,8 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setitem(founding_arms.NETS, "tuned", {"tune.samples": 16})
     monkeypatch.setitem(founding_arms.NETS, "plain", {"optimizer.lr": 1e-9})  # which is hopeless
     monkeypatch.setitem(founding_arms.NETS, "superspike", {"optimizer.lr": 1e38})  # which diverges
-    monkeypatch.setitem(founding_arms.CONVERTED, "percentile", ("ann", "percentile", (10, 200)))
+    few = replace(founding_arms.CONVERTED["percentile"], steps=(10, 200), costed=(10, 200))
+    monkeypatch.setitem(founding_arms.CONVERTED, "percentile", few)
     monkeypatch.setattr(founding, "CURVE", (1, 10))
     monkeypatch.setattr(founding, "FRAMES", 2000)
     monkeypatch.setattr(founding, "CALIBRATION", 32)
@@ -45,7 +46,7 @@ def call(tmp_path, monkeypatch):
     return run
 
 
-TOLD = ("arm", "cut", "epochs", "test", "before", "after", "energy", "accuracy", "samples")
+TOLD = ("arm", "recipe", "weights", "cut", "epochs", "test", "before", "after", "energy", "accuracy", "samples")
 
 
 def test_a_study_in_pieces_is_the_study_in_one(call, tmp_path, capsys, monkeypatch):
@@ -124,6 +125,9 @@ def test_the_rule_for_hopeless_arms(call, tmp_path):
     assert study.cut("atan") is None
     write("tuned", 0.2, 0.6, 0.9)
     assert study.cut("atan") == 2
+    write("atan", 0.1, 0.29, 0.1)
+    assert study.cut("atan") is None, "the epoch has passed"
+    write("atan", 0.1, 0.29)
     write("atan", 0.1)
     assert study.cut("atan") is None
     write("atan", 0.1, 0.3)
@@ -184,6 +188,7 @@ def test_work_ends_by_a_wish_and_is_kept(tmp_path, monkeypatch):
     assert kept.get("a", lambda: {1: 0.5}) == {"1": 0.5}
     late = pieces.Kept(tmp_path / "kept.json", lambda: True)
     assert late.get("a", lambda: None) == {"1": 0.5}
+    assert late.get("c", lambda: 2) == 2, "one thing a call"
     with pytest.raises(pieces.TimeUpError):
         late.get("b", lambda: 1)
-    assert json.loads((tmp_path / "kept.json").read_text()) == {"a": {"1": 0.5}}
+    assert json.loads((tmp_path / "kept.json").read_text()) == {"a": {"1": 0.5}, "c": 2}
