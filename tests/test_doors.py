@@ -190,6 +190,34 @@ def test_the_way_that_is_told_works() -> None:
     assert torch.equal(program.module()(x), model(x))
 
 
+class Plain(rb.Neuron):
+    """A neuron of one's own."""
+
+    def step(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        u = 0.5 * state + current
+        spikes = rb.spike(u - 1, rb.surrogate.ATan(2.0))
+        return spikes, u - spikes
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("neuron", [rb.LIF, Plain])
+def test_a_batch_of_any_size_can_be_exported(neuron: Any) -> None:
+    model, x = net(neuron=neuron()), 3 * torch.rand(7, 2, 8, 8)
+    program = torch.export.export(model, (x[:3],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    assert model(x).any()
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+def test_a_norm_of_any_size_can_be_exported(axes: tuple[int, ...]) -> None:
+    norm, x = rb.CurrentNorm(4).eval(), torch.randn(6, 7, 4, 3)
+    shapes = {axis: torch.export.Dim(f"axis{axis}") for axis in axes}
+    part = x[: 2 if 0 in axes else 6, : 3 if 1 in axes else 7].contiguous()
+    program = torch.export.export(norm, (part,), dynamic_shapes=(shapes,))
+    torch.testing.assert_close(program.module()(x), norm(x))
+
+
 @torch.no_grad()
 def test_the_twin_can_be_traced() -> None:
     twin, x = net(spiking=False), torch.rand(5, 2, 8, 8)

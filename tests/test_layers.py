@@ -132,6 +132,27 @@ def test_per_step_refuses() -> None:
     for shape in ((2, 2), (0, 3, 2)):
         with pytest.raises(ValueError, match=r"PerStep\(Linear\): input must be \[T, B, ...\] with T >= 1, got"):
             rb.PerStep(nn.Linear(2, 2))(torch.rand(shape))
+    for module in (nn.Conv2d(2, 3, 3), nn.Sequential(nn.Sequential(nn.ConvTranspose2d(2, 3, 3)), nn.ReLU())):
+        name = type(module).__name__
+        with pytest.raises(
+            ValueError, match=rf"PerStep\({name}\): input must be \[T, B, C, H, W\], got \[5, 2, 8, 8\]"
+        ):
+            rb.PerStep(module)(torch.rand(5, 2, 8, 8))
+        assert rb.PerStep(module)(torch.rand(5, 4, 2, 8, 8)).shape[:3] == (5, 4, 3)
+    for gives in (nn.Flatten(0), nn.Unflatten(0, (2, 10))):
+        with pytest.raises(ValueError, match="it must keep the first axis, which is of T \\* B = 20 samples, got"):
+            rb.PerStep(gives)(torch.rand(5, 4, 2, 8))
+    with pytest.raises(TypeError, match=r"PerStep\(Linear\): input must be a tensor, got list"):
+        rb.PerStep(nn.Linear(2, 2))([1.0])
+
+
+def test_fire_refuses_norms_that_know_no_time_and_the_wrong_order() -> None:
+    with pytest.raises(TypeError, match=r"Fire: BatchNorm2d knows no time: take CurrentNorm, or PerStep\(BatchNorm2d"):
+        rb.Fire(nn.BatchNorm2d(3), rb.LIF())
+    with pytest.raises(TypeError, match="Fire: the norm comes first"):
+        rb.Fire(rb.LIF(), rb.CurrentNorm(3))
+    with pytest.raises(TypeError, match=r"CurrentNorm: currents must be a dense floating point tensor, got torch.bool"):
+        rb.Fire(rb.CurrentNorm(3), rb.LIF())(torch.ones(4, 2, 3, dtype=torch.bool))
 
 
 # fire

@@ -3,13 +3,17 @@
 import itertools
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
 
 import rheobase as rb
+from rheobase.neurons.base import leaves
+from rheobase.surrogate import ATan
 
 
 def column(*values: float) -> Tensor:
@@ -680,6 +684,24 @@ def test_states_are_checked() -> None:
         rb.CubaLIF().run(torch.rand(3, 4), torch.zeros(4))
     with pytest.raises(TypeError, match="LIF: a state must be a tensor, got int"):
         rb.LIF().run(torch.rand(3, 4), 0)
+    for neuron in (rb.LIF(), rb.Integrator()):
+        with pytest.raises(TypeError, match="a state must be a tensor, got list"):
+            neuron.run(torch.rand(3, 4), [torch.zeros(4)])
+    pair = [torch.zeros(4), torch.zeros(4)]
+    assert torch.equal(rb.CubaLIF().run(torch.ones(3, 4), pair)[0], rb.CubaLIF()(torch.ones(3, 4)))
+
+
+@on_both
+@pytest.mark.parametrize("make", [rb.LIF, rb.CubaLIF, rb.AdaptiveLIF])
+def test_a_state_may_be_changed_without_a_change_of_what_was_given(engine: str, make: Any) -> None:
+    for neuron in (make(), rb.Recurrent(make(), nn.Linear(4, 4))):
+        with rb.engine(engine), torch.no_grad():
+            spikes, state = neuron.run(3 * torch.rand(3, 2, 4))
+        before = spikes.clone()
+        for leaf in leaves(state):
+            leaf.fill_(7.0)
+        assert before[-1].any()
+        assert torch.equal(spikes, before)
 
 
 def test_recurrent_is_checked() -> None:
@@ -689,6 +711,79 @@ def test_recurrent_is_checked() -> None:
         rb.Recurrent(rb.LIF(), rb.LIF())
     with pytest.raises(ValueError, match=r"module must give currents \[3, 2\], got \[3, 5\]"):
         rb.Recurrent(rb.LIF(), nn.Linear(2, 5))(torch.rand(4, 3, 2))
+    with pytest.raises(ValueError, match=r"module must take spikes \[3, 2\], got Linear\(in_features=5"):
+        rb.Recurrent(rb.LIF(), nn.Linear(5, 2))(torch.rand(4, 3, 2))
+
+
+class Steps(rb.Neuron):
+    """Gives what it is told to."""
+
+    def __init__(self, given: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.given = given
+
+    def step(self, current: Tensor, state: Any) -> Any:
+        return self.given(current)
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (lambda x: x, "Tensor"),
+        (lambda x: (x, x, x), "3 things"),
+        (lambda x: (x.sum(0), x), r"an output \[3\]"),
+        (lambda x: (0.0, x), "an output float"),
+        (lambda x: (x, {"v": x}), "a state of dict"),
+        (lambda x: (x, (x, None)), "a state of Tensor, NoneType"),
+    ],
+)
+@pytest.mark.parametrize("potentials", [False, True])
+def test_a_step_must_give_what_a_step_gives(given: Callable[[Tensor], Any], got: str, potentials: bool) -> None:
+    neuron = Steps(given)  # (of two samples: a tensor would unpack into them)
+    wanted = rf"Steps.step must give an output \[2, ...\] and the next state .* for a current \[2, 3\], got {got}$"
+    with rb.record(neuron, potentials=potentials), pytest.raises(TypeError, match=wanted):
+        neuron(torch.rand(5, 2, 3))
+
+
+def test_a_neuron_may_have_no_state() -> None:
+    x = torch.rand(5, 2, 3)
+    neuron = Steps(lambda current: (rb.spike(current - 0.5, ATan(2.0)), ()))
+    assert torch.equal(neuron(x), (x >= 0.5).float())
+    with rb.record(neuron, potentials=True), pytest.raises(ValueError, match="Steps has no state that could be"):
+        neuron(x)
+
+
+@on_both
+def test_a_learned_number_may_be_pruned_or_parametrized(engine: str) -> None:
+    x, neuron = 2 * torch.rand(5, 2, 3), rb.LIF(0.9, learn=("decay", "threshold"))
+    want = neuron(x)
+    assert want.any()
+    prune.identity(neuron, "raw_threshold")
+    parametrize.register_parametrization(neuron, "raw_decay", nn.Identity())
+    with rb.engine(engine):
+        spikes = neuron(x)
+        assert torch.equal(spikes, want)
+        (spikes * torch.rand(5, 2, 3)).sum().backward()
+        assert neuron.raw_threshold_orig.grad.abs() > 0
+        assert neuron.parametrizations.raw_decay.original.grad.abs() > 0
+    for name in ("decay", "threshold"):
+        with pytest.raises(ValueError, match=f"{name} is learned, and raw_{name} is pruned or parametrized"):
+            setattr(neuron, name, 0.5)
+    prune.remove(neuron, "raw_threshold")
+    neuron.threshold = 0.5
+    assert neuron.threshold == 0.5
+
+
+@on_both
+def test_what_is_assigned_in_inference_mode_can_be_trained_with(engine: str) -> None:
+    lif = rb.LIF()
+    with torch.inference_mode():
+        lif.surrogate, lif.decay, lif.threshold = ATan(3.0), torch.tensor(0.3), 0.5
+    x = torch.rand(3, 2, 2, requires_grad=True)
+    with rb.engine(engine):
+        lif(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.any()
 
 
 def test_samples_do_not_leak_into_each_other() -> None:

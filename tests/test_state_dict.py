@@ -86,6 +86,54 @@ def test_what_a_state_dict_holds_are_tensors_of_their_own() -> None:
     assert (lif.decay.item(), lif.reset) == (pytest.approx(0.9), "soft")
 
 
+@pytest.mark.parametrize("name", CHOICES)
+def test_what_is_assigned_to_a_net_without_memory_is_there(name: str) -> None:
+    make, given, other = CHOICES[name]
+    source, neuron = make(**{**given, **other}), make(**given).to("meta")
+    assert "meta" in repr(neuron)
+    neuron.load_state_dict(source.state_dict(), assign=True)
+    assert same(outcome(neuron), outcome(source))
+    neuron.to("meta").to_empty(device="cpu")  # (whatever is in memory)
+    repr(neuron)
+    neuron.load_state_dict(source.state_dict())
+    assert same(outcome(neuron), outcome(source))
+
+
+def test_a_net_in_float64_is_assigned_as_it_is() -> None:
+    source = rb.LIF(0.9).double()
+    lif = rb.LIF()
+    lif.load_state_dict(source.state_dict(), assign=True)
+    assert (lif.decay.dtype, lif.decay.item()) == (torch.float64, 0.9)
+
+
+@pytest.mark.parametrize("clients", [2, 3, 40])
+def test_the_mean_of_states_can_be_loaded(clients: int) -> None:
+    """As federated averaging takes it, of whatever is in a state_dict."""
+    neurons = [rb.LIF(decay, reset="hard") for decay in torch.linspace(0.2, 0.8, clients)]
+    states = [neuron.state_dict() for neuron in neurons]
+    mean = {key: sum(state[key] for state in states) / clients for key in states[0]}
+    lif = rb.LIF()
+    lif.load_state_dict(mean)
+    assert (lif.decay.item(), lif.reset) == (pytest.approx(0.5), "hard")
+    lif = rb.LIF()
+    lif.load_state_dict({key: value.half() for key, value in states[0].items()})
+    assert (lif.decay.item(), lif.reset) == (pytest.approx(0.2, abs=1e-3), "hard")
+    lif.load_state_dict({**states[0], "_extra_state": states[0]["_extra_state"].to(torch.uint8)})  # as it once was
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text / 3, lambda text: -text, lambda text: text[:5], lambda text: None]
+)
+def test_a_state_that_was_changed_is_refused_by_its_place(change: Callable[[Tensor], Any]) -> None:
+    net = nn.ModuleDict({"first": rb.LIF()})
+    state = net.state_dict()
+    state["first._extra_state"] = change(state["first._extra_state"])
+    with pytest.raises(
+        ValueError, match=r"^first: _extra_state is not what a LIF keeps .* it was changed, or is a mean"
+    ):
+        net.load_state_dict(state)
+
+
 @pytest.mark.parametrize("assign", [False, True])
 def test_loading_makes_them_used(assign: bool) -> None:
     x = currents()

@@ -12,6 +12,7 @@ from rheobase import kernels
 from rheobase.compat import called, hooked, transformed
 from rheobase.kernels.time import repeat, static, unheard
 from rheobase.neurons import LIF, Neuron
+from rheobase.neurons.base import strange
 from rheobase.neurons.looking import local
 from rheobase.norm import CurrentNorm
 from rheobase.padded import real_mean
@@ -25,6 +26,13 @@ _PURE = frozenset(
 )
 """Modules of which one step tells all, if all steps are the same: they draw nothing, count nothing, keep nothing.
 Other classes say so by `pure = True`."""
+
+
+_CONVOLUTIONS: dict[type[nn.Module], str] = {
+    **{nn.Conv1d: "W", nn.Conv2d: "HW", nn.Conv3d: "DHW"},
+    **{nn.ConvTranspose1d: "W", nn.ConvTranspose2d: "HW", nn.ConvTranspose3d: "DHW"},
+}
+"""Axes of what they take, behind the channels."""
 
 
 class PerStep(nn.Module):
@@ -47,10 +55,14 @@ class PerStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The module's outputs, `[T, B, ...]`."""
+        name = f"PerStep({type(self.module).__name__})"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: input must be a tensor, got {strange(x)}")
         if x.dim() < 3 or x.shape[0] == 0:
-            raise ValueError(
-                f"PerStep({type(self.module).__name__}): input must be [T, B, ...] with T >= 1, got {list(x.shape)}"
-            )
+            raise ValueError(f"{name}: input must be [T, B, ...] with T >= 1, got {list(x.shape)}")
+        axes = _axes(self.module)
+        if axes and x.dim() != 3 + len(axes):
+            raise ValueError(f"{name}: input must be [T, B, C, {', '.join(axes)}], got {list(x.shape)}")
         steps, batch = x.shape[:2]
         wanted = x.requires_grad and torch.is_grad_enabled()
         if static(x) and self._pure() and not (wanted and (transformed() or self._tied())):
@@ -59,6 +71,10 @@ class PerStep(nn.Module):
         flat = x.flatten(0, 1)
         with kernels.keeping(flat):
             y = self._one(called(self.module, flat))
+        if y.shape[:1] != flat.shape[:1]:
+            raise ValueError(
+                f"{name}: it must keep the first axis, which is of T * B = {flat.shape[0]} samples, got {list(y.shape)}"
+            )
         return y.unflatten(0, (steps, batch))
 
     def _one(self, y: Any) -> Tensor:
@@ -82,6 +98,13 @@ class PerStep(nn.Module):
         return all(pure(type(module)) and not _altered(module) for module in self.module.modules())
 
 
+def _axes(module: nn.Module) -> str:
+    """Those of an image behind its channels, where a convolution comes first: it would take an image for a batch."""
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[0]
+    return _CONVOLUTIONS.get(type(module), "")
+
+
 def _altered(module: nn.Module) -> bool:
     """Whether the forward of this very module was replaced, or hooks look on."""
     return "forward" in module.__dict__ or hooked(module)
@@ -97,10 +120,17 @@ class Fire(nn.Module):
         norm: mostly a `CurrentNorm`.
         neuron: a `Neuron`; in an ANN twin, an activation.
         drive: whether to return also what drives the neuron, norm(currents) + residual.
+
+    Raises:
+        TypeError: a norm of torch's, which would take time for the batch; or the two in the wrong order.
     """
 
     def __init__(self, norm: nn.Module, neuron: nn.Module, drive: bool = False) -> None:
         super().__init__()
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            raise TypeError(f"Fire: {type(norm).__name__} knows no time: take CurrentNorm, or PerStep({norm})")
+        if isinstance(norm, Neuron) or isinstance(neuron, CurrentNorm):
+            raise TypeError("Fire: the norm comes first, Fire(norm, neuron), got Fire(neuron, norm)")
         self.norm = norm
         self.neuron = neuron
         self.drive = drive

@@ -18,6 +18,7 @@ from rheobase.eager import eagerly
 from rheobase.kernels import processes
 from rheobase.kernels.time import static
 from rheobase.modes import in_mode
+from rheobase.neurons.base import strange
 from rheobase.padded import real_steps
 
 
@@ -115,8 +116,11 @@ class CurrentNorm(nn.Module):
         """Refuse what is not `[T, B, C, ...]`.
 
         Raises:
+            TypeError: not a tensor of floating point.
             ValueError: another number of axes or channels, or (in training) only one value a channel.
         """
+        if (got := strange(currents)) is not None:
+            raise TypeError(f"CurrentNorm: currents must be a dense floating point tensor, got {got}")
         shape = currents.shape
         if len(shape) < 3 or shape[2] != self.channels:
             hint = ": a layer before it without PerStep?" if len(shape) > 1 and shape[1] == self.channels else ""
@@ -152,7 +156,7 @@ class CurrentNorm(nn.Module):
         # steps that are the same memory have to be copied, in the storage order of a step, which flatten would not keep
         flat = torch.cat(currents.unbind()) if static(currents) else currents.flatten(0, 1)
         y = F.batch_norm(
-            flat.contiguous() if len(flat) == 1 else flat,  # (of one image, torch 2.13 mistakes what strides mean)
+            flat.contiguous() if flat.shape[0] == 1 else flat,  # (of one image, torch 2.13 mistakes what strides mean)
             *running,
             self._scaled(),
             self.bias,

@@ -125,14 +125,39 @@ class Neuron(nn.Module):
         else:
             self._check_state(state, rest)
 
-        (outputs, *potentials), final = reference.unroll(self._watched if watch else self.step, x, state)
+        (outputs, *potentials), final = reference.unroll(self._watched if watch else self._stepped, x, state)
         self._check_gradient(x, outputs)
         return Ran(outputs.to(currents.dtype), currents, final, *potentials)
 
+    def _stepped(self, current: Tensor, state: State) -> tuple[Tensor, State]:
+        """A step, which gives what one has to give.
+
+        Raises:
+            TypeError: not an output `[B, ...]` and a state of tensors.
+        """
+        found = self.step(current, state)
+        if isinstance(found, tuple) and len(found) == 2:
+            output, state = found
+            if isinstance(output, Tensor) and output.shape[:1] == current.shape[:1]:
+                if all(isinstance(leaf, Tensor) for leaf in leaves(state)):
+                    return output, state
+                got = f"a state of {', '.join(type(leaf).__name__ for leaf in leaves(state))}"
+            else:
+                got = f"an output {list(output.shape) if isinstance(output, Tensor) else type(output).__name__}"
+        else:
+            got = f"{len(found)} things" if isinstance(found, tuple) else type(found).__name__
+        raise TypeError(
+            f"{type(self).__name__}.step must give an output [{len(current)}, ...] and the next state (a tensor, or a "
+            f"tuple of them) for a current {list(current.shape)}, got {got}"
+        )
+
     def _watched(self, current: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """A step, and the potential."""
-        output, state = self.step(current, state)
-        return output, state, leaves(state)[0]
+        output, state = self._stepped(current, state)
+        first = next(iter(leaves(state)), None)
+        if first is None:
+            raise ValueError(f"{type(self).__name__} has no state that could be its potential")
+        return output, state, first
 
     def _check_gradient(self, currents: Tensor, outputs: Tensor) -> None:
         if currents.requires_grad and not outputs.requires_grad and torch.is_grad_enabled():
@@ -146,6 +171,8 @@ class Neuron(nn.Module):
     def _check_state(self, state: State, rest: State) -> None:
         """Refuse a state that is not like the one at rest."""
         given, wanted = leaves(state), leaves(rest)
+        if isinstance(rest, Tensor) and isinstance(state, tuple | list):
+            raise TypeError(f"{type(self).__name__}: a state must be a tensor, got {type(state).__name__}")
         if len(given) != len(wanted):
             raise ValueError(f"{type(self).__name__}: state must be {len(wanted)} tensors, got {len(given)}")
         for got, want in zip(given, wanted, strict=True):
@@ -192,7 +219,7 @@ class Neuron(nn.Module):
         )
         return self
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
         for name in self.dynamics:
             if prefix + name in state_dict:
                 numbers.checked(prefix + type(self).__name__, name, state_dict[prefix + name])
@@ -200,9 +227,14 @@ class Neuron(nn.Module):
             if isinstance(raw, Tensor) and not raw.is_meta and not raw.isfinite().all():
                 raise ValueError(f"{prefix}raw_{name} is not finite")
         try:
-            super()._load_from_state_dict(state_dict, prefix, *rest)
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         except ValueError as error:  # of the extra state, which does not know where it is
             raise ValueError(f"{prefix.rstrip('.') or type(self).__name__}: {error}") from error
+        if local_metadata.get("assign_to_params_buffers"):  # those that came, where they came from
+            for name in self.dynamics:
+                given = state_dict.get(prefix + name)
+                if name in self._buffers and given is not None:
+                    self._buffers[name] = numbers.checked(type(self).__name__, name, given, like=given)
 
 
 def outermost(model: nn.Module) -> dict[str, Neuron]:

@@ -92,7 +92,7 @@ class LIF(Neuron):
                 raise TypeError(f"{type(self).__name__} takes no {name!r}: {_ELSEWHERE.get(name, 'see its arguments')}")
         declare(self, {**own, "decay": decay, "threshold": threshold, "input_scale": input_scale}, learn)
         self.reset = reset
-        self.detach_reset = bool(detach_reset)
+        self.detach_reset = detach_reset
         self.surrogate = ATan(2.0) if surrogate is None else surrogate
 
     @property
@@ -105,6 +105,17 @@ class LIF(Neuron):
         if value not in self.resets:
             raise ValueError(f"{type(self).__name__}: reset must be one of {', '.join(self.resets)}, got {value!r}")
         self._reset = value
+
+    @property
+    def detach_reset(self) -> bool:
+        """Whether the reset counts as a constant in the backward pass."""
+        return self._detach_reset
+
+    @detach_reset.setter
+    def detach_reset(self, value: bool) -> None:
+        if value not in (True, False):
+            raise ValueError(f"{type(self).__name__}: detach_reset must be true or false, got {value!r}")
+        self._detach_reset = bool(value)
 
     @property
     def surrogate(self) -> Surrogate:
@@ -202,22 +213,31 @@ class LIF(Neuron):
         return next(c.__name__ for c in cls.__mro__ if c.__module__ == __name__)
 
     def get_extra_state(self) -> Tensor:
-        """What travels with the state_dict besides numbers: text, as bytes, since all that is in it is a tensor."""
+        """What travels with the state_dict besides numbers: text, as integers, since all that is in it is a tensor.
+
+        Of 32 bits, so that the states of many can be summed before they are divided by their number.
+        """
         about = {
             "neuron": self._named(),
             "reset": self.reset,
             "detach_reset": self.detach_reset,
             "surrogate": self.spec().how.surrogate,
         }
-        return torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+        return torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8).int()
 
     def set_extra_state(self, state: Any) -> None:
-        """Take that back.
+        """Take that back; also of averaged states, or smaller floats, where all of them were alike.
 
         Raises:
-            ValueError: it is of another neuron, or with a surrogate that is not known here.
+            ValueError: it is of another neuron, with a surrogate that is not known here, or no such text.
         """
-        about = json.loads(bytes(state.tolist()))
+        try:
+            about = json.loads(bytes(round(one) for one in state.tolist()))
+        except (ValueError, OverflowError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"_extra_state is not what a {self._named()} keeps (kind, reset, surrogate): it was changed, or is a "
+                "mean of neurons that differ: take one neuron's"
+            ) from error
         if about["neuron"] != self._named():
             raise ValueError(f"the state is of a {about['neuron']}, and this is a {type(self).__name__}")
         if about["surrogate"] not in SHAPES:
@@ -230,7 +250,7 @@ class LIF(Neuron):
         numbers = {name: told(getattr(self, name)) for name in self.dynamics if name not in SURROGATE}
         scale, spec = numbers.pop("input_scale"), self.spec()
         width, height = (spec.numbers[name] for name in SURROGATE)
-        if width.is_meta or width.dim() or height.dim():
+        if width.is_meta or width.dim() or height.dim() or min(width, height) <= 0:  # (the last: not loaded yet)
             shape = f"{SHAPES[spec.how.surrogate].__name__}({told(width)}, {told(height)})"
         else:
             shape = str(self.surrogate)

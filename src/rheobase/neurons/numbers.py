@@ -77,18 +77,30 @@ def values(neuron: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 def read(neuron: nn.Module, name: str) -> Tensor:
     """Its value, a live tensor."""
-    raw = neuron._parameters.get(f"raw_{name}")
+    raw: Tensor | None = neuron._parameters.get(f"raw_{name}")
     if raw is None:
         value = neuron._buffers.get(name)
-        if value is None:
+        if value is not None:
+            return value
+        raw = _other(neuron, name)  # (torch.nn.utils.prune and parametrize put something else in its place)
+        if raw is None:
             raise AttributeError(f"{type(neuron).__name__} has no {name} yet")
-        return value
     return torch.sigmoid(raw) if RANGES[name] is UNIT else F.softplus(raw) + 1e-30  # (which may round to nothing)
+
+
+def _other(neuron: nn.Module, name: str) -> Tensor | None:
+    """What is in the place of a raw parameter."""
+    found: Tensor | None = getattr(neuron, f"raw_{name}", None)
+    return found
 
 
 def write(neuron: nn.Module, name: str, value: Any) -> None:
     """Assign it. A fixed number is a new tensor, so that a backward pass under way keeps the one it began with."""
     raw, old = neuron._parameters.get(f"raw_{name}"), neuron._buffers.get(name)
+    if raw is None and old is None and _other(neuron, name) is not None:
+        raise ValueError(
+            f"{type(neuron).__name__}: {name} is learned, and raw_{name} is pruned or parametrized: undo it"
+        )
     found = checked(type(neuron).__name__, name, value, like=raw if old is None else old)
     if raw is None:
         neuron._buffers[name] = found
@@ -119,12 +131,15 @@ def checked(owner: str, name: str, value: Any, like: Tensor | None = None) -> Te
     double = (torch.get_default_dtype() if like is None else like.dtype) is torch.float64
     dtype, device = torch.float64 if double else torch.float32, None if like is None else like.device
     found = None
-    if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-        if value.requires_grad:
-            raise ValueError(f"{owner}: {name} is given a tensor that wants a gradient; to learn it: learn=({name!r},)")
-        found = value.detach().to(device or value.device, dtype, copy=True)
-    elif isinstance(value, Real) and not isinstance(value, bool):
-        found = torch.tensor(float(value), dtype=dtype, device=device)
+    with torch.inference_mode(False):  # (else no backward pass could have it, ever)
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+            if value.requires_grad:
+                raise ValueError(
+                    f"{owner}: {name} is given a tensor that wants a gradient; to learn it: learn=({name!r},)"
+                )
+            found = value.detach().to(device or value.device, dtype, copy=True)
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            found = torch.tensor(float(value), dtype=dtype, device=device)
     if found is None or not (found.is_meta or RANGES[name].holds(found)):
         got = repr(value) if found is None or not found.dim() else told(found)
         raise ValueError(f"{owner}: {name} must be a number in {RANGES[name]}, or a tensor of them, got {got}")

@@ -89,7 +89,7 @@ class Recurrent(Neuron):
         fired = kernels.recur(neuron.spec(), currents, inner, before.to(currents.dtype), module.weight, module.bias)
         if fired is None:
             return super()._ran(currents, state, watch)
-        return fired._replace(state=(fired.state, fired.outputs[-1].to(before.dtype)))
+        return fired._replace(state=(fired.state, fired.outputs[-1].to(before.dtype, copy=True)))
 
     def _usual(self, currents: Tensor) -> bool:
         """Whether an engine knows the neuron and how it hears itself."""
@@ -122,6 +122,9 @@ class Recurrent(Neuron):
     def _drive(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """What goes into the neuron, `[1, B, ...]`, and its state."""
         inner, spikes = state
+        size = current.shape[-1]
+        if type(self.module) is nn.Linear and self.module.in_features != size:
+            raise ValueError(f"Recurrent: module must take spikes {list(current.shape)}, got {self.module}")
         weight = next(self.module.parameters(), spikes)
         if weight.is_floating_point() and not _autocast(current):
             spikes = spikes.to(weight.dtype)
