@@ -22,7 +22,7 @@ recipes/NAME-resnet50.yaml, which `FORMS` makes smaller for the reduced size:
     tuned       blocks begin as the identity; surrogates, ATan(2), levelled by `rb.tune` before the first step
     atan        the same, not levelled
     plain       levelled, blocks begin as usual, the gradient not through the reset
-    unnormed    levelled, without norms of the currents; weights begin by what neurons are to fluctuate (`rb.tune`)
+    unnormed    levelled, without norms of the currents (weights that make up for it are for nets without skips)
     superspike  SuperSpike(100), not levelled, blocks begin as the identity
     quantised   the twin with QCFS activations
     qcfs        it, converted
