@@ -400,7 +400,6 @@ def main() -> None:
     given = parser.parse_args()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-        torch.set_flush_denormal(True)  # (the gradient of an untuned net ends below 1e-38: four times as long a step)
     end = math.inf if given.minutes is None else time.monotonic() + 60 * given.minutes
     out = given.out or (OUT if given.steps is None else given.runs / "trial.jsonl")
     study = Study(given.size, given.data, given.seed, given.runs, given.root, given.pixels, given.steps, end, out)
@@ -414,4 +413,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # (the gradient of an untuned net ends below 1e-38: four times as long a step)
     main()
