@@ -55,14 +55,13 @@ class PerStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The module's outputs, `[T, B, ...]`."""
-        name = f"PerStep({type(self.module).__name__})"
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name}: input must be a tensor, got {strange(x)}")
+            raise TypeError(f"{self._name}: input must be a tensor, got {strange(x)}")
         if x.dim() < 3 or x.shape[0] == 0:
-            raise ValueError(f"{name}: input must be [T, B, ...] with T >= 1, got {list(x.shape)}")
+            raise ValueError(f"{self._name}: input must be [T, B, ...] with T >= 1, got {list(x.shape)}")
         axes = _axes(self.module)
         if axes and x.dim() != 3 + len(axes):
-            raise ValueError(f"{name}: input must be [T, B, C, {', '.join(axes)}], got {list(x.shape)}")
+            raise ValueError(f"{self._name}: input must be [T, B, C, {', '.join(axes)}], got {list(x.shape)}")
         steps, batch = x.shape[:2]
         wanted = x.requires_grad and torch.is_grad_enabled()
         if static(x) and self._pure() and not (wanted and (transformed() or self._tied())):
@@ -73,13 +72,19 @@ class PerStep(nn.Module):
             y = self._one(called(self.module, flat))
         if y.shape[:1] != flat.shape[:1]:
             raise ValueError(
-                f"{name}: it must keep the first axis, which is of T * B = {flat.shape[0]} samples, got {list(y.shape)}"
+                f"{self._name}: it must keep the first axis, which is of T * B = {flat.shape[0]} samples, "
+                f"got {list(y.shape)}"
             )
         return y.unflatten(0, (steps, batch))
 
+    @property
+    def _name(self) -> str:
+        """What errors call it."""
+        return f"PerStep({type(self.module).__name__})"
+
     def _one(self, y: Any) -> Tensor:
         if not isinstance(y, Tensor):
-            raise TypeError(f"PerStep({type(self.module).__name__}): it must give one tensor, got {type(y).__name__}")
+            raise TypeError(f"{self._name}: it must give one tensor, got {type(y).__name__}")
         return y
 
     def _zero(self, flat: Tensor) -> Tensor:

@@ -122,8 +122,7 @@ class Recurrent(Neuron):
     def _drive(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """What goes into the neuron, `[1, B, ...]`, and its state."""
         inner, spikes = state
-        size = current.shape[-1]
-        if type(self.module) is nn.Linear and self.module.in_features != size:
+        if type(self.module) is nn.Linear and self.module.in_features != current.shape[-1]:
             raise ValueError(f"Recurrent: module must take spikes {list(current.shape)}, got {self.module}")
         weight = next(self.module.parameters(), spikes)
         if weight.is_floating_point() and not _autocast(current):
