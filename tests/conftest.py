@@ -12,10 +12,12 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _subnormal_numbers_stay():
-    """A call of ours leaves the arithmetic of its process alone: only a process that is the command's changes it."""
+def _the_process_is_left_as_it_was():
+    """A call of ours changes no arithmetic of its process (only the command does, its own), and no mode of gradients."""
     yield
     assert torch.tensor(1e-40) * 1 != 0
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
 
 
 @pytest.fixture

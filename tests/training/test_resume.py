@@ -191,6 +191,20 @@ def test_a_second_ctrl_c_stops_at_once(tiny, tmp_path, rows, monkeypatch, capsys
     same(resume(tiny["run"]), whole, rows)
 
 
+def test_a_signal_between_two_lines_of_torch_does_not_leave_gradients_off(tiny, monkeypatch, ctrl_c):
+    """As torch.no_grad() begins gradients are off, and nobody is there yet to turn them on again."""
+
+    def caught(*_):
+        torch.set_grad_enabled(False)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "accuracies", caught)
+        with pytest.raises(KeyboardInterrupt):
+            rb.train("digits", **tiny)
+    assert torch.is_grad_enabled()
+
+
 def test_a_second_sigterm_changes_nothing(tiny, monkeypatch):
     with monkeypatch.context() as patch:
         signalled(patch, loop.Training, "train_on", signal.SIGTERM, lambda self, *_: self.step == 8, 2)
