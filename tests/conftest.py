@@ -13,7 +13,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _the_process_is_left_as_it_was():
-    """A call of ours changes no arithmetic of its process (only the command does, its own), and no mode of gradients."""
+    """A call of ours changes no arithmetic of its process (only the command does so), and no mode of gradients."""
     yield
     assert torch.tensor(1e-40) * 1 != 0
     assert torch.is_grad_enabled()
