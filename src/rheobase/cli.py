@@ -110,6 +110,13 @@ def probe(options: Options) -> None:
         sys.exit(1)
 
 
+def report(options: Options) -> None:
+    """a run as one HTML page: training, accuracy against time steps, signal health, spikes, energy"""
+    from rheobase.report import write
+
+    print(write(options.run, options.out, options.samples))
+
+
 COMMANDS = {
     "recipes": recipes,
     "train": train,
@@ -117,6 +124,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "convert": convert,
     "probe": probe,
+    "report": report,
 }
 METHODS = ("percentile", "threshold_balancing", "calibrated", "qcfs", "soft_lif")
 
@@ -157,7 +165,7 @@ def _parsed(arguments: Sequence[str]) -> Options:
         parsers[name] = commands.add_parser(
             name, help=run.__doc__, description=run.__doc__, allow_abbrev=False, add_help=name != "train"
         )
-    for name in ("resume", "evaluate", "convert"):
+    for name in ("resume", "evaluate", "convert", "report"):
         parsers[name].add_argument("run", metavar="RUN", help="run folder")
     for name, default in (("evaluate", "1 to the trained"), ("convert", "1 2 4 ... 1024")):
         help = f"numbers of time steps (default: {default})"
@@ -187,6 +195,10 @@ def _parsed(arguments: Sequence[str]) -> Options:
     add("--start", choices=("identity", "orthogonal", "fluctuation"), help="with --tune: other weights too")
     add("--plot", metavar="FILE", help="a figure, PNG or SVG by its ending")
     add("--json", metavar="FILE", help="all readings")
+    add = parsers["report"].add_argument
+    add("--out", metavar="FILE", help="(default: report.html in the run folder)")
+    help = "of the validation split, for signal health, spikes and energy (default: %(default)s)"
+    add("--samples", type=int, default=64, metavar="N", help=help)
     options, words = parser.parse_known_args(arguments)
     if words and options.command not in ("train", "probe"):
         parsers[options.command].error(f"unrecognized arguments: {' '.join(words)}")

@@ -1,20 +1,31 @@
-"""The figure of accuracy against time steps, and of early exits."""
+"""Figures of a run: loss and accuracy over epochs; accuracy against time steps, and of early exits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rheobase.training.evaluation import Exit
 
 
+def training(path: str | Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Loss and accuracy over epochs, of the rows of metrics.csv."""
+    figure = _figure(9, 3.5)
+    epochs = [row["epoch"] for row in rows]
+    for axis, what, scale in zip(figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), strict=True):
+        for split in ("train", "validation"):
+            axis.plot(epochs, [scale * row[f"{split}_{what}"] for row in rows], ".-", label=split)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(what if scale == 1 else f"{what}, %")
+        axis.grid(alpha=0.2)
+        axis.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
 def draw(path: str | Path, accuracy: Mapping[int, float], exits: Sequence[Exit], split: str) -> None:
     """Accuracy at each number of time steps, and of early exits at the mean step that they take."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7, 4.5)
     axis = figure.subplots()
     steps = sorted(accuracy)
     axis.plot(steps, [100 * accuracy[count] for count in steps], "o-", label="all samples take as many steps")
@@ -28,3 +39,12 @@ def draw(path: str | Path, accuracy: Mapping[int, float], exits: Sequence[Exit],
     axis.grid(alpha=0.2)
     axis.legend(fontsize=8, frameon=False, loc="lower right")
     figure.savefig(path, dpi=120)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

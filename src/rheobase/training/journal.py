@@ -6,9 +6,11 @@ import csv
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 COLUMNS = (
     *("epoch", "step", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
@@ -34,8 +36,8 @@ class Journal:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row of the best epoch: by accuracy, then loss (a nan is worse than all others), then the earliest."""
-        return max(self.rows, key=_rank)
+        """The row of the best epoch."""
+        return best_of(self.rows)
 
     @property
     def best_is_new(self) -> bool:
@@ -72,7 +74,12 @@ def to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _rank(row: dict[str, Any]) -> tuple[bool, float, float]:
+def best_of(rows: Sequence[Row]) -> Row:
+    """The best epoch's: by validation accuracy, then loss (a nan is worse than all others), then the earliest."""
+    return max(rows, key=_rank)
+
+
+def _rank(row: Mapping[str, Any]) -> tuple[bool, float, float]:
     accuracy, loss = row["validation_accuracy"], row["validation_loss"]
     return (False, accuracy, 0.0) if math.isnan(loss) else (True, accuracy, -loss)
 
