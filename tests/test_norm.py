@@ -1,6 +1,7 @@
 """Norms that scale by the threshold, and norms with a factor a time step."""
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import rheobase as rb
 from rheobase.norm import TEBN
 
 T, B, C = 4, 3, 5
+WAYS = ("alone", "fused", "unfused", "padded")
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +173,30 @@ def test_who_kept_running_statistics_is_told_that_a_training_pass_moved_them() -
     assert 0.05 < fire(currents()).mean() < 0.95
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         kept.backward()
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(WAYS, repeat=2)))
+def test_passes_of_a_norm_that_run_in_different_ways_have_one_backward_pass(first: str, second: str) -> None:
+    fire, x = rb.Fire(rb.CurrentNorm(C), rb.LIF()), currents().requires_grad_()
+    weights = [torch.randn(x.shape) for _ in range(2)]
+
+    def ran(way: str, norm: rb.CurrentNorm, whole: rb.Fire) -> Tensor:
+        if way == "alone":
+            return norm(x)
+        if way == "padded":
+            with rb.padding(torch.tensor([4, 2, 3])):
+                return norm(x)
+        with rb.engine(fused=way == "fused"):
+            return whole(x)
+
+    def gradients(*ways: str) -> list[Tensor]:
+        one = copy.deepcopy(fire)
+        losses = [(ran(way, one.norm, one) * weights[(first, second).index(way)]).sum() for way in ways]
+        return list(torch.autograd.grad(sum(losses), [x, *one.norm.parameters()]))  # type: ignore[arg-type]
+
+    found, apart = gradients(first, second), [gradients(way) for way in (first, second)]
+    for whole, *parts in zip(found, *apart, strict=True):
+        torch.testing.assert_close(whole, parts[0] + parts[1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_call_that_is_refused_moves_no_running_statistics() -> None:

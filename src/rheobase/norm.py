@@ -150,9 +150,7 @@ class CurrentNorm(nn.Module):
         self.check(currents)
         if self.alone or self.together:
             return self._written_out(currents)
-        running = (self.running_mean, self.running_var)
-        if not self.training:  # a training pass before this one's backward would move them
-            running = (running[0].clone(), running[1].clone())
+        running = self.running_mean.clone(), self.running_var.clone()  # autograd keeps them, and a later pass moves ours
         # steps that are the same memory have to be copied, in the storage order of a step, which flatten would not keep
         flat = torch.cat(currents.unbind()) if static(currents) else currents.flatten(0, 1)
         y = F.batch_norm(
@@ -164,6 +162,9 @@ class CurrentNorm(nn.Module):
             self.momentum,
             self.eps,
         )
+        if self.training:
+            for ours, moved in zip((self.running_mean, self.running_var), running, strict=True):
+                ours.copy_(moved)
         return y.unflatten(0, currents.shape[:2])
 
     def _scaled(self) -> Tensor:
