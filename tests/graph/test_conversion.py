@@ -528,7 +528,8 @@ def test_mistakes_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=said):
             wrong()
-    net = rb.convert(ann, x)
+    net, one, classes = rb.convert(ann, x), images()[:4], torch.arange(4) % 2
+    everywhere = rb.convert(nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1)), x)
     for call, said in (
         (lambda: accuracies(net, x, ()), "steps must be numbers from 1 on"),
         (lambda: accuracies(net, x, (0,)), "steps must be numbers from 1 on"),
@@ -536,9 +537,17 @@ def test_mistakes_are_refused() -> None:
         (lambda: accuracies(net, x, confidence=1), r"confidence must be in \(0, 1\), got 1"),
         (lambda: accuracies(net, []), "at least one sample"),
         (lambda: accuracies(net, [(images()[None], torch.zeros(4))]), r"images must be static"),
+        (lambda: accuracies(net, [(one, classes[:, None])]), r"integers \[4\], got torch.int64 \[4, 1\]"),
+        (lambda: accuracies(net, [(one, classes[:1])]), r"integers \[4\], got torch.int64 \[1\]"),
+        (lambda: accuracies(net, [(one, classes.float())]), r"integers \[4\], got torch.float32 \[4\]"),
+        (lambda: accuracies(net, [{"x": one, "y": classes}]), "two tensors, images and labels, got dict"),
+        (lambda: accuracies(net, [(one, [0] * 4)]), "two tensors, images and labels, got Tensor and list"),
+        (lambda: accuracies(net, [one]), "two tensors, images and labels, got Tensor"),
+        (lambda: accuracies(nn.Flatten(), x), "must be a rheobase.models.Net, as rb.convert gives it, got Flatten"),
+        (lambda: accuracies(everywhere, [(one, classes)]), r"logits \[T, B, classes\], got \[\d+, 4, 2, 8, 8\]"),
         (lambda: accuracies(net.train(), x), "training mode"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises((ValueError, TypeError), match=said):
             call()
 
 

@@ -60,9 +60,12 @@ def accuracies(
         skip: so many logits at the beginning do not count.
 
     Raises:
+        TypeError: the net is none of ours, or a batch begins with other things than images and labels.
         ValueError: no or bad steps, a skip that is not below all of them, a confidence out of range, sequences, no
-            samples, or a net in training mode.
+            samples, labels or logits of another shape, or a net in training mode.
     """
+    if not isinstance(net, Net):
+        raise TypeError(f"accuracies: net must be a rheobase.models.Net, as rb.convert gives it, got {_kind(net)}")
     if not steps or any(type(count) is not int or count < 1 for count in steps):
         raise ValueError(f"accuracies: steps must be numbers from 1 on, got {list(steps)}")
     if type(skip) is not int or not 0 <= skip < min(steps):
@@ -76,15 +79,20 @@ def accuracies(
     samples, exit_right, exit_steps = 0, 0, 0
     parts = nn.Sequential(net.features, net.head)
     device = next((one.device for one in net.parameters()), torch.device("cpu"))
-    for images, labels, *_ in batches:
+    for images, labels in map(_given, batches):
+        if images.dim() != net.rank + 1:
+            raise ValueError(f"accuracies: images must be static, [B, ...], got {list(images.shape)}")
+        if labels.shape != images.shape[:1] or labels.is_floating_point():
+            got = f"{labels.dtype} {list(labels.shape)}"
+            raise ValueError(f"accuracies: labels must be classes, of integers [{len(images)}], got {got}")
         if not len(labels):
             continue
         images, labels = images.to(device), labels.to(device)
-        if images.dim() != net.rank + 1:
-            raise ValueError(f"accuracies: images must be static, [B, ...], got {list(images.shape)}")
         done, total, leaving = 0, torch.zeros((), dtype=torch.float64, device=device), Leaving(confidence, labels)
         for logits in stream(parts, net.frames(images, 1)[0], wanted[-1]):
             early = min(max(skip - done, 0), len(logits))
+            if logits.dim() != 3:
+                raise ValueError(f"accuracies: the net must give logits [T, B, classes], got {list(logits.shape)}")
             done, logits = done + early, logits[early:]
             if not len(logits):
                 continue
@@ -106,6 +114,19 @@ def accuracies(
     if confidence is None:
         return Curve(accuracy, samples, skip=skip)
     return Curve(accuracy, samples, confidence, exit_right / samples, exit_steps / samples, skip)
+
+
+def _given(batch: Any) -> tuple[Tensor, Tensor]:
+    """The images and labels of a batch."""
+    first = tuple(batch)[:2] if isinstance(batch, tuple | list) else (batch,)
+    if len(first) < 2 or not all(isinstance(each, Tensor) for each in first):
+        got = _kind(batch) if len(first) < 2 else " and ".join(map(_kind, first))
+        raise TypeError(f"accuracies: a batch must begin with two tensors, images and labels, got {got}")
+    return first[0], first[1]
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 class Leaving:
