@@ -1,5 +1,6 @@
 """Converted networks compute in time what they are converted from."""
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -549,6 +550,40 @@ def test_mistakes_are_refused() -> None:
     ):
         with pytest.raises((ValueError, TypeError), match=said):
             call()
+
+
+def test_what_numbers_will_not_do_is_said() -> None:
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).eval(), torch.rand(16, 8)
+    for scale in (1e-60, 1e60, 1e-40):
+        scaled = copy.deepcopy(network).double()
+        with torch.no_grad():
+            for each in scaled[0].parameters():
+                each *= scale
+        with pytest.raises(ValueError, match=r"threshold of 1 \(ReLU.* would be .*e[+-]\d+, beyond float32"):
+            rb.convert(scaled, [x.double()])
+    larger = copy.deepcopy(network)
+    larger[0].weight.data *= 100
+    with pytest.raises(ValueError, match=r"1 \(ReLU.* gives values that are not finite"):
+        rb.convert(larger, [x, x * 3e38])
+    spoilt = copy.deepcopy(network)
+    spoilt[2].bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="Sequential gives values that are not finite"):
+        rb.convert(spoilt, [x])
+    everywhere, sizes = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU()), [torch.rand(2, 1, n, n) for n in (6, 4)]
+    with pytest.raises(ValueError, match=r"images must be of one size, got \[1, ., .\] and \[1, ., .\]"):
+        rb.convert(everywhere, sizes, "calibrated")
+
+
+def test_one_sample_whose_outputs_have_places_and_an_input_that_is_changed_in_place() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv1d(4, 3, 1)).eval()
+    x = torch.rand(1, 2, 8)
+    assert rb.readout(rb.convert(network, [x], steps=256)(x).flatten(2)).sub(network(x).flatten(1)).abs().max() < 0.05
+    first, y = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(16, 8)
+    before = y.clone()
+    rb.convert(first, [y], steps=4)
+    assert torch.equal(y, before)
 
 
 class Tricky(nn.Module):

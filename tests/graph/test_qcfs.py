@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rheobase as rb
 from rheobase.graph import with_qcfs
@@ -66,6 +66,17 @@ def test_a_network_gets_them_in_place_of_relu() -> None:
     assert len(list(TorchvisionResNet().modules())) == len(list(with_qcfs(TorchvisionResNet()).modules()))
 
 
+class Shifted(nn.ReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - 1)
+
+
+class Hooked(nn.ReLU):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_forward_hook(lambda *_: None)
+
+
 def test_mistakes_are_refused() -> None:
     with pytest.raises(ValueError, match="levels must be a positive integer, got 0"):
         rb.QCFS(0)
@@ -73,6 +84,13 @@ def test_mistakes_are_refused() -> None:
         rb.QCFS(4, -1.0)
     with pytest.raises(ValueError, match="FunctionalResNet has no nn.ReLU module"):
         with_qcfs(FunctionalResNet())
+    for wrong, said in (
+        (Shifted(), r"2 \(Shifted\) has a forward of its own"),
+        (nn.ReLU6(), r"2 \(ReLU6\) is another activation"),
+        (Hooked(), r"2 \(Hooked\) has hooks"),
+    ):
+        with pytest.raises(ValueError, match=f"with_qcfs: {said}"):
+            with_qcfs(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), wrong))
     with pytest.raises(ValueError, match="convert by 'qcfs' takes activations QCFS, got relu"):
         rb.convert(FunctionalResNet(), [images()], "qcfs")
 

@@ -2,6 +2,7 @@
 
 import copy
 import operator
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -391,3 +392,139 @@ def test_the_input_may_be_given_by_name() -> None:
 def test_logits_with_a_time_axis_are_read_without_it() -> None:
     for function in (lambda net, x: net.relu(net.conv(x)).unsqueeze(0), lambda net, x: net.relu(net.conv(x))[None]):
         assert read(Own(function)).output == "relu"
+
+
+def no_gradient(net: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y = net.conv(x)
+    return net.relu(y)
+
+
+def half(net: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net.conv(x)
+    return net.relu(y)
+
+
+def at_random(net: Any, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return y + net.relu(y) if torch.rand(1).item() > 0.5 else y
+
+
+def by_python(net: Any, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return y + net.relu(y) if random.random() > 0.5 else y
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (no_gradient, r"conv \(Conv2d, test_reader\.py, line \d+\): it runs under torch.no_grad\(\)"),
+        (half, r"conv \(Conv2d, test_reader\.py, line \d+\): it runs under torch.autocast"),
+        (at_random, "it draws random numbers, to choose what to do"),
+        (by_python, "it draws random numbers, to choose what to do"),
+        (lambda net, x: net.relu(net.conv(x) + torch.tensor(1.0)), "it uses a tensor that the forward makes"),
+        (lambda net, x: net.relu(torch.zeros(1) + net.conv(x)), "it uses a tensor that the forward makes"),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_reader_would_lose_is_refused(function: Any, said: str, training: bool) -> None:
+    network = Own(function)
+    before = torch.get_rng_state(), random.getstate()
+    with pytest.raises(ValueError, match=said):
+        read(network, training)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+
+
+def test_it_may_be_read_where_no_gradient_is_wanted() -> None:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert len(read(Own(lambda net, x: net.relu(net.conv(x)))).layers) == 2
+
+
+class Keeping(nn.Module):
+    """It keeps what is in the middle, as many do to look at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Own(self.kept)
+
+    @staticmethod
+    def kept(net: Any, x: Tensor) -> Tensor:
+        net.features = net.conv(x)
+        return net.relu(net.features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_what_a_pass_left_in_a_module_is_named() -> None:
+    network = Keeping()
+    read(network)
+    network(images())
+    with pytest.raises(ValueError, match=r"Keeping cannot be read: a pass has left inner\.features there"):
+        read(network)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "inside"),
+    [
+        (lambda net: torch.optim.swa_utils.AveragedModel(net), "its .module"),
+        (lambda net: nn.DataParallel(net), "its .module"),
+        (lambda net: torch.compile(net, backend="eager"), "its ._orig_mod"),
+    ],
+)
+def test_of_what_is_around_a_network_it_is_said_where_that_is(wrap: Any, inside: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot be read: give what is in it, {inside}"):
+        read(wrap(nn.Sequential(nn.Linear(8, 4), nn.ReLU())))
+
+
+VOLUMES = {
+    "pool": lambda: nn.Sequential(nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)),
+    "max": lambda: nn.Sequential(nn.AdaptiveMaxPool3d(2), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)),
+}
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_samples_with_depth_are_not_taken_for_time(name: str) -> None:
+    torch.manual_seed(0)
+    network, x = VOLUMES[name]().eval(), torch.rand(5, 1, 6, 6, 6)
+    assert rb.to_spiking(network, steps=4)(x).shape == (4, 5, 2)
+    net = rb.convert(network, [x], steps=256)
+    assert rb.readout(net(x)).sub(network(x)).abs().max() < 0.02
+
+
+def test_where_no_layer_tells_the_network_does() -> None:
+    torch.manual_seed(0)
+    network, x = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2)).eval(),
+        torch.rand(5, 1, 4, 4, 4),
+    )
+    net = rb.convert(network, [x], steps=256)
+    assert rb.readout(net(x)).sub(network(x)).abs().max() < 0.02
+    frames = torch.rand(5, 3, 1, 8, 8)  # of which the network takes none
+    assert rb.convert(network, [frames], steps=4)(frames).shape == (5, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.AdaptiveAvgPool1d(4), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)),
+        nn.Sequential(nn.BatchNorm1d(2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)),
+    ],
+    ids=["pool", "norm"],
+)
+def test_a_first_layer_of_signals_is_known(network: nn.Module) -> None:
+    x = torch.rand(5, 2, 6)
+    assert rb.to_spiking(network, steps=4)(x).shape == (4, 5, 3)
+
+
+def test_channels_that_are_cut_or_joined_before_the_first_layer_that_tells_are_not_the_inputs() -> None:
+    torch.manual_seed(0)
+    cut, joined = (
+        Own(lambda net, x: net.conv(x[:, :1]).relu().flatten(1)),
+        Own(lambda net, x: net.conv(torch.cat([x[:, :1], x[:, :1]], 1)).relu().flatten(1)),
+    )
+    joined.conv = nn.Conv2d(2, 4, 3, padding=1)
+    for network, channels in ((cut, 3), (joined, 1)):
+        assert rb.to_spiking(network, steps=2)(torch.rand(5, channels, 8, 8)).shape[:2] == (2, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -94,10 +95,12 @@ def convert(
     graph = read(ann)
     _check(graph, chosen)
     like = next(ann.parameters(), torch.zeros(()))
-    rank = input_of(graph)[1]
-    images = [_images(batch, rank).to(like.device, like.dtype) for batch in _listed(batches)]
-    if not images:
+    given = [(_images(batch), getattr(batch, "lengths", None)) for batch in _listed(batches)]
+    if not given:
         raise ValueError("convert: batches must have at least one batch of images to calibrate with")
+    given = [(images.to(like.device, like.dtype), lengths) for images, lengths in given]
+    rank = input_of(graph)[1] or _rank(ann, given[0][0])
+    images = [_static(batch, lengths, rank) for batch, lengths in given]
     whole, (graph, gone) = graph, folded(graph)
     logits = _compare(graph, ann, images[0])
     changed, choices = chosen.choose(graph, images, steps)
@@ -139,8 +142,8 @@ def _listed(batches: Any) -> Iterable[Any]:
     return batches
 
 
-def _images(batch: Any, rank: int) -> Tensor:
-    """The images of a batch, `[B, ...]`, each of so many axes; of sequences `[T, B, ...]` their means."""
+def _images(batch: Any) -> Tensor:
+    """What a batch begins with."""
     images = batch[0] if isinstance(batch, tuple | list) and batch else batch
     if not isinstance(images, Tensor) or not images.is_floating_point():
         got = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
@@ -148,9 +151,23 @@ def _images(batch: Any, rank: int) -> Tensor:
     if not images.numel() or not images.isfinite().all():
         what = "not finite" if images.numel() else "empty"
         raise ValueError(f"convert: batches must have finite images, got one that is {what}: {list(images.shape)}")
+    return images
+
+
+@torch.no_grad()
+def _rank(ann: nn.Module, images: Tensor) -> int:
+    """How many axes a sample has where no layer tells: what the network takes as it is are no sequences."""
+    if images.dim() == 5:
+        with suppress(Exception), in_mode(ann, training=False):
+            if len(ann(images.clone())) == len(images):
+                return 4
+    return 3
+
+
+def _static(images: Tensor, lengths: Tensor | None, rank: int) -> Tensor:
+    """`[B, ...]`, each of so many axes; of sequences `[T, B, ...]` their means."""
     if images.dim() < (rank if rank > 1 else 3) + 2:  # (what begins with a linear layer may have any number of axes)
         return images
-    lengths = getattr(batch, "lengths", None)
     return images.mean(0) if lengths is None else real_mean(images, lengths, "convert")
 
 
@@ -162,8 +179,11 @@ def _compare(graph: Graph, ann: nn.Module, images: Tensor) -> Tensor:
     """
     flow = as_network(graph)
     with in_mode(ann, training=False), continuous(ann, flow):
-        wanted, found = ann(images), flow(images)
-    wanted = wanted[0] if isinstance(ann, Net) or (wanted.dim() == 3 and len(wanted) == 1) else wanted
+        wanted, found = ann(images.clone()), flow(images)  # (it may change its input in place)
+    if isinstance(ann, Net) or (wanted.shape != found.shape and len(wanted) == 1):  # a time axis in front
+        wanted = wanted[0]
+    if not wanted.isfinite().all():
+        raise ValueError(f"convert: {graph.owner} gives values that are not finite on the images to calibrate with")
     if found.shape != wanted.shape or not torch.allclose(
         found, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item()
     ):

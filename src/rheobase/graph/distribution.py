@@ -60,13 +60,19 @@ class Distribution:
 
 @torch.no_grad()
 def distributions(graph: Graph, images: Iterable[Tensor]) -> dict[str, Distribution]:
-    """Of the outputs of all activations of folded layers; two passes over the images."""
+    """Of the outputs of all activations of folded layers; two passes over the images.
+
+    Raises:
+        ValueError: one is not finite.
+    """
     flow, names = ann(graph), {one.name for one in graph.of("activation")}
     images = list(images)
     largest = dict.fromkeys(names, 0.0)
 
     def maximum(name: str, value: Tensor) -> None:
         if name in names:
+            if not value.isfinite().all():
+                raise ValueError(f"convert: {graph[name]} gives values that are not finite on the images")
             largest[name] = max(largest[name], value.max().item())
 
     for batch in images:

@@ -143,6 +143,9 @@ class Calibrated(Method):
 
     def choose(self, graph: Graph, images: list[Tensor], steps: int) -> tuple[Graph, Choices]:
         """Thresholds, biases and potentials."""
+        if len(sizes := {tuple(batch.shape[1:]) for batch in images}) > 1:
+            one, other = list(map(list, sizes))[:2]
+            raise ValueError(f"convert by 'calibrated': images must be of one size, got {one} and {other}")
         graph = with_carriers(graph, images[0])
         found = distributions(graph, images)
         wanted = _means(graph, images)
@@ -249,6 +252,10 @@ def _usable(graph: Graph, thresholds: dict[str, float]) -> dict[str, float]:
     for name, value in thresholds.items():
         value = min(value, 6.0) if isinstance(graph[name].module, nn.ReLU6) else value
         found[name] = float(torch.tensor(value)) if value > 0 else 1.0  # as the neuron will have it
+        if not torch.tensor([found[name], 2 / max(found[name], 1e-300)]).isfinite().all() or not found[name]:
+            raise ValueError(
+                f"convert: the threshold of {graph[name]} would be {value:g}, beyond float32: scale weights"
+            )
     return found
 
 

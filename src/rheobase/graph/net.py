@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import nn
 
-from rheobase.graph.layers import INPUT, Flow, Graph, table
+from rheobase.graph.layers import INPUT, Cat, Flow, Graph, table
+from rheobase.graph.shapes import Flat, Mean, Pad, Slice, Squeeze
 from rheobase.models import Net
 
 
@@ -33,7 +34,7 @@ class GraphNet(Net):
             raise ValueError(f"{verb}: steps must be a positive integer, got {steps!r}")
         channels, rank = input_of(graph)
         super().__init__(flow, nn.Identity(), channels, steps, spiking=True)
-        self.rank = rank
+        self.rank = rank or 3
         self.became = became
         self._heading = f"{graph.owner}, {verb}, steps={steps}"
 
@@ -53,27 +54,26 @@ class GraphNet(Net):
         return f"{type(self).__name__}({self.report}\n)"
 
 
-def input_of(graph: Graph) -> tuple[int | None, int]:
-    """Channels of the input where they can be known, and how many axes a sample has."""
-    value = INPUT
+def input_of(graph: Graph) -> tuple[int | None, int | None]:
+    """Channels of the input, and how many axes a sample has: each where the first layers tell, else None."""
+    value, axes, same = INPUT, None, True
     for layer in graph.layers:
         if value not in layer.inputs:
             continue
         module: Any = layer.module
+        channels = getattr(module, "in_channels", getattr(module, "num_features", None)) if same else None
         if isinstance(module, nn.Linear):
-            return module.in_features, 1
-        for axes, kinds in _AXES.items():
-            if isinstance(module, kinds):
-                channels = getattr(module, "in_channels", getattr(module, "num_features", None))
-                return channels, axes
-        if isinstance(module, nn.Flatten):
+            return module.in_features if same else None, 1
+        if isinstance(module, nn.BatchNorm1d):  # of samples [C], if a linear layer follows, or [C, L]
+            axes = 2
+        elif told := [name[-2:] for name in (cls.__name__ for cls in type(module).__mro__) if name[-2:] in _AXES]:
+            return channels, _AXES[told[0]]
+        if isinstance(module, nn.Flatten | Flat | Mean | Squeeze):
             break
+        same = same and not isinstance(module, Cat | Slice | Pad)
         value = layer.name
-    return None, 3
+    return None, axes
 
 
-_AXES = {
-    2: (nn.Conv1d, nn.ConvTranspose1d, nn.AvgPool1d, nn.MaxPool1d),
-    3: (nn.Conv2d, nn.ConvTranspose2d, nn.AvgPool2d, nn.MaxPool2d, nn.BatchNorm2d),
-    4: (nn.Conv3d, nn.ConvTranspose3d, nn.AvgPool3d, nn.MaxPool3d, nn.BatchNorm3d),
-}
+_AXES = {"1d": 2, "2d": 3, "3d": 4}
+"""Of samples, by the last letters of a layer's class."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rheobase.compat import hooked
 from rheobase.neurons.numbers import checked, inverse, plain
 
 FINE = 2**16
@@ -80,15 +81,24 @@ def with_qcfs(module: nn.Module, levels: int = 4, threshold: float = 8.0) -> nn.
     A ReLU that is a function is written in the network's forward, and has to be replaced there.
 
     Raises:
-        ValueError: there is no such module, or an argument is out of range.
+        ValueError: there is no such module, one has a forward of its own or hooks, another activation would stay, or
+            an argument is out of range.
     """
+    from rheobase.graph.operations import MODULES  # (which know of QCFS)
+
     found = copy.deepcopy(module)
-    places = [
-        (parent, name)
-        for parent in found.modules()
-        for name, child in parent._modules.items()  # (`named_children` passes over one that is there twice)
-        if isinstance(child, nn.ReLU)
-    ]
+    places = []
+    for path, parent in found.named_modules():
+        for name, child in parent._modules.items():  # (`named_children` passes over one that is there twice)
+            where = f"with_qcfs: {path}.{name}".replace(" .", " ") + f" ({type(child).__name__})"
+            if isinstance(child, nn.ReLU):
+                if "forward" in child.__dict__ or type(child).forward is not nn.ReLU.forward:
+                    raise ValueError(f"{where} has a forward of its own, which would be lost")
+                if hooked(child):
+                    raise ValueError(f"{where} has hooks, which would be lost: remove them")
+                places.append((parent, name))
+            elif MODULES.get(type(child)) == "activation" and not isinstance(child, QCFS):
+                raise ValueError(f"{where} is another activation, and would stay as it is: make it a ReLU")
     if not places:
         raise ValueError(f"with_qcfs: {type(module).__name__} has no nn.ReLU module to replace")
     for parent, name in places:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import operator
+import re
 from typing import Any, NamedTuple, NoReturn, cast
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from rheobase.compat import hooked
 from rheobase.graph import operations as ops
@@ -38,12 +39,15 @@ def read(module: nn.Module, training: bool = False) -> Graph:
     if not isinstance(module, nn.Module):
         raise TypeError(f"the network must be a torch.nn.Module, got {type(module).__name__}")
     owner = type(module).__name__
+    inside = next((_WRAPPERS[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in _WRAPPERS), None)
+    if inside is not None:
+        raise ValueError(f"{owner} cannot be read: give what is in it, {inside}")
     for path, child in module.named_modules():
         if isinstance(child, Neuron):
             raise ValueError(f"{owner} is a spiking network already: {path or 'it'} is a {type(child).__name__}")
         if hooked(child):
             raise ValueError(f"{owner} cannot be read: hooks on {path or 'it'} would be lost; remove them")
-    module = copy.deepcopy(module)
+    module = _copied(owner, module)
     lead = 1
     if isinstance(module, Net):  # a twin: its layers take [T, B, ...], with a single step
         module, lead = nn.Sequential(*_parts(module)), 2
@@ -56,6 +60,28 @@ def read(module: nn.Module, training: bool = False) -> Graph:
     for part, mode in modes.items():
         part.training = mode
     return graph
+
+
+_WRAPPERS = {
+    **dict.fromkeys(("AveragedModel", "DataParallel", "DistributedDataParallel"), "its .module"),
+    **{"OptimizedModule": "its ._orig_mod", "ScriptModule": "the module that was scripted"},
+}
+"""Classes of modules that hold the network, and where it is."""
+
+
+def _copied(owner: str, module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError as error:
+        for path, part in module.named_modules():
+            for name, value in vars(part).items():
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    what = f"{path}.{name}".removeprefix(".")
+                    raise ValueError(
+                        f"{owner} cannot be read: a pass has left {what} there, a tensor with a gradient, which cannot "
+                        "be copied; del it, or keep it detached"
+                    ) from error
+        raise
 
 
 def _parts(twin: Net) -> list[nn.Module]:
@@ -73,7 +99,7 @@ def _same(owner: str, module: nn.Module) -> None:
     found = [list(Tracer(_leaf).taken(module.train(mode)).nodes) for mode in (True, False)]
     for one, other in zip(*found, strict=False):
         told = [
-            (n.op, n.target, str(n.args), {k: str(v) for k, v in n.kwargs.items() if k != "training"})
+            (n.op, *(_CONSTANT.sub("", str(x)) for x in (n.target, n.args, {**n.kwargs, "training": None})))
             for n in (one, other)
         ]
         if told[0] != told[1]:
@@ -83,6 +109,10 @@ def _same(owner: str, module: nn.Module) -> None:
             )
     if len(found[0]) != len(found[1]):
         raise ValueError(f"{owner} cannot be read: it does not do the same in training as in evaluation")
+
+
+_CONSTANT = re.compile(r"(?<=_tensor_constant)\d+")
+"""Tensors that a forward makes: each trace makes new ones."""
 
 
 class _Size(NamedTuple):
@@ -110,7 +140,12 @@ class _Reader:
 
     def graph(self) -> Graph:
         """The layers."""
-        for node in Tracer(_leaf).taken(self.root).nodes:
+        nodes = Tracer(_leaf).taken(self.root).nodes
+        outside = next(iter(nodes)).meta["modes"]
+        for node in nodes:
+            for mode, on in node.meta["modes"].items():
+                if on != outside[mode]:
+                    self._refuse(node, f"it runs under {mode}, which what is read would not")
             getattr(self, f"_{node.op}")(node)
         needed = {self.output}
         for layer in reversed(self.layers.values()):
@@ -149,6 +184,8 @@ class _Reader:
     def _get_attr(self, node: fx.Node) -> None:
         user = next(iter(node.users), None)
         where = node if user is None else user
+        if _CONSTANT.search(str(node.target)):
+            self._refuse(where, "it uses a tensor that the forward makes; constants must be plain numbers")
         self._refuse(where, f"it uses {node.target!r} by itself; parameters and buffers must be those of layers")
 
     def _output(self, node: fx.Node) -> None:

@@ -136,7 +136,10 @@ class _Plan:
 
     def _norm(self, layer: Layer) -> CurrentNorm:
         if layer.module not in self.norms:
-            self.norms[layer.module] = current_norm(layer.module)
+            try:
+                self.norms[layer.module] = current_norm(layer.module)
+            except ValueError as error:
+                raise ValueError(f"to_spiking: {layer}: {error}") from error
         return self.norms[layer.module]
 
     def _step(self, layer: Layer) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import random
 import sys
 import sysconfig
 import traceback
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+
+from rheobase.chance import forked
 
 _LIBRARIES = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib"), str(Path(__file__).parent), "<")
 
@@ -54,6 +57,7 @@ class Tracer(fx.Tracer):
         """A node that knows where it stands."""
         node = super().create_node(*args, **options)
         node.meta["path"] = self._paths[-1] if self._paths else ""
+        node.meta["modes"] = _modes()
         frame: Any = sys._getframe()
         while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
             frame = frame.f_back
@@ -67,7 +71,13 @@ class Tracer(fx.Tracer):
             ValueError: it does what cannot be taken down, such as a choice that depends on its input.
         """
         try:
-            return self.trace(module)
+            with forked(0):
+                before = torch.get_rng_state(), random.getstate()
+                graph = self.trace(module)
+                if not torch.equal(torch.get_rng_state(), before[0]) or random.getstate() != before[1]:
+                    random.setstate(before[1])
+                    raise ValueError("it draws random numbers, to choose what to do")
+                return graph
         except Exception as error:
             frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
             where = _line(frames[-1].filename, frames[-1].lineno or 0) if frames else "where it is called"
@@ -77,6 +87,15 @@ class Tracer(fx.Tracer):
                 f"{type(module).__name__} cannot be read: {path} ({where}): {type(error).__name__}: {reason}. What it "
                 "does must not depend on values or shapes of its input"
             ) from error
+
+
+def _modes() -> dict[str, bool]:
+    """What the operations that are written now run under."""
+    return {
+        "torch.no_grad()": not torch.is_grad_enabled(),
+        "torch.inference_mode()": torch.is_inference_mode_enabled(),
+        "torch.autocast": torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
+    }
 
 
 def _line(file: str, number: int) -> str:
