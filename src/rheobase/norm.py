@@ -150,10 +150,8 @@ class CurrentNorm(nn.Module):
         self.check(currents)
         if self.alone or self.together:
             return self._written_out(currents)
-        running = (
-            self.running_mean.clone(),
-            self.running_var.clone(),
-        )  # autograd keeps them, and a later pass moves ours
+        # autograd keeps the statistics, and a later pass moves ours
+        running = self.running_mean.clone(), self.running_var.clone()
         # steps that are the same memory have to be copied, in the storage order of a step, which flatten would not keep
         flat = torch.cat(currents.unbind()) if static(currents) else currents.flatten(0, 1)
         y = F.batch_norm(
