@@ -4,6 +4,8 @@ import copy
 import itertools
 import json
 import math
+import operator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -254,6 +256,62 @@ def test_spikes_times_constants_are_spikes() -> None:
     assert found.events == both.sum() / 3
     assert all(one.multiplications == 0 for one in report.layers if one.kind in ("mul", "div"))
     assert report.neurobench["Effective_MACs"] == found.ac, "where they are no spikes"
+
+
+class Of(nn.Module):
+    """A net of a function of itself and x, and these parts."""
+
+    def __init__(self, function: Callable[["Of", Tensor], Tensor], **parts: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    ("here", "apart"),
+    [
+        (lambda y, z: y.mul_(0.3), lambda y, z: y * 0.3),
+        (lambda y, z: torch.mul(y, 0.3, out=y), lambda y, z: y * 0.3),
+        (lambda y, z: y.div_(3.7), lambda y, z: y / 3.7),
+        (lambda y, z: y.sub_(0.3).relu_(), lambda y, z: (y - 0.3).relu()),
+        (lambda y, z: F.relu(y.sub_(0.3), inplace=True), lambda y, z: F.relu(y - 0.3)),
+        (lambda y, z: y.add_(z), lambda y, z: y + z),
+        (lambda y, z: operator.iadd(y, z), lambda y, z: y + z),
+        (lambda y, z: y.mul_(y.detach()), lambda y, z: y * y),
+    ],
+)
+def test_in_place_counts_as_apart(here: Callable[..., Tensor], apart: Callable[..., Tensor]) -> None:
+    """On what was there before: afterwards, spikes times 0.3 are numbers, and a ReLU has nothing to compare."""
+    parts = {"fire": rb.IF(), "fc": rb.PerStep(nn.Linear(6, 5))}
+    x = spikes(4, 2, 6)
+    numbers = spikes(4, 2, 6, rate=0.5) / 7
+    first, second = (
+        rb.energy(Of(lambda net, x, do=do: net.fc(do(net.fire(x).clone(), numbers)), **parts), x)
+        for do in (here, apart)
+    )
+    assert 0 < first.rate < 1
+    assert (first.spiking, first.ann) == (second.spiking, second.ann)
+    assert first.spiking.ac + first.spiking.mac > 0
+
+
+def test_a_constant_that_is_added_by_hand() -> None:
+    net = Of(lambda net, x: net.fc(net.fire(x) - 0.3), fire=rb.IF(), fc=rb.PerStep(nn.Linear(4, 5)))
+    report = rb.energy(net, torch.tensor([[[0.0, 1, 1, 0]]]))
+    assert (report.spiking.other, report.spiking.mac, report.spiking.ac) == (2, 4 * 5, 0), (
+        "none where there is no spike"
+    )
+
+
+def test_in_place_by_hand() -> None:
+    relu = nn.Sequential(rb.PerStep(nn.ReLU(inplace=True)), rb.LIF())
+    x = torch.tensor([[[-1.0, -2, 3, 0]]])
+    assert rb.energy(relu, x.clone()).spiking.other == 3, "a comparison a value that is not zero, before it is one"
+    twin = nn.Sequential(nn.Flatten(0, 1), nn.ReLU(inplace=True))
+    assert rb.energy(rb.LIF(), x.clone(), twin=twin).ann.other == 3
 
 
 def test_numbers_times_constants_are_numbers() -> None:

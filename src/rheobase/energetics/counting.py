@@ -25,6 +25,7 @@ from rheobase.energetics.operations import (
     WEIGHTED,
     Fans,
     Units,
+    kept,
     operands,
     window,
 )
@@ -189,17 +190,24 @@ class Counter(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Run a function, and count it."""
         kwargs = kwargs or {}
+        full = getattr(func, "__name__", str(func))
+        name = full.strip("_")
+        if not self._stack[-1].open or name in FREE:
+            return func(*args, **kwargs)
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        args_before, kwargs_before = kept(full, args, kwargs)
         output = func(*args, **kwargs)
-        name = getattr(func, "__name__", str(func)).strip("_")
-        if self._stack[-1].open and name not in FREE:
-            self._called(name, func, args, kwargs, output)
+        self._called(name, func, given, args_before, kwargs_before, output)
         return output
 
-    def _called(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        owned = [self._ledger.owner(tensor) for tensor in tensors]
+    def _called(
+        self, name: str, func: Any, given: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """Count it by its arguments as they were; those given are, or are views of, the parameters."""
+        owned = [self._ledger.owner(tensor) for tensor in given]
         path = next((one.rpartition(".")[0] for one in owned if one), self._stack[-1].path)
-        self._ledger.see(*tensors)
+        self._ledger.see(*given)
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         two = operands(args, kwargs, "input", "other")
         if name in WEIGHTED:
             x, weight, *_ = operands(args, kwargs, "input", "weight")

@@ -47,6 +47,20 @@ def operands(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> lis
     return [*args, *(kwargs[name] for name in names if name in kwargs)]
 
 
+def kept(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments as they are before the function of this full name runs: of what it writes over, copies."""
+    inplace = kwargs.get("inplace") or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+    out = kwargs.get("out")
+    written = [*operands(args, kwargs, "input")[: bool(inplace)], *(out if isinstance(out, tuple | list) else [out])]
+    storages = {tensor.untyped_storage().data_ptr() for tensor in written if isinstance(tensor, Tensor)}
+
+    def copy(value: Any) -> Any:
+        shared = storages and isinstance(value, Tensor) and value.untyped_storage().data_ptr() in storages
+        return value.clone() if shared else value
+
+    return tuple(map(copy, args)), {key: copy(value) for key, value in kwargs.items()}
+
+
 class Events(NamedTuple):
     """Of how many spikes each value is the sum, and what such a spike is: one unit of all, or each channel its own."""
 
@@ -85,7 +99,7 @@ class Units:
         if not x.is_floating_point():
             return None
         size, slack = x.double().abs(), 4 * torch.finfo(x.dtype).eps
-        size = size.movedim(axis, 0) if x.dim() > 1 else size.unsqueeze(0)
+        size = size.movedim(axis, 0) if x.dim() > 1 else size.reshape(1, -1)
         counts, done, units = torch.zeros_like(size), torch.zeros(len(size), dtype=torch.bool, device=x.device), set()
         for unit, most in sorted(self._most.items(), reverse=True):
             scaled = size / unit
@@ -100,7 +114,7 @@ class Units:
                 units.add(unit)
         if not done.all():
             return None
-        return Events(counts.movedim(0, axis) if x.dim() > 1 else counts[0], units)
+        return Events(counts.movedim(0, axis) if x.dim() > 1 else counts.reshape(x.shape), units)
 
 
 def window(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], y: Tensor) -> int:
