@@ -271,6 +271,15 @@ class Of(nn.Module):
         return self.function(self, x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("scale", [lambda s: s * 0.3, lambda s: 0.3 * s, lambda s: s / 3.7])
+def test_constants_of_python_are_exact(dtype: torch.dtype, scale: Callable[[Tensor], Tensor]) -> None:
+    net = Of(lambda net, x: net.conv(scale(net.fire(x))), fire=rb.IF(), conv=rb.PerStep(nn.Conv2d(1, 2, 1))).to(dtype)
+    x = spikes(3, 2, 1, 4, 4).to(dtype)
+    found = layer(rb.energy(net, x), "conv.module")
+    assert (found.ac, found.mac) == (x.double().sum() * 2 / 2, 0)
+
+
 @pytest.mark.parametrize(
     ("here", "apart"),
     [

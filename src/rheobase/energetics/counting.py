@@ -222,7 +222,8 @@ class Counter(TorchFunctionMode):
             self._active |= name == "relu" and not self._neurons
             self._elementwise(path, name, tensors[0].numel(), additions=int(tensors[0].count_nonzero()))
         elif name in SUMS | PRODUCTS and len(two) > 1:
-            a, b = (torch.as_tensor(each, device=tensors[0].device) for each in two[:2])
+            exact, device = {float: torch.float64}, tensors[0].device
+            a, b = (torch.as_tensor(each, dtype=exact.get(type(each)), device=device) for each in two[:2])
             self._joined(path, name, a, b, output)
         elif name == "batch_norm":
             count = 0 if self._fold else tensors[0].numel()
