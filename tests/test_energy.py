@@ -280,6 +280,24 @@ def test_constants_of_python_are_exact(dtype: torch.dtype, scale: Callable[[Tens
     assert (found.ac, found.mac) == (x.double().sum() * 2 / 2, 0)
 
 
+def test_a_whole_constant_makes_so_many_spikes_and_says_so() -> None:
+    def count(scale: Callable[[Tensor], Tensor]) -> Report:
+        net = Of(lambda net, x: net.fc(scale(net.fire(x))), fire=rb.IF(), fc=rb.PerStep(nn.Linear(4, 5)))
+        return rb.energy(net, torch.tensor([[[0.0, 1, 1, 0]], [[1, 0, 0, 0]]]))  # 3 spikes of 5 synapses
+
+    for scale, ac in (
+        (lambda s: s * 3, 45),
+        (lambda s: s + s + s, 45),
+        (lambda s: s / 0.5, 30),
+        (lambda s: s * 0.3, 15),
+    ):
+        assert count(scale).spiking.ac == ac
+    said = [
+        [note for note in count(scale).notes if "counted as" in note] for scale in (lambda s: s * -3, lambda s: s / 3)
+    ]
+    assert said == [["(the model): spikes times -3 are counted as 3 each."], []]
+
+
 @pytest.mark.parametrize(
     ("here", "apart"),
     [

@@ -256,7 +256,12 @@ class Counter(TorchFunctionMode):
                 scaled = self._neurons and self._active and number.numel() == 1 < spikes.numel() and bool(number != 0)
                 found = self._units.events(spikes) if scaled else None
                 if found is not None:
-                    self._units.times(found.units, float(1 / number if "div" in name else number))
+                    constant = float(1 / number if "div" in name else number)
+                    self._units.times(found.units, constant)
+                    for made in (unit * abs(constant) for unit in sorted(found.units)):
+                        if made > 1 and made.is_integer():  # (such values are those of sums)
+                            where = path or "(the model)"
+                            self._ledger.note(f"{where}: spikes times {constant:g} are counted as {made:g} each.")
         else:
             free = all(self._units.events(t) is not None for t in (a, b, y))
         count = 0 if free else int(((both[0] != 0) & (both[1] != 0)).sum())
