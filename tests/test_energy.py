@@ -530,6 +530,13 @@ def by_hand(static: str = "repeated", **options: object) -> tuple[Report, float]
     return rb.energy(net, torch.full((1, 4), 0.375).expand(3, 1, 4), static=static, **options), 10 / 64
 
 
+def test_biases_cost_nothing_and_it_is_said() -> None:
+    x = spikes(3, 2, 4)
+    with_bias, without = (rb.energy(before_neurons(nn.Linear(4, 5, bias=bias)), x) for bias in (True, False))
+    assert with_bias.spiking.others == without.spiking.others == with_bias.ann.others == 0
+    assert any("Biases of layers, and what folded norms add, cost nothing" in note for note in with_bias.notes)
+
+
 def test_every_pj_by_hand() -> None:
     report, bit = by_hand()  # all memories are small: 10 pJ for 64 bits
     assert report.prices.bits == 2

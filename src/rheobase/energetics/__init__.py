@@ -107,6 +107,7 @@ def _conventions(prices: Prices, static: str, fold: bool, measured: bool) -> lis
         "A layer whose inputs are no spikes makes MACs in all columns; what is the same at all steps is "
         + ("done at every step." if static == "repeated" else "done once."),
         "Norms are folded into weights." if fold else "A norm is a MAC a value.",
+        "Biases of layers, and what folded norms add, cost nothing in all columns.",
         "The twin's zeros were measured, and cost nothing."
         if measured
         else "The twin's activations are taken to be none of them zero (twin=... measures its own).",
