@@ -765,6 +765,27 @@ def test_a_measured_twins_first_layer_gets_numbers() -> None:
     assert report.quantised.synapses == pytest.approx(20 * 4.6 + 2 * live * (0.9 + 3.7 / 24))
 
 
+def test_a_twin_that_takes_time_for_the_batch_is_refused() -> None:
+    net = nn.Sequential(rb.PerStep(nn.Flatten()), rb.LIF())
+    x = torch.randn(3, 2, 4, 8)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(
+        ValueError, match=r"\(Sequential\) must give \[B, ...\].* 2 samples at T = 3, got \[3, 3\]: it may"
+    ):
+        rb.energy(net, x, twin=flat)
+    two = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))  # (as many classes as samples)
+    with pytest.raises(ValueError, match=r"got \[3, 2\]"):
+        rb.energy(net, x, twin=two)
+    with pytest.raises(ValueError, match="got NoneType"):
+        rb.energy(net, x, twin=Of(lambda twin, x: None))
+    for count, function in {
+        1: lambda twin, x: twin.fc(x.mean(0).flatten(1)),  # [B, ...]
+        2: lambda twin, x: {"a": (twin.fc(x[:1].flatten(2)), twin.fc(x[:1].flatten(2)))},  # [1, B, ...]
+        3: lambda twin, x: twin.fc(x.flatten(2)),  # [T, B, ...], which does cost three passes
+    }.items():
+        assert rb.energy(net, x, twin=Of(function, fc=nn.Linear(32, 5))).ann.mac == 160 * count
+
+
 # ---- what is not counted ---------------------------------------------------------------------------------------------
 
 

@@ -53,7 +53,8 @@ def energy(
 
     Raises:
         TypeError: the model, twin or constants are something else.
-        ValueError: the model has no neurons, or none ran, or not finite outputs; the twin has some; an unknown name.
+        ValueError: the model has no neurons, or none ran, or not finite outputs; the twin has some, or gives outputs of
+            another batch; an unknown name.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"energy: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -67,7 +68,7 @@ def energy(
         raise ValueError(f"energy: weights must be one of {', '.join(FORMATS)}, got {weights!r}")
     chosen = named(constants)
     own = OWN[next((p.dtype for p in model.parameters() if p.dtype in OWN), torch.float32)]
-    found = _pass(model, x, static == "once", fold_norms, seed)
+    found, _ = _pass(model, x, static == "once", fold_norms, seed)
     prices = Prices(chosen, weights or own, own, math.ceil(math.log2(found.steps + 1)))
     uncounted, notes = (
         dict(found.uncounted),
@@ -76,7 +77,7 @@ def energy(
     if twin is None:
         ann, quantised = (sum((prices.twin(layer, q) for layer in found.layers), Cost()) for q in (False, True))
     else:
-        ran = _twin(twin, x, found.batch, fold_norms, seed)
+        ran = _twin(twin, x, found.steps, found.batch, fold_norms, seed)
         ann, quantised = (sum((prices.measured(layer, q) for layer in ran.layers), Cost()) for q in (False, True))
         uncounted |= {f"twin: {path}": kind for path, kind in ran.uncounted.items()}
     priced = [prices.spiking(layer) for layer in found.layers]
@@ -84,19 +85,29 @@ def energy(
     return Report(found.steps, found.batch, found.layers, prices, ann, quantised, fixed, spikes, uncounted, notes)
 
 
-def _pass(model: nn.Module, x: Any, once: bool, fold: bool, seed: int, batch: int = 0) -> Counted:
+def _pass(model: nn.Module, x: Any, once: bool, fold: bool, seed: int, batch: int = 0) -> tuple[Counted, Any]:
     counter = Counter(model, once, fold)
     with untouched(model, seed, training=False), torch.no_grad(), counter.watching():
-        model(x)
-    return counter.counted(batch)
+        output = model(x)
+    return counter.counted(batch), output
 
 
-def _twin(twin: nn.Module, x: Any, batch: int, fold: bool, seed: int) -> Counted:
+def _twin(twin: nn.Module, x: Any, steps: int, batch: int, fold: bool, seed: int) -> Counted:
     if not isinstance(twin, nn.Module):
         raise TypeError(f"energy: twin must be a torch.nn.Module, got {type(twin).__name__}")
     if outermost(twin):
         raise ValueError(f"energy: the twin ({type(twin).__name__}) must be an ANN, and it has neurons")
-    return _pass(twin, x, False, fold, seed, batch)
+    counted, output = _pass(twin, x, False, fold, seed, batch)
+    while isinstance(output, tuple | list | dict) and output:
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    shape = list(output.shape) if isinstance(output, torch.Tensor) else []
+    timed = len(shape) > 2 and shape[0] in (1, steps)  # (as nets of ours give it)
+    if shape[:1] != [batch] and not (timed and shape[1] == batch):
+        raise ValueError(
+            f"energy: the twin ({type(twin).__name__}) must give [B, ...], [1, B, ...] or [T, B, ...] of the net's "
+            f"{batch} samples at T = {steps}, got {shape or type(output).__name__}: it may take time for the batch"
+        )
+    return counted
 
 
 def _conventions(prices: Prices, static: str, fold: bool, measured: bool) -> list[str]:
