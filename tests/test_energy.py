@@ -424,6 +424,49 @@ def test_a_layer_that_is_called_twice_counts_twice() -> None:
     assert report.rate == (inner + outer) / (2 * 3 * 2 * 4)
 
 
+def test_what_runs_once_is_once_in_the_twin() -> None:
+    """T = 8, B = 2: a layer of 16 * 10 synapses, and what else the net has between it and the neuron."""
+    fc, per_step = nn.Linear(16, 10), rb.PerStep(nn.Linear(16, 10))
+    ways = {
+        "per step": (lambda net, x: net.fc(net.fire(x)).mean(0), per_step, 160, 10),
+        "at once": (lambda net, x: net.fc(net.fire(x)).mean(0), fc, 160, 10),
+        "folded": (lambda net, x: net.fc(net.fire(x).flatten(0, 1)), fc, 160, 0),
+        "batch first": (lambda net, x: net.fc(net.fire(x).transpose(0, 1)), fc, 160, 0),
+        "loop": (lambda net, x: torch.stack([net.fc(s) for s in net.fire(x)]), fc, 160, 0),
+        "loop of two": (lambda net, x: torch.stack([net.fc(s) + net.fc(1 - s) for s in net.fire(x)]), fc, 320, 26),
+        "once": (lambda net, x: net.fc(net.fire(x).mean(0)), fc, 160, 16),
+        "both": (lambda net, x: net.fc(net.fire(x)).sum(0) + net.fc(net.fire(x).mean(0)), fc, 320, 10 + 16 + 10),
+        "before": (lambda net, x: net.fire(net.fc(x[0])[None].expand(8, -1, -1)), fc, 160, 0),
+    }
+    for name, (function, module, mac, other) in ways.items():
+        report = rb.energy(Of(function, fire=rb.LIF(), fc=module), 3 * torch.randn(8, 2, 16))
+        assert report.rate > 0.01
+        assert (report.ann.mac, report.ann.other) == (mac, other), name
+        assert not any("rows" in note for note in report.notes), name
+
+
+def test_a_static_convolution_of_as_many_channels_as_steps() -> None:
+    conv = nn.Conv2d(4, 3, 3)
+    net = Of(lambda net, x: net.fire(net.conv(x)[None].expand(4, -1, -1, -1, -1)), conv=conv, fire=rb.LIF())
+    report = rb.energy(net, torch.randn(2, 4, 5, 5))
+    assert report.spiking.mac == report.ann.mac == 9 * 3 * 4 * 9
+
+
+def test_rows_that_tell_no_steps_are_noted() -> None:
+    fc, x = nn.Linear(16, 10), 3 * torch.randn(8, 2, 16)
+
+    def notes(function: Callable[[Of, Tensor], Tensor]) -> tuple[float, list[str]]:
+        report = rb.energy(Of(function, fire=rb.LIF(), fc=fc), x)
+        return report.ann.mac, [note for note in report.notes if "rows" in note]
+
+    mac, (some,) = notes(lambda net, x: torch.stack([net.fc(s) for s in net.fire(x)[1:]]))
+    assert mac == 160
+    assert some == "fc: linear got 2 rows, 7 times, at a batch of 2 and T = 8: a twin is taken to do it once."
+    mac, (odd,) = notes(lambda net, x: net.fc(net.fire(x).flatten(0, 1)[:5]))
+    assert mac == 160 * 5 / 2 / 8
+    assert odd == "fc: linear got 5 rows, which are no multiple of the batch of 2: taken to be done at every step."
+
+
 def test_one_weight_in_several_ways() -> None:
     class Ways(nn.Module):
         def __init__(self) -> None:
@@ -741,6 +784,7 @@ def test_every_family_is_counted_whole(name: str, options: dict[str, object]) ->
     report = rb.energy(net, x)
     assert report.rate > 0.005
     assert not report.uncounted
+    assert not any("rows" in note for note in report.notes)
     assert report.spiking.ac > 0
     counter = Counter(twin, False, True)
     with torch.no_grad(), counter.watching():

@@ -6,7 +6,7 @@ Hooks tell where a function is called; what is called within a neuron, a norm or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -99,9 +99,10 @@ class Counter(TorchFunctionMode):
             )
         return self._ledger.closed(steps, samples)
 
-    def _layer(self, path: str, kind: str, frame: _Frame) -> Layer:
+    def _layer(self, path: str, kind: str, frame: _Frame, leading: Sequence[int]) -> Layer:
         repeats = frame.computed / frame.counted
-        return self._ledger.layer(path, kind, frame.steps / repeats, frame.back, repeats)
+        lead = () if frame.steps else tuple(leading[:2])
+        return self._ledger.layer(path, kind, frame.steps / repeats, lead, frame.back, repeats)
 
     # ---- modules -----------------------------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class Counter(TorchFunctionMode):
 
     def _normed(self, norm: nn.Module, currents: Tensor) -> None:
         count = 0 if self._fold and not isinstance(norm, TEBN) else currents.numel()  # (that one's are a step's own)
-        layer = self._layer(self._paths[norm], type(norm).__name__, self._stack[-1])
+        layer = self._layer(self._paths[norm], type(norm).__name__, self._stack[-1], currents.shape)
         layer.add(self._stack[-1].counted, values=currents.numel(), additions=count, multiplications=count)
         self._ledger.see(*norm.parameters(recurse=False))
 
@@ -148,7 +149,7 @@ class Counter(TorchFunctionMode):
         if not isinstance(fire.neuron, Neuron):
             self._active = True
             if isinstance(fire.neuron, nn.ReLU):
-                self._elementwise(self._stack[-1].path, "relu", currents.numel(), additions=currents.numel())
+                self._elementwise(self._stack[-1].path, "relu", currents, additions=currents.numel())
             else:
                 self._ledger.skip(self._paths[fire.neuron], type(fire.neuron).__name__)
 
@@ -156,7 +157,7 @@ class Counter(TorchFunctionMode):
         """A residual is added to currents, a skip to spikes: which, if they are added up, still travel one by one."""
         free = spikes and bool(self._neurons) and self._units.events(joined) is not None
         count = 0 if free else int(joined.count_nonzero())
-        self._elementwise(self._stack[-1].path, "add", joined.numel(), additions=count)
+        self._elementwise(self._stack[-1].path, "add", joined, additions=count)
 
     # ---- neurons -----------------------------------------------------------------------------------------------------
 
@@ -220,26 +221,26 @@ class Counter(TorchFunctionMode):
             self._averaged(path, name, args, kwargs, tensors[0], output)
         elif name in COMPARISONS:
             self._active |= name == "relu" and not self._neurons
-            self._elementwise(path, name, tensors[0].numel(), additions=int(tensors[0].count_nonzero()))
+            self._elementwise(path, name, tensors[0], additions=int(tensors[0].count_nonzero()))
         elif name in SUMS | PRODUCTS and len(two) > 1:
             exact, device = {float: torch.float64}, tensors[0].device
             a, b = (torch.as_tensor(each, dtype=exact.get(type(each)), device=device) for each in two[:2])
             self._joined(path, name, a, b, output)
         elif name == "batch_norm":
             count = 0 if self._fold else tensors[0].numel()
-            self._elementwise(path, name, tensors[0].numel(), additions=count, multiplications=count)
+            self._elementwise(path, name, tensors[0], additions=count, multiplications=count)
         else:
             self._active |= not self._neurons  # (it may be an ANN's activation)
             self._ledger.skip(path, name)
 
-    def _elementwise(self, path: str, name: str, values: int, **counts: int) -> None:
+    def _elementwise(self, path: str, name: str, x: Tensor, **counts: int) -> None:
         frame = self._stack[-1]
-        self._layer(path, name, frame).add(frame.counted, values=values, **counts)
+        self._layer(path, name, frame, x.shape).add(frame.counted, values=x.numel(), **counts)
 
     def _averaged(self, path: str, name: str, args: Any, kwargs: Any, x: Tensor, output: Tensor) -> None:
         """A mean or sum: spikes pass it one by one, on their way to the weights behind it."""
         spikes = self._units.events(x)
-        self._elementwise(path, name, x.numel(), additions=0 if spikes else int(x.count_nonzero()))
+        self._elementwise(path, name, x, additions=0 if spikes else int(x.count_nonzero()))
         if spikes:
             self._units.averaged(spikes.units, window(name, args, kwargs, output))
 
@@ -265,7 +266,7 @@ class Counter(TorchFunctionMode):
         else:
             free = all(self._units.events(t) is not None for t in (a, b, y))
         count = 0 if free else int(((both[0] != 0) & (both[1] != 0)).sum())
-        self._elementwise(path, name, both[0].numel(), **{"multiplications" if product else "additions": count})
+        self._elementwise(path, name, both[0], **{"multiplications" if product else "additions": count})
 
     def _weighted(
         self,
@@ -288,7 +289,8 @@ class Counter(TorchFunctionMode):
             return float((summed * fan.synapses).sum())
 
         effective = reached(nonzero)
-        layer = self._layer(path, name, frame)
+        batched = x.dim() == weight.dim()  # (of a convolution; in a linear layer all but the last axis are)
+        layer = self._layer(path, name, frame, x.shape[:-1] if weight.dim() == 2 else x.shape[: int(batched)])
         binary = spikes is not None and spikes.units == {1.0} and bool((spikes.counts <= 1).all())
         layer.binary &= binary
         layer.driven |= self._active or frame.back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +71,12 @@ class Layer:
         for name, count in counts.items():
             setattr(self, name, getattr(self, name) + by * count)
 
+    def join(self, other: Layer) -> None:
+        """Count what another did, too."""
+        self.add(**{name: getattr(other, name) for name in SUMS})
+        self.binary &= other.binary
+        self.driven |= other.driven
+
     @property
     def share(self) -> float:
         """What the ANN twin does of all this in its one pass."""
@@ -96,15 +103,26 @@ class Ledger:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._layers: dict[tuple[str, str], Layer] = {}
+        self._layers: dict[tuple[str, str, tuple[int, ...]], Layer] = {}
+        self._calls: Counter[tuple[str, str, tuple[int, ...]]] = Counter()
         self._skipped: dict[str, list[str]] = {}
         self._notes: dict[str, None] = {}
         self._owners = {p.untyped_storage().data_ptr(): name for name, p in model.named_parameters()}
         self._unseen = set(self._owners.values())
 
-    def layer(self, path: str, kind: str, steps: float, back: bool = False, repeats: float = 1.0) -> Layer:
-        """The entry of that name; a new one for so many steps (0: those of the pass)."""
-        return self._layers.setdefault((path, kind), Layer(path, kind, steps=steps, back=back, repeats=repeats))
+    def layer(
+        self,
+        path: str,
+        kind: str,
+        steps: float,
+        lead: tuple[int, ...] = (),
+        back: bool = False,
+        repeats: float = 1.0,
+    ) -> Layer:
+        """The entry of that name; a new one for so many steps (0: as the axes in the lead of its calls will tell)."""
+        key = path, kind, lead
+        self._calls[key] += 1
+        return self._layers.setdefault(key, Layer(path, kind, steps=steps, back=back, repeats=repeats))
 
     def skip(self, path: str, what: str) -> None:
         """Not counted."""
@@ -128,9 +146,28 @@ class Ledger:
             path, _, parameter = name.rpartition(".")
             if path not in self._skipped:
                 self.skip(path, f"{type(self._model.get_submodule(path)).__name__}: {parameter} was not seen in use")
-        for layer in self._layers.values():
-            layer.steps = layer.steps or steps
+        found: dict[tuple[str, str, float], Layer] = {}
+        for (path, kind, lead), layer in self._layers.items():
+            layer.steps = layer.steps or self._steps(path, kind, lead, steps, batch)
             for name in SUMS:
                 setattr(layer, name, getattr(layer, name) / batch)
+            if (same := found.setdefault((path, kind, layer.steps), layer)) is not layer:
+                same.join(layer)
         skipped = {path or "(the model)": ", ".join(dict.fromkeys(what)) for path, what in self._skipped.items()}
-        return Counted(list(self._layers.values()), steps, batch, skipped, list(self._notes))
+        return Counted(list(found.values()), steps, batch, skipped, list(self._notes))
+
+    def _steps(self, path: str, kind: str, lead: tuple[int, ...], steps: int, batch: int) -> int:
+        """Of calls outside of `PerStep` and `Fire`: the pass's, where they had all of them, at once or in a loop."""
+        calls = self._calls[path, kind, lead]
+        rows = steps * batch if lead in ((steps, batch), (batch, steps)) else (*lead, 1)[0]
+        if rows * calls % (steps * batch) == 0:
+            return steps
+        if rows % batch:
+            taken = steps
+            what = f"{rows} rows, which are no multiple of the batch of {batch}: taken to be done at every step"
+        else:
+            taken = calls
+            what = f"{rows} rows, {calls} times, at a batch of {batch} and T = {steps}: a twin is taken to do it once"
+        if (rows, calls) != (batch, 1):
+            self.note(f"{path or '(the model)'}: {kind} got {what}.")
+        return taken
