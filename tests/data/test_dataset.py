@@ -227,3 +227,23 @@ def test_the_guide_names_the_options_that_there_are():
     assert found.keys() == set(rheobase.data.names())
     for name, options in found.items():
         assert (options or same if name in ("images", "parquet") else options) == set(rheobase.data.options(name))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"inputs": np.zeros((4, 1, 2, 2), np.uint8)}, r"inputs must be a tensor of torch, got numpy\.ndarray"),
+        ({"labels": [0, 1, 0, 1]}, r"labels must be a tensor of torch, got builtins\.list"),
+        ({"labels": np.zeros(4, np.int64)}, r"labels must be a tensor of torch, got numpy\.ndarray"),
+    ],
+)
+def test_what_is_no_tensor_is_called_what_it_is(given, said):
+    whole = {"inputs": torch.zeros(4, 1, 2, 2, dtype=torch.uint8), "labels": torch.tensor([0, 1, 0, 1])}
+    with pytest.raises(TypeError, match=said):
+        Split(**{**whole, **given})
+
+
+def test_more_classes_than_samples_are_refused_at_once():
+    split = Split(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 10**12]))
+    with pytest.raises(ValueError, match="wanted training samples of all 1000000000001 classes, got 4 samples"):
+        Dataset.of("far", 10**12 + 1, split, split, split)

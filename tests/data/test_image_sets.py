@@ -219,13 +219,40 @@ def test_options_that_do_not_fit_are_refused(tmp_path):
 
 def test_columns_are_found_by_type_or_chosen(tmp_path):
     root = parquet(tmp_path, label="kind", extra=("coarse",))
-    with pytest.raises(ValueError, match=r"one column of integers \(label=\), got several; .*\['kind', 'coarse'\]"):
+    with pytest.raises(
+        ValueError, match=r"one column of integers \(label=\), got several; .*kind \(int64\), .*coarse \(int64\)"
+    ):
         load("parquet", str(root))
-    with pytest.raises(ValueError, match=r"got fine; there are \['kind', 'coarse'\]"):
+    with pytest.raises(ValueError, match=r"got fine; there are img \(.*\), kind \(int64\), coarse \(int64\)"):
         load("parquet", str(root), label="fine")
     assert load("parquet", str(root), label="coarse").classes == 2
     data = load("parquet", str(root), label="kind", image="img")
     assert data.class_names == ("cat", "dog", "emu")
+
+
+def test_a_column_called_label_is_not_passed_over_for_another(tmp_path):
+    root = parquet(tmp_path, label="view")
+    for path in (root / "data").iterdir():
+        table = pq.read_table(path)
+        texts = pa.array([NAMES[each] for each in table["view"].to_pylist()])
+        pq.write_table(table.append_column("label", texts), path)
+    with pytest.raises(
+        ValueError, match=r"integers \(label=\), got label, which is string; there are .*view \(int64\)"
+    ):
+        load("parquet", str(root))
+    assert load("parquet", str(root), label="view").classes == 3
+
+
+def test_labels_that_count_something_else_are_refused_at_once(tmp_path):
+    root = parquet(tmp_path)
+    path = root / "data" / "train-00000-of-00002.parquet"
+    table = pq.read_table(path)
+    far = pa.array([0, 10**9] + [1] * (len(table) - 2))
+    pq.write_table(table.set_column(1, "label", far), path)
+    with pytest.raises(
+        ValueError, match="wanted training samples of all 1000000001 classes of 'label', got 30 samples"
+    ):
+        load("parquet", str(root))
 
 
 def test_missing_shards_several_configurations_and_damaged_files_are_named(tmp_path):

@@ -20,7 +20,7 @@ from PIL import Image
 import rheobase as rb
 from rheobase import cli
 from rheobase.data import load
-from rheobase.training import resume
+from rheobase.training import build, evaluate, resume, sources
 from rheobase.training.folder import RunFolder
 from rheobase.training.loop import Training
 
@@ -376,3 +376,79 @@ def test_images_that_the_model_does_not_take_are_refused(place):
     with pytest.raises(ValueError, match=r"images must be \[B, 1, H, W\].* got shape \[16, 3, 8, 8\]"):
         rb.train("digits", data=coloured, model=model, run="run")
     assert contents() == {}
+
+
+MODES = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_the_modes_of_the_host_change_nothing(tiny, tmp_path, name):
+    plain = rb.train("digits", **{**tiny, "run": str(tmp_path / "plain")})
+    with MODES[name]():
+        run = rb.train("digits", **tiny)
+        found = evaluate(run.folder)
+    assert run.summary["weights_sha256"] == plain.summary["weights_sha256"]
+    assert found == evaluate(plain.folder)
+
+
+def test_a_norm_with_factors_of_steps_is_evaluated_at_fewer(tiny):
+    run = rb.train("digits", **{**tiny, "model.norm": "tebn"})
+    assert evaluate(run.folder, [1]) == {1: evaluate(run.folder)[1]}
+
+
+NUMBERS = [
+    ("seed: 010", "seed must be an integer .*, got '010'"),
+    ("seed: 1:30", "seed must be an integer .*, got '1:30'"),
+    ("model: &m {options: *m}", "a recipe must end: a mapping in it holds itself"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), NUMBERS)
+def test_what_yaml_makes_of_a_recipe_is_what_is_written(tmp_path, text, said):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        sources.load(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("run: 010\nseed: 0x10\noptimizer: {lr: 1e-3}\ntrainer: {epochs: 1_0}")
+    recipe = sources.load(tmp_path / "mine.yaml")
+    assert (recipe.run, recipe.seed, recipe.optimizer.lr, recipe.trainer.epochs) == ("010", 16, 0.001, 10)
+
+
+def test_words_of_the_command_are_what_is_written():
+    words = ["digits", "--loss.tet_target", "-1e-3", "--run", "1:30", "--model.options.label", "0123"]
+    recipe = sources.from_arguments(words)[1]
+    assert (recipe.loss.tet_target, recipe.run, recipe.model.options.label) == (-0.001, "1:30", "0123")
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        sources.from_arguments(["digits", "--seed", "010"])
+
+
+def test_pixels_that_are_fractions_already_are_not_divided(tiny):
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = torch.rand(96, 2, 1, 8, 8, generator=generator), torch.arange(96) % 2
+    parts = [rb.data.Split(inputs[i::3], labels[i::3]) for i in range(3)]
+    given = {**{key: value for key, value in tiny.items() if "data." not in key}, "data.shift": 0, "data.scale": "unit"}
+    for split, white, said in (
+        (parts, 255.0, "divides by white, 255, and .* reach 0.9"),
+        (parts, 0.5, "by white, 0.5"),
+    ):
+        data = rb.data.Dataset.of("made", 2, *split, white=white)
+        with pytest.raises(ValueError, match=said):
+            rb.train("digits", data=data, **given)
+    data = rb.data.Dataset.of("made", 2, *parts, white=1.0)
+    assert rb.train("digits", data=data, **given, **{"data.batch_size": 8}).summary["seed"] == 0
+
+
+def test_a_function_that_is_not_pythons_is_refused(fails):
+    assert "data.name: math:hypot does not tell its arguments" in fails("train", "digits", "--data.name", "math:hypot")
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(0.25, 0.25), (2.0, 2), (1.5, 1.5)])
+def test_a_part_of_a_sample_is_not_rounded(given, wanted, monkeypatch):
+    asked = []
+    monkeypatch.setattr(build, "load", lambda name, root, **options: asked.append(options["validation"]))
+    build.dataset(sources.load("mnist-convnet", {"data.validation": given}))
+    assert asked == [wanted]
+    assert type(asked[0]) is type(wanted)

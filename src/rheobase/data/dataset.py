@@ -70,6 +70,7 @@ class Split(Samples):
         lengths: of sequences, int64 `[N]`: the real steps of each; what lies after them counts for nothing.
 
     Raises:
+        TypeError: no tensors.
         ValueError: another type or shape.
     """
 
@@ -78,6 +79,11 @@ class Split(Samples):
     lengths: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name, given in (("inputs", self.inputs), ("labels", self.labels), ("lengths", self.lengths)):
+            if not isinstance(given, Tensor) and not (name == "lengths" and given is None):
+                raise TypeError(
+                    f"Split: {name} must be a tensor of torch, got {type(given).__module__}.{type(given).__name__}"
+                )
         kinds = {4: (torch.uint8,), 5: (torch.uint8, torch.float32)}
         if self.inputs.dtype not in kinds.get(self.inputs.dim(), ()):
             raise ValueError(
@@ -216,13 +222,13 @@ class Dataset:
             ValueError: a class without a training sample, or as for any data set.
         """
         _check_splits(name, classes, train, validation, test)
-        called = [f"{index} ({class_names[index]})" if class_names else str(index) for index in range(classes)]
-        missing = [called[index] for index in (train.labels.bincount(minlength=classes) == 0).nonzero().flatten()]
-        if missing:
-            raise ValueError(
-                f"data set {name!r}: wanted training samples of all {classes} classes, "
-                f"got none of {', '.join(missing[:5])}{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}"
-            )
+        few = classes > len(train)  # (of so many, no list is made)
+        none = [] if few else (train.labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist()
+        if few or none:
+            called = [f"{index} ({class_names[index]})" if class_names else str(index) for index in none[:5]]
+            which = ", ".join(called) + (f" and {len(none) - 5} more" if len(none) > 5 else "")
+            got = f"{len(train)} samples" if few else f"none of {which}"
+            raise ValueError(f"data set {name!r}: wanted training samples of all {classes} classes, got {got}")
         return cls(name, classes, train, validation, test, *_statistics(train), class_names, white)
 
     def limited(self, count: int) -> Dataset:

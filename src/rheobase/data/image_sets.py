@@ -158,4 +158,6 @@ def _parquet(folder: Path, image: str | None, label: str | None, cache: Path | N
             continue  # a test split whose labels are kept secret, as ImageNet's
         found[part] = parquet.Rows(parquet.mapped(shards, image, cache) if cache else shards, image), labels
     most = 1 + max(int(labels.max()) for _, labels in found.values())
+    if most > (count := len(found.get("train", ((), ()))[1])):
+        raise ValueError(f"{folder}: wanted training samples of all {most} classes of {label!r}, got {count} samples")
     return found, names or tuple(str(index) for index in range(most))

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,9 @@ def _columns(path: Path, image: str | None, label: str | None) -> tuple[str, str
         raise ValueError(f"{path}: not a Parquet file, or not the whole of one ({error})") from error
     binary = [field.name for field in schema if _encoded(field.type, arrow)]
     whole = [field.name for field in schema if arrow.types.is_integer(field.type)]
-    image = _column(path, "image", "encoded images", binary, image)
-    label = _column(path, "label", "integers", whole, label)
+    kinds = {field.name: str(field.type) for field in schema}
+    image = _column(path, "image", "encoded images", binary, image, kinds)
+    label = _column(path, "label", "integers", whole, label, kinds)
     metadata = schema.metadata or {}
     try:
         hub = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {}).get(label, {})
@@ -96,15 +97,18 @@ def _encoded(kind: Any, arrow: Any) -> bool:
     return bool(arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind))
 
 
-def _column(path: Path, option: str, what: str, found: list[str], given: str | None) -> str:
-    if given is None and len(found) > 1 and option in found:
+def _column(path: Path, option: str, what: str, found: list[str], given: str | None, kinds: Mapping[str, str]) -> str:
+    """The column that was given, else the one that is called so, else the only one of its type."""
+    if given is None and option in kinds:
         given = option
     if given is None and len(found) == 1:
         return found[0]
     if given is None or given not in found:
-        raise ValueError(
-            f"{path}: wanted one column of {what} ({option}=), got {given or 'several'}; there are {found}"
-        )
+        got = "several" if found else "none"
+        if given is not None:
+            got = f"{given}, which is {kinds[given]}" if given in kinds else given
+        there = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise ValueError(f"{path}: wanted one column of {what} ({option}=), got {got}; there are {there}")
     return given
 
 

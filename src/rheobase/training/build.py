@@ -72,8 +72,8 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
     own.check("data.name", name, given, Dataset)
     others = {"name", "root", *_OF_BATCHES}
     chosen = {key: value for key, value in options if key not in others and value is not None}
-    if options.validation is not None and options.validation >= 1:
-        chosen["validation"] = round(options.validation)
+    if options.validation is not None and options.validation >= 1 and options.validation == int(options.validation):
+        chosen["validation"] = int(options.validation)
     if given is not None:
         found = given
     elif ":" in name:
@@ -93,6 +93,14 @@ def dataset(recipe: Recipe, given: Dataset | None = None) -> Dataset:
         raise ValueError(
             f"data.scale 'unit' is for pixels, and inputs of {found.name} are none: take 'normal' or 'none'"
         )
+    inputs = getattr(found.train, "inputs", None)
+    if options.scale == "unit" and inputs is not None and inputs.is_floating_point():
+        most = inputs.max().item()
+        if most > top or most <= 1 < top:
+            raise ValueError(
+                f"data.scale 'unit' divides by white, {top:g}, and inputs of {found.name} reach {most:g}: give the "
+                "data set its own white"
+            )
     std = torch.full_like(found.std, top)
     return replace(found, mean=torch.zeros_like(found.mean), std=std)
 

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from rheobase.data import Batches
 from rheobase.data.dataset import Samples
 from rheobase.graph.accuracy import Leaving
+from rheobase.norm import TEBN
 from rheobase.training.losses import scores
 from rheobase.training.passes import padded
 from rheobase.training.recipe import LossOptions
@@ -65,12 +67,14 @@ def accuracies(
     left = torch.zeros(2, len(CONFIDENCES), dtype=torch.int64, device=device)
     total = 0
     batches.seek(0)
+    # (a norm with factors of steps wants them all, of which the first count)
+    least: list[Any] = [model.steps] if any(isinstance(part, TEBN) for part in model.modules()) else []
     takes_steps = None not in steps and "steps" in inspect.signature(model.forward).parameters
     for batch in batches:
         images, labels, lengths = batch.to(device)
         autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
         with autocast, padded(lengths):
-            logits = model(images, steps=max(wanted)) if takes_steps and images.dim() == 4 else model(images)
+            logits = model(images, steps=max(wanted + least)) if takes_steps and images.dim() == 4 else model(images)
         most = longest(batches.split, images, logits)
         if wanted and max(wanted) > most:
             raise ValueError(f"steps must be at most {most} for this model, got {max(wanted)}")

@@ -6,6 +6,7 @@ import difflib
 import functools
 import itertools
 import json
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -92,9 +93,21 @@ def read(value: Any) -> Any:
     """What a text stands for in YAML, or else as a number (YAML reads 1e-3 as a text); another value as it is."""
     if isinstance(value, str):
         with suppress(yaml.YAMLError, ValueError):
-            found = yaml.safe_load(value)
-            return float(found) if isinstance(found, str) else found
+            found = yaml.load(value, Plain)
+            return float(found) if isinstance(found, str) and not found.lstrip("+-").isdigit() else found
     return value
+
+
+class Plain(yaml.SafeLoader):
+    """YAML in which 010 and 1:30 are texts: PyYAML takes them for 8 and for 90."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        """The tag of a node."""
+        odd = kind is yaml.ScalarNode and implicit[0] and _ODD.fullmatch(value)
+        return "tag:yaml.org,2002:str" if odd else super().resolve(kind, value, implicit)
+
+
+_ODD = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 
 
 @functools.cache
@@ -145,7 +158,11 @@ def flatten(nested: Any, schema: type[Group]) -> dict[str, Any]:
     if not isinstance(nested, Mapping):
         raise ValueError(f"a recipe must be a mapping of keys, got {type(nested).__name__}")
     flat: dict[str, Any] = {}
-    for name, value in _pairs(nested, ""):
+    try:
+        pairs = list(_pairs(nested, ""))
+    except RecursionError:
+        raise ValueError("a recipe must end: a mapping in it holds itself") from None
+    for name, value in pairs:
         if name in groups(schema):
             if value is not None:
                 raise ValueError(f"{name!r} is a group of keys, got {value!r}")

@@ -50,7 +50,7 @@ def call(key: str, name: str, kind: type[T], offered: Mapping[str, Any], wanted:
         ValueError: it cannot be imported or called, fails, lacks an argument, or returns something else.
     """
     function = _imported(key, name)
-    signature = inspect.signature(function)
+    signature = _signature(key, name, function)
     for argument in wanted:
         if argument not in signature.parameters:
             raise ValueError(f"{key.partition('.')[0]}.{argument} is set, but {name} takes no argument {argument!r}")
@@ -77,8 +77,15 @@ def takes(key: str, name: str) -> dict[str, Any]:
     except (NameError, TypeError):  # names for a type checker alone, or no plain function
         kinds = {}
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    parameters = inspect.signature(function).parameters
+    parameters = _signature(key, name, function).parameters
     return {argument: kinds.get(argument, Any) for argument, one in parameters.items() if one.kind in named}
+
+
+def _signature(key: str, name: str, function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as error:  # no function, or one that is not Python's
+        raise ValueError(f"{key}: {name} does not tell its arguments ({error}): name a function of Python") from error
 
 
 def _imported(key: str, name: str) -> Callable[..., Any]:

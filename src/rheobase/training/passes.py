@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
+import torch
 from torch import Tensor
 
 from rheobase.chance import forked
@@ -25,8 +26,16 @@ def seeded(purpose: str, *numbers: int) -> AbstractContextManager[None]:
 
 @contextmanager
 def hosted() -> Iterator[None]:
-    """All that a call of the library does, so that its host goes on as if it had drawn no random number."""
-    with seeded("hosted"), warnings.catch_warnings():
+    """All that a call of the library does: its host goes on as if it had drawn no random number.
+
+    Nor does the host's own mode of gradients or autocast change what the call does.
+    """
+    devices = {"cpu", str(getattr(torch.accelerator.current_accelerator(), "type", "cpu"))}
+    with ExitStack() as stack, seeded("hosted"), warnings.catch_warnings():
+        for context in (torch.inference_mode(False), torch.enable_grad()):
+            stack.enter_context(context)
+        for device in devices:
+            stack.enter_context(torch.autocast(device, enabled=False))
         # a batch of as many sequences as a net has steps: we know which axis is time
         warnings.filterwarnings("ignore", r"images \[.*\] are taken for \d+ time steps", RuntimeWarning)
         yield

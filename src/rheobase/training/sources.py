@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from rheobase.training.keys import build, flatten, known, leaves, read
+from rheobase.training.keys import Plain, build, flatten, known, leaves, read
 
 if TYPE_CHECKING:
     from rheobase.training.recipe import Recipe
@@ -85,7 +86,7 @@ def from_arguments(arguments: Sequence[str]) -> tuple[str, Recipe]:
     return Path(source).stem, recipe
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(Plain):
     """YAML in which a key stands once: PyYAML would take the last one without a word."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -100,6 +101,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.I)  # (argparse's: no -1e-3)
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
