@@ -814,3 +814,35 @@ def test_engines_are_chosen_for_each_thread() -> None:
         pass
     with rb.engine("numba"), pytest.raises(RuntimeError, match="numba engine was asked for, but it takes float32"):
         rb.LIF()(x)
+
+
+class Plain(rb.Neuron):
+    def step(self, current: Tensor, state: Any) -> Any:
+        u = 0.9 * state + current
+        spikes = rb.spike(u - 1)
+        return spikes, u - spikes.detach()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Plain, "Plain takes no gradient rule: rules know LIF and what is derived from it"),
+        (rb.Integrator, "Integrator takes no gradient rule"),
+        (
+            lambda: rb.Recurrent(rb.LIF(), nn.Linear(4, 4)),
+            "Recurrent: the rule is that of the neuron in it: set .neuron.rule",
+        ),
+    ],
+)
+def test_a_rule_that_would_be_ignored_is_refused(make: Any, said: str) -> None:
+    neuron = make()
+    with pytest.raises(ValueError, match=said):
+        neuron.rule = rb.rules.Membrane()
+    neuron.rule = None
+    assert neuron.rule is None
+
+
+@pytest.mark.parametrize("rule", ["membrane", rb.rules.Membrane])
+def test_a_rule_is_an_object(rule: Any) -> None:
+    with pytest.raises(TypeError, match=r"LIF: rule must be an object, such as rheobase.rules.Membrane\(\), got"):
+        rb.LIF().rule = rule

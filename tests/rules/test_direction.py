@@ -165,3 +165,53 @@ def test_neurons_that_hear_each_other_take_the_rule_too() -> None:
     directions(model, x, torch.ones(2, 2), {"told": Told()}, loss=rate, noise=0.1, draws=2, elements=1)
     assert set(seen) == {4, 2}
     assert model.neuron0.neuron.rule is None
+
+
+class Plain(rb.Neuron):
+    def step(self, current: Tensor, state: Any) -> Any:
+        u = 0.9 * state + current
+        spikes = rb.spike(u - 1)
+        return spikes, u - spikes.detach()
+
+
+def small() -> rb.models.Net:
+    torch.manual_seed(0)
+    return rb.models.create("plain_convnet", classes=3, in_channels=1, depth=2, width=4, steps=2)
+
+
+def square(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.square().mean()
+
+
+def test_a_loss_that_fails_leaves_the_weights_as_they_were() -> None:
+    net, x, y = small(), torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    calls: list[int] = []
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyError("stop")
+        return logits.mean()
+
+    with pytest.raises(KeyError):
+        directions(net, x, y, {"surrogate": None}, loss=loss, noise=0.1, draws=2)
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+def test_weights_in_channels_last_memory_and_numbers_that_are_none() -> None:
+    net, x, y = small(), torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    assert not all(p.is_contiguous() for p in net.parameters())
+    found = directions(net, x, y, {"surrogate": None}, loss=square, noise=0.1, draws=2, elements=3)
+    assert torch.isfinite(torch.tensor(found["surrogate"].cosine))
+    for wrong in ({"noise": math.nan}, {"step": math.nan}, {"step": math.inf}):
+        with pytest.raises(ValueError, match="directions: draws must be even"):
+            directions(net, x, y, {"surrogate": None}, loss=square, **{"noise": 0.1, "draws": 2, **wrong})
+
+
+def test_a_neuron_that_rules_do_not_know_is_refused() -> None:
+    net = nn.Sequential(rb.PerStep(nn.Linear(5, 4)), Plain(), rb.PerStep(nn.Linear(4, 3)))
+    x, y = torch.rand(6, 4, 5), torch.tensor([0, 1, 2, 0])
+    rules = {"membrane": rb.rules.Membrane()}
+    with pytest.raises(ValueError, match="not the Plain 1"):
+        directions(net, x, y, rules, loss=square, noise=0.1, draws=2)

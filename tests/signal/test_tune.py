@@ -383,3 +383,43 @@ def test_a_batch_that_is_divided_along_another_axis_is_told() -> None:
         with pytest.raises(ValueError, match=r"tune: held_out must be a pair \(x, y\), got"):
             rb.tune(model, frames, held_out=held_out)  # type: ignore[arg-type]
     assert rb.tune(model, frames, held_out=(frames, None)).after.batch == 24
+
+
+def test_a_neuron_that_starts_from_a_state_of_its_own_is_left_alone() -> None:
+    class Warm(rb.LIF):
+        def initial_state(self, current: Tensor) -> Tensor:
+            return torch.full_like(current, 0.8)
+
+    model, (x, y) = Tower(4, 4, Warm(0.95)), digits(32)
+    found = rb.tune(model, x, y)
+    assert set(found.left.values()) == {"it starts from a state of its own"}
+    assert not found.surrogates
+
+
+@pytest.mark.parametrize("start", ["orthogonal", "identity"])
+def test_frozen_weights_stay(start: str) -> None:
+    model, (x, y) = Tower(4, 4, rb.LIF(0.9)), digits(32)
+    frozen = model.layers[2].module
+    frozen.requires_grad_(False)
+    before = frozen.weight.clone()
+    found = rb.tune(model, x, y, start=start, widths=False)  # type: ignore[arg-type]
+    assert torch.equal(frozen.weight, before)
+    assert "layers.4.module" in found.begun
+    assert "layers.2.module" not in found.begun
+
+
+def test_frozen_blocks_do_not_begin_as_the_identity() -> None:
+    torch.manual_seed(0)
+    model = rb.models.create("spiking_resnet18", classes=10, in_channels=1, steps=4, width=4, start="plain")
+    model.features.requires_grad_(False)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    found = rb.tune(model, *digits(16), start="identity", widths=False)
+    assert found.begun == ()
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_time_is_not_taken_for_samples_where_there_are_as_many() -> None:
+    model = nn.Sequential(rb.PerStep(nn.Linear(10, 12)), rb.LIF(), rb.PerStep(nn.Linear(12, 3)))
+    x, y = torch.randn(8, 8, 10), torch.randn(8)
+    with pytest.raises(ValueError, match="divided along another axis, so give held_out"):
+        rb.tune(model, x, y, loss=lambda o, y: (o.mean((0, 2)).mean() - y).square())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.compat import tracing
-from rheobase.kernels import reference
+from rheobase.kernels import Rule, reference
 from rheobase.kernels.spec import HALF, Ran
 from rheobase.neurons import looking, numbers
 
@@ -88,6 +88,28 @@ class Neuron(nn.Module):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    _rule: Rule | None = None
+
+    @property
+    def rule(self) -> Rule | None:
+        """The gradient rule, an object of `rheobase.rules`; None for the neuron's own gradient, through time.
+
+        Raises:
+            TypeError: (assigned) no such object.
+            ValueError: (assigned) rules do not know this kind of neuron.
+        """
+        return self._rule
+
+    @rule.setter
+    def rule(self, value: Rule | None) -> None:
+        if value is not None:
+            self._may_have(value)
+        self._rule = value
+
+    def _may_have(self, rule: Rule) -> None:
+        """Refuse a rule."""
+        raise ValueError(f"{type(self).__name__} takes no gradient rule: rules know LIF and what is derived from it")
 
     def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step."""

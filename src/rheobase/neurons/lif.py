@@ -66,8 +66,6 @@ class LIF(Neuron):
     kind = "LIF"
     dynamics: ClassVar[tuple[str, ...]] = ("decay", "threshold", "input_scale", *SURROGATE)
     resets: Sequence[str] = RESETS
-    rule: kernels.Rule | None = None
-    """The gradient rule; None for that of the surrogate, through time."""
 
     decay = number("decay", "Share of the potential kept from step to step.")
     threshold = number("threshold", "Potential at which it fires.")
@@ -94,6 +92,12 @@ class LIF(Neuron):
         self.reset = reset
         self.detach_reset = detach_reset
         self.surrogate = ATan(2.0) if surrogate is None else surrogate
+
+    def _may_have(self, rule: kernels.Rule) -> None:
+        if isinstance(rule, str | type) or not hasattr(rule, "why_not"):
+            raise TypeError(
+                f"{type(self).__name__}: rule must be an object, such as rheobase.rules.Membrane(), got {rule!r}"
+            )
 
     @property
     def reset(self) -> str:

@@ -45,12 +45,15 @@ class Recurrent(Neuron):
     def _ran(self, currents: Tensor, state: State, watch: bool = False, **_: Any) -> Ran:
         """By the neuron's rule, if it has one that knows neurons which hear each other."""
         self.check(currents)
-        rule = getattr(self.neuron, "rule", None)
+        rule = self.neuron.rule
         if rule is not None and torch.is_grad_enabled():
             if not hasattr(rule, "recurrent"):
                 raise ValueError(f"the rule {rule.name!r} cannot be used here: it does not know recurrent neurons")
             return self._by_rule(rule, currents, state, watch)
         return self._alone(currents, state, watch)
+
+    def _may_have(self, rule: Any) -> None:
+        raise ValueError("Recurrent: the rule is that of the neuron in it: set .neuron.rule")
 
     def _by_rule(self, rule: Any, currents: Tensor, state: State, watch: bool) -> Ran:
         """The rule takes the whole loop for one neuron: no gradient goes from step to step.

@@ -13,7 +13,7 @@ from rheobase.chance import forked
 from rheobase.kernels import Rule
 from rheobase.kernels.rules import placed
 from rheobase.modes import in_mode
-from rheobase.neurons import LIF, Recurrent
+from rheobase.neurons import LIF, Integrator, Recurrent
 from rheobase.neurons.base import outermost
 
 
@@ -65,7 +65,7 @@ def directions(
     Raises:
         ValueError: draws, step or noise out of range; or a rule that a neuron does not take.
     """
-    if draws < 2 or draws % 2 or step <= 0 or noise < 0:
+    if draws < 2 or draws % 2 or not 0 < step < math.inf or not 0 <= noise < math.inf:
         raise ValueError(
             "directions: draws must be even and at least 2, step above 0 and noise at least 0, got "
             f"{draws}, {step} and {noise}"
@@ -86,6 +86,9 @@ def directions(
         return torch.stack([loss(logits[:, half::2], repeated[half::2]) for half in (0, 1)])
 
     within = {path: n.neuron if isinstance(n, Recurrent) else n for path, n in outermost(model).items()}
+    strange = [f"{type(n).__name__} {path}" for path, n in within.items() if not isinstance(n, LIF | Integrator)]
+    if strange and any(rule is not None for rule in rules.values()):
+        raise ValueError(f"directions: a rule knows LIF and what is derived from it, not the {strange[0]}")
     found, neurons = {}, {path: n for path, n in within.items() if isinstance(n, LIF)}
     before = [neuron.rule for neuron in neurons.values()]
     with in_mode(model, training=False):
@@ -115,15 +118,15 @@ def finite_differences(value: Callable[[], Tensor], parameter: Tensor, places: T
 
     `[places, ...]` for a value of any shape.
     """
-    flat = parameter.view(-1)
     found = []
-    for place in places.tolist():
-        kept = flat[place].clone()
-        ends = []
-        for sign in (1, -1):
-            flat[place] = kept + sign * step
-            ends.append(value().double())
-        flat[place] = kept
+    for place in zip(*torch.unravel_index(places, parameter.shape), strict=True) if parameter.dim() else [()]:
+        kept, ends = parameter[place].clone(), []
+        try:
+            for sign in (1, -1):
+                parameter[place] = kept + sign * step
+                ends.append(value().double())
+        finally:
+            parameter[place] = kept
         found.append((ends[0] - ends[1]) / (2 * step))
     return torch.stack(found).cpu()
 

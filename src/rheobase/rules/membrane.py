@@ -128,7 +128,7 @@ class Membrane:
         gain = active / fitted("threshold", spec.numbers["threshold"].detach(), grad[0])
         if self.normalise:
             places = tuple(range(1, active.dim()))
-            count = active.sum(places, keepdim=True).clamp(min=1)
+            count = active.sum(places, keepdim=True).clamp(min=1).to(gain.dtype)
             mean = gain.square().sum(places, keepdim=True) / count
             gain = gain / mean.clamp(min=1e-30).sqrt() * (active[0].numel() / count).sqrt()
         if number is not None:

@@ -99,9 +99,11 @@ def through_neuron(neuron: LIF, potentials: Tensor, above: Profile) -> Profile:
     if not isinstance(neuron, LIF) or neuron.kind != "LIF" or not neuron.native or neuron.reset == "delayed":
         raise ValueError(f"the gain is known of LIF and IF with the resets soft, hard and none, got {neuron!r}")
     numbers = [getattr(neuron, name) for name in neuron.dynamics]
+    if neuron.rule is not None:
+        raise ValueError(f"the gain is known of surrogates, and the neuron has a gradient rule, {neuron.rule.name}")
     if any(number.numel() > 1 for number in numbers):
         raise ValueError(f"the gain is known where a neuron's numbers are one for all, got {neuron!r}")
-    decay, threshold, scale, *_ = (float(number) for number in numbers)
+    decay, threshold, scale, *_ = (float(number.detach()) for number in numbers)
     u = potentials.detach().flatten(1)
     u = u[:, :: -(-u.shape[1] // MOST)].double()
     h = neuron.surrogate.derivative(u - threshold)

@@ -33,6 +33,8 @@ def identity(model: nn.Module, x: Any, seed: int) -> list[str]:
     blocks = {path: module for path, module in model.named_modules() if isinstance(module, Block)}
     done = []
     for path, block in blocks.items():
+        if not all(parameter.requires_grad for parameter in block.parameters()):
+            continue  # what is frozen stays as it is
         if not any(_strided(layer) for layer in block.shortcut.modules() if isinstance(layer, _KINDS)):
             block.begin_as_identity()
             done.append(path)
@@ -125,7 +127,7 @@ def why_not(model: nn.Module, start: str, skips: bool) -> str | None:
 
 
 def _layers(model: nn.Module, x: Any, seed: int) -> dict[str, Any]:
-    """Layers that run once before some neuron, by path; not those within one, or whose weights are computed."""
+    """Layers that run once before some neuron, by path; not those in one, or whose weights are computed or frozen."""
     with torch.no_grad(), untouched(model, seed, model.training), running(model) as run:
         model(x)
     names = [name for before in run.weights[:-1] for name in before]
@@ -133,5 +135,5 @@ def _layers(model: nn.Module, x: Any, seed: int) -> dict[str, Any]:
     return {
         path: layer
         for path, layer in found.items()
-        if names.count(f"{path}.weight") == 1 and not is_parametrized(layer)
+        if names.count(f"{path}.weight") == 1 and not is_parametrized(layer) and layer.weight.requires_grad
     }

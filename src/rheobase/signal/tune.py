@@ -227,8 +227,8 @@ def tune(
     return Tuned(before, after, other, tuple(begun), found, left, unreached)
 
 
-def _halves(x: Any, y: Any) -> tuple[Any, Any, tuple[Any, Any], int | None]:
-    """The batch in two, along the axis of samples; and, where no labels tell that axis, how many the first has."""
+def _halves(x: Any, y: Any) -> tuple[Any, Any, tuple[Any, Any], int]:
+    """The batch in two, along the axis of samples, and how many the first has."""
     if not isinstance(x, Tensor) or not (y is None or isinstance(y, Tensor)):
         raise ValueError("tune: a batch that is no tensor cannot be divided: give held_out=(x, y)")
     axis = int(x.dim() == 5 if y is None else len(y) != len(x))  # images [B, C, H, W], or sequences [T, B, ...]
@@ -239,7 +239,7 @@ def _halves(x: Any, y: Any) -> tuple[Any, Any, tuple[Any, Any], int | None]:
         raise ValueError(f"tune: the batch must have at least 4 samples, half of them held out, got {samples}")
     first, second = x.split([samples // 2, samples - samples // 2], axis)
     parts = (None, None) if y is None else (y[: samples // 2], y[samples // 2 :])
-    return first, parts[0], (second, parts[1]), samples // 2 if y is None else None
+    return first, parts[0], (second, parts[1]), samples // 2
 
 
 def _able(model: nn.Module) -> tuple[dict[str, LIF], dict[str, str]]:
@@ -249,6 +249,8 @@ def _able(model: nn.Module) -> tuple[dict[str, LIF], dict[str, str]]:
     for path, neuron in outermost(model).items():
         if not isinstance(neuron, LIF) or not neuron.native or type(neuron).surrogate is not LIF.surrogate:
             left[path] = f"a {type(neuron).__name__} has no surrogate to be set"
+        elif not neuron.rests:
+            left[path] = "it starts from a state of its own"
         elif neuron.rule is not None:
             left[path] = f"it has a gradient rule, {neuron.rule.name}"
         elif neuron.surrogate_width.dim():
