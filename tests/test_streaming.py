@@ -336,3 +336,18 @@ def test_an_error_within_leaves_no_stream_behind() -> None:
     with pytest.raises(RuntimeError, match="called twice"):
         rb.run(nn.Sequential(lif, lif).eval(), torch.rand(2, 3))
     nn.Sequential(lif, lif)(torch.rand(2, 3))
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spiking, self.gates = rb.LIF(), nn.GRU(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.gates(self.spiking(x))[0]
+        return found
+
+
+def test_recurrent_layers_of_torch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"run: gates \(GRU\) has a state of its own"):
+        rb.run(Gated().eval(), torch.rand(3, 2, 8))

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rheobase.layers import PerStep
 from rheobase.models import Net
-from rheobase.neurons.base import outermost
+from rheobase.neurons.base import Neuron, outermost
 from rheobase.neurons.looking import looking
 
 
@@ -21,7 +22,8 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
 
     The first axis of the inputs is time. Of a model that is no `Net` it cannot be seen whether it takes them so: one
     that takes a batch of static images and repeats them itself has no time to stream, and is refused where it shows:
-    it gives several steps for one.
+    it gives several steps for one. Only neurons hand a state on: torch's recurrent layers are refused, and what else
+    looks across time (attention, sums or convolutions along it) cannot be seen, and would begin anew at each step.
 
     Args:
         model: a model from `[T, B, ...]` to `[T, B, ...]`, any T, in evaluation mode.
@@ -29,8 +31,9 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
         state: {module path: state} as an earlier call returned it.
 
     Raises:
-        ValueError: the model is in training mode (norms would need the whole sequence) or an ANN twin, there is no time
-            step, the model does not give `[1, B, ...]` for one step, or `state` is of another model or batch.
+        ValueError: the model is in training mode (norms would need the whole sequence) or an ANN twin, it has a
+            recurrent layer of torch, there is no time step, the model does not give `[1, B, ...]` for one step,
+            or `state` is of another model or batch.
         RuntimeError: a neuron was not called, or twice, in a pass.
     """
     net = next((module for module in model.modules() if isinstance(module, Net)), None)
@@ -43,6 +46,13 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
     if inputs.dim() < 2 or inputs.shape[0] == 0:
         raise ValueError(f"run: inputs must be [T, B, ...] with T >= 1, got shape {list(inputs.shape)}")
     neurons = outermost(model)
+    inside = {part for whole in model.modules() if isinstance(whole, Neuron | PerStep) for part in whole.modules()}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.RNNBase) and module not in inside:
+            raise ValueError(
+                f"run: {path or 'the model'} ({type(module).__name__}) has a state of its own, which is not handed on "
+                "from step to step: call the model on the whole"
+            )
     if state is not None and state.keys() != neurons.keys():
         wrong = sorted(state.keys() ^ neurons.keys())
         raise ValueError(f"run: state is of another model: {wrong[0]!r} is in only one of the two")
