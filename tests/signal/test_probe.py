@@ -376,3 +376,18 @@ def test_the_figure_of_a_sick_net(sick: str, preset: Any, tmp_path: Path) -> Non
     assert report.faults[0].kind == sick
     report.plot(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_labels_and_losses_of_another_number_are_refused_in_words() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(rb.PerStep(nn.Linear(6, 8)), rb.LIF(), rb.PerStep(nn.Linear(8, 3)))
+    x, y = torch.rand(5, 8, 6), torch.arange(8) % 3
+    for labels, got in ((y[:5], r"\[5\]"), (y.tolist(), "list")):
+        with pytest.raises(
+            ValueError, match=rf"one a sample, \[8\] for logits \[5, 8, 3\], got {got} \(time comes first"
+        ):
+            rb.probe(net, x, labels)
+    with pytest.raises(ValueError, match=r"one a sample, \[B\] with B >= 1, got \[5\] for inputs \[5, 8, 6\]"):
+        rb.probe(net, x, y, loss=lambda logits, labels: logits.mean((1, 2)))
+    whole, short = rb.probe(net, x, y), rb.probe(net, x, y.int())
+    assert whole.layers[0].gradient_norm == short.layers[0].gradient_norm > 0

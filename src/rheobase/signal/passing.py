@@ -107,6 +107,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         ValueError: something else.
     """
     _check_logits(logits)
+    if not isinstance(labels, Tensor) or labels.shape[:1] != logits.shape[1:2]:
+        got = f"{list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(
+            f"probe: labels must be a tensor of one a sample, [{logits.shape[1]}] for logits {list(logits.shape)}, got "
+            f"{got} (time comes first in inputs and logits)"
+        )
+    labels = labels if labels.is_floating_point() else labels.long()
     return F.cross_entropy(readout(logits.float()), labels, reduction="none")
 
 
@@ -243,6 +250,8 @@ def passing(
             raise ValueError("probe: no neuron ran; they are called on sequences [T, B, ...], as neuron(currents)")
         losses = loss(outputs, y)
         others = isinstance(x, Tensor) and losses.dim() == 1 and len(losses) not in x.shape[:2]
+        if isinstance(x, Tensor) and x.shape[1:2] == run.calls[0][1].drive.shape[1:2] != losses.shape:
+            others = True  # (where neurons have the second axis for the batch, the first is time)
         if losses.dim() != 1 or others or len(losses) < 1 + halves or not losses.requires_grad:
             what = f"{list(losses.shape)}{'' if losses.requires_grad else ' without a gradient'}"
             what += f" for inputs {list(x.shape)}" if others else ""
