@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheobase import kernels
-from rheobase.compat import apart
+from rheobase.compat import apart, transformed
 from rheobase.eager import eagerly
 from rheobase.kernels import processes
 from rheobase.kernels.time import static
@@ -151,7 +151,9 @@ class CurrentNorm(nn.Module):
         if self.alone or self.together:
             return self._written_out(currents)
         # autograd keeps the statistics, and a later pass moves ours
-        running = self.running_mean.clone(), self.running_var.clone()
+        running = ours = self.running_mean, self.running_var
+        if (inside := transformed()) is None:  # (torch.func lets torch's norm alone change what is not of its own)
+            running = ours[0].clone(), ours[1].clone()
         # steps that are the same memory have to be copied, in the storage order of a step, which flatten would not keep
         flat = torch.cat(currents.unbind()) if static(currents) else currents.flatten(0, 1)
         y = F.batch_norm(
@@ -163,9 +165,9 @@ class CurrentNorm(nn.Module):
             self.momentum,
             self.eps,
         )
-        if self.training:
-            for ours, moved in zip((self.running_mean, self.running_var), running, strict=True):
-                ours.copy_(moved)
+        if self.training and inside is None:
+            for buffer, moved in zip(ours, running, strict=True):
+                buffer.copy_(moved)
         return y.unflatten(0, currents.shape[:2])
 
     def _scaled(self) -> Tensor:

@@ -365,7 +365,7 @@ REFUSED: dict[str, tuple[Callable[[Net], Any], str]] = {
     "own recurrence": (place(rb.Recurrent(rb.LIF(), nn.Sequential())), "features.1.neuron.module is a Sequential"),
     "own step": (put(step=lambda current, state: (current, state)), "step of module features.1.neuron"),
     "own forward": (attach("features.2", forward=lambda x: x), "forward of module features.2 "),
-    "a rule": (put(rule=object()), "rule of module features.1.neuron"),
+    "a rule": (put(rule=rb.rules.Membrane()), "rule of module features.1.neuron"),
     "other layer": (place(nn.Identity(), "features.1"), "features.1.norm.weight' is missing"),
     "other kernel": (place(nn.Conv2d(1, 4, 5, padding=2, bias=False), "features.0.module"), "features.0.module.weight"),
     "other stride": (attach("features.0.module", stride=(2, 2)), r"module features.0.module is .*stride=\(2, 2\)"),

@@ -11,6 +11,8 @@ from torch import Tensor
 from rheobase.data.seeds import on_host
 from rheobase.padded import real_steps
 
+MOST_MISSING = 10**6
+"""So many classes more than samples are not listed: such labels count something else."""
 STATISTICS = 2000  # samples from which the mean and deviation of a split that streams are taken
 
 
@@ -222,7 +224,7 @@ class Dataset:
             ValueError: a class without a training sample, or as for any data set.
         """
         _check_splits(name, classes, train, validation, test)
-        few = classes > len(train)  # (of so many, no list is made)
+        few = classes > len(train) + MOST_MISSING
         none = [] if few else (train.labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist()
         if few or none:
             called = [f"{index} ({class_names[index]})" if class_names else str(index) for index in none[:5]]

@@ -89,8 +89,6 @@ class Neuron(nn.Module):
         else:
             super().__setattr__(name, value)
 
-    _rule: Rule | None = None
-
     @property
     def rule(self) -> Rule | None:
         """The gradient rule, an object of `rheobase.rules`; None for the neuron's own gradient, through time.
@@ -99,13 +97,14 @@ class Neuron(nn.Module):
             TypeError: (assigned) no such object.
             ValueError: (assigned) rules do not know this kind of neuron.
         """
-        return self._rule
+        found: Rule | None = self.__dict__.get("rule")
+        return found
 
     @rule.setter
     def rule(self, value: Rule | None) -> None:
         if value is not None:
             self._may_have(value)
-        self._rule = value
+        self.__dict__["rule"] = value
 
     def _may_have(self, rule: Rule) -> None:
         """Refuse a rule."""
