@@ -46,6 +46,12 @@ _any_global_hook: Callable[[], bool] = _private("nn.modules.module._has_any_glob
 _world: Any = _private("distributed.distributed_c10d._world", None)
 
 
+def within_autocast() -> bool:
+    """Whether an autocast context is under way, of any kind: casts of weights are kept until the outermost one ends."""
+    _private("autocast_increment_nesting", lambda: 1)()
+    return bool(_private("autocast_decrement_nesting", lambda: 1)() > 0)
+
+
 def grouped() -> bool:
     """Whether there is a process group. `torch.compile` notices where that changes, which `is_initialized` hides."""
     if hasattr(_world, "_default_pg"):

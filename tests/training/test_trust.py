@@ -382,14 +382,19 @@ MODES = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
+    "no autocast": lambda: torch.autocast("cpu", enabled=False),
 }
 
 
+@pytest.mark.parametrize("precision", ["32", "bf16"])
 @pytest.mark.parametrize("name", MODES)
-def test_the_modes_of_the_host_change_nothing(tiny, tmp_path, name):
+def test_the_modes_of_the_host_change_nothing(tiny, tmp_path, name, precision):
+    tiny["trainer.precision"] = precision
     plain = rb.train("digits", **{**tiny, "run": str(tmp_path / "plain")})
     with MODES[name]():
+        modes = torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(), torch.is_grad_enabled()
         run = rb.train("digits", **tiny)
+        assert modes == (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(), torch.is_grad_enabled())
         found = evaluate(run.folder)
     assert run.summary["weights_sha256"] == plain.summary["weights_sha256"]
     assert found == evaluate(plain.folder)

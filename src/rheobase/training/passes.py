@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
 from rheobase.chance import forked
+from rheobase.compat import within_autocast
 from rheobase.data import seed_of
 from rheobase.norm import padding
 
@@ -25,17 +26,38 @@ def seeded(purpose: str, *numbers: int) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Within it there is none, nor does one that begins within keep casts of weights for longer than it lasts.
+
+    (`torch.autocast(enabled=False)` would not do: casts are kept until the outermost one ends, and training moves on.)
+    """
+    devices = {"cpu", str(getattr(torch.accelerator.current_accelerator(), "type", "cpu"))}
+    before, kept = {device: torch.is_autocast_enabled(device) for device in devices}, torch.is_autocast_cache_enabled()
+    try:
+        for device in devices:
+            torch.set_autocast_enabled(device, False)
+        torch.set_autocast_cache_enabled(kept and not within_autocast())
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(kept)
+        for device, enabled in before.items():
+            torch.set_autocast_enabled(device, enabled)
+
+
+@contextmanager
 def hosted() -> Iterator[None]:
     """All that a call of the library does: its host goes on as if it had drawn no random number.
 
-    Nor does the host's own mode of gradients or autocast change what the call does.
+    Nor does the host's own mode of gradients or autocast change what the call does; afterwards it is there again, also
+    where a signal came just as torch.no_grad() began, or ended.
     """
-    devices = {"cpu", str(getattr(torch.accelerator.current_accelerator(), "type", "cpu"))}
-    with ExitStack() as stack, seeded("hosted"), warnings.catch_warnings():
-        for context in (torch.inference_mode(False), torch.enable_grad()):
-            stack.enter_context(context)
-        for device in devices:
-            stack.enter_context(torch.autocast(device, enabled=False))
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _without_autocast(),
+        seeded("hosted"),
+        warnings.catch_warnings(),
+    ):
         # a batch of as many sequences as a net has steps: we know which axis is time
         warnings.filterwarnings("ignore", r"images \[.*\] are taken for \d+ time steps", RuntimeWarning)
         yield

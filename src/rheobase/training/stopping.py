@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-import torch
-
 from rheobase.training.console import say
 
 
@@ -47,7 +45,6 @@ class Stopper:
     def listening(self, where: Callable[[], str]) -> Iterator[None]:
         """Mind the signals within; `where` tells how to go on from where they end it."""
         before: dict[int, Any] = {}
-        gradients = torch.is_grad_enabled()
         if threading.current_thread() is threading.main_thread():  # Python lets no other handle signals
             for number in map(int, (signal.SIGINT, signal.SIGTERM)):
                 # a script's background job does not get its Ctrl-C; None is a handler that is not Python's
@@ -59,7 +56,6 @@ class Stopper:
             say(f"stopped; {where()}")
             raise
         finally:
-            torch.set_grad_enabled(gradients)  # a signal at once may come just as torch.no_grad() begins, or ends
             for number, handler in before.items():
                 signal.signal(number, handler)
 
