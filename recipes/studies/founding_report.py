@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.studies.founding_arms import ARMS, STEPS
+from rheobase import figures
 
 
 def show(found: list[dict[str, Any]], figure: Path) -> None:
@@ -59,11 +60,7 @@ def _joined(values: Sequence[Any], form: Callable[[Any], str]) -> str:
 
 
 def _draw(found: list[dict[str, Any]], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = figures.figure(11, 4.5)
     left, right = drawn.subplots(1, 2, sharey=True)
     for done in found:
         color = f"C{ARMS.index(done['arm']) % 10}"

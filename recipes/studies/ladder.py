@@ -36,6 +36,7 @@ from torch import Tensor, nn
 import rheobase as rb
 from recipes.studies.lines import add, read
 from recipes.studies.spike_init import spike_init
+from rheobase import figures
 from rheobase.signal.start import begin
 from rheobase.training import Recipe
 from rheobase.training.guard import NotFiniteError
@@ -227,11 +228,7 @@ def report(found: list[dict[str, Any]], figure: Path) -> None:
 
 
 def _draw(curves: dict[str, dict[int, list[float]]], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(11, 4), layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = figures.figure(11, 4)
     for axis, optimizer in zip(drawn.subplots(1, 2, sharey=True), ("adamw", "sgd"), strict=True):
         for number, (start, surrogate) in enumerate(KINDS):
             by = curves.get(f"{optimizer}, {start}, {surrogate}", {})

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from recipes.studies.lines import add, read
+from rheobase import figures
 from rheobase.data.dataset import Samples
 from rheobase.graph import accuracies
 from rheobase.kernels.rules import named
@@ -266,11 +267,7 @@ def _angles(begin: dict[str, Any], end: dict[str, Any]) -> list[dict[str, tuple[
 
 
 def _draw(found: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(10, 4.5), layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = figures.figure(10, 4.5)
     swept, angles = drawn.subplots(1, 2)
     ticks: list[str] = []
     for i, name in enumerate(names):

@@ -28,6 +28,7 @@ from torch import nn
 
 import rheobase as rb
 from recipes.studies.lines import add, read
+from rheobase import figures
 from rheobase.files import write_atomic
 from rheobase.machine import commit
 from rheobase.models.resnet import Classic
@@ -257,11 +258,7 @@ def report(out: Path, figure: Path) -> None:
 
 
 def _draw(single: list[dict[str, Any]], told: list[dict[str, float]], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(11, 4), layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = figures.figure(11, 4)
     names = ("share of depth that tells inputs apart", "gradient level", "firing rate")
     for axis, name in zip(drawn.subplots(1, 3, sharey=True), names, strict=True):
         for junction, color in (("spiking", "C0"), ("sew", "C1"), ("ms", "C2")):

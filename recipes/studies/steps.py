@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 import rheobase as rb
 from recipes.studies.lines import add, read
+from rheobase import figures
 from rheobase.data import Batches, Dataset
 from rheobase.data.dataset import Samples
 from rheobase.graph import Percentile, accuracies
@@ -320,11 +321,7 @@ def report(found: list[dict[str, Any]], figure: Path) -> None:
 
 
 def _draw(arms: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = figures.figure(11, 4.5)
     left, right = drawn.subplots(1, 2, sharey=True)
     for number, (name, points) in enumerate(arms.items()):
         color, shares = f"C{number}", [100 * point["accuracy"] for point in points]

@@ -22,6 +22,7 @@ from torch import nn
 
 import rheobase as rb
 from recipes.studies.lines import add, read
+from rheobase import figures
 from rheobase.models.net import Net, Parts, Pool, linear
 from rheobase.models.resnet import MS, SEW, Begin, Classic, Conv
 from rheobase.models.segments import Segmented
@@ -93,11 +94,7 @@ def main() -> None:
 
 def report(found: list[dict[str, Any]], figure: Path) -> None:
     """A table, and the curves."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = figures.figure(7, 4)
     axis = drawn.subplots()
     print(
         "| net | first 5 | last 5 | gradient first/last | similarity at the end | s a step |\n|---|---|---|---|---|---|"

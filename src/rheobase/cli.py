@@ -89,7 +89,7 @@ def probe(options: Options) -> None:
     from rheobase.training.watch import told
 
     if options.plot:
-        from rheobase.signal.figure import check
+        from rheobase.figures import check
 
         check(options.plot)  # before all else, which takes its time
     if options.json and not Path(options.json).absolute().parent.is_dir():

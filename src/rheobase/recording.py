@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rheobase import figures
 from rheobase.kernels.spec import Ran
 from rheobase.neurons.base import Neuron, outermost
 from rheobase.neurons.looking import looking
@@ -85,11 +86,8 @@ class Tape(Mapping[str, Trace]):
         """
         if not self._traces:
             raise ValueError("plot: nothing was recorded")
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(8, 1 + 1.2 * len(self)), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = figures.figure(8, 1 + 1.2 * len(self))
         axes = figure.subplots(len(self), sharex=True, squeeze=False)[:, 0]
         for axis, (name, trace) in zip(axes, self.items(), strict=True):
             spikes = trace.spikes.detach()[:, sample].float().flatten(1)

@@ -46,9 +46,8 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
     if inputs.dim() < 2 or inputs.shape[0] == 0:
         raise ValueError(f"run: inputs must be [T, B, ...] with T >= 1, got shape {list(inputs.shape)}")
     neurons = outermost(model)
-    inside = {part for whole in model.modules() if isinstance(whole, Neuron | PerStep) for part in whole.modules()}
     for path, module in model.named_modules():
-        if isinstance(module, nn.RNNBase) and module not in inside:
+        if isinstance(module, nn.RNNBase) and not _within(model, module):
             raise ValueError(
                 f"run: {path or 'the model'} ({type(module).__name__}) has a state of its own, which is not handed on "
                 "from step to step: call the model on the whole"
@@ -74,3 +73,8 @@ def run(model: nn.Module, inputs: Tensor, state: dict[str, Any] | None = None) -
             raise RuntimeError(f"run: the neuron {missing[0]!r} left no state: it was not called in this pass")
         states = {path: look.left[module] for path, module in neurons.items()}
     return torch.cat(logits), states
+
+
+def _within(model: nn.Module, part: nn.Module) -> bool:
+    """Whether it is part of a neuron, or of what runs at every step by itself."""
+    return any(part in whole.modules() for whole in model.modules() if isinstance(whole, Neuron | PerStep))

@@ -95,10 +95,11 @@ def convert(
     graph = read(ann)
     _check(graph, chosen)
     like = next(ann.parameters(), torch.zeros(()))
-    given = [(_images(batch), getattr(batch, "lengths", None)) for batch in _listed(batches)]
+    given = [
+        (_images(batch).to(like.device, like.dtype), getattr(batch, "lengths", None)) for batch in _listed(batches)
+    ]
     if not given:
         raise ValueError("convert: batches must have at least one batch of images to calibrate with")
-    given = [(images.to(like.device, like.dtype), lengths) for images, lengths in given]
     rank = input_of(graph)[1] or _rank(ann, given[0][0])
     images = [_static(batch, lengths, rank) for batch, lengths in given]
     whole, (graph, gone) = graph, folded(graph)

@@ -252,7 +252,7 @@ def _usable(graph: Graph, thresholds: dict[str, float]) -> dict[str, float]:
     for name, value in thresholds.items():
         value = min(value, 6.0) if isinstance(graph[name].module, nn.ReLU6) else value
         found[name] = float(torch.tensor(value)) if value > 0 else 1.0  # as the neuron will have it
-        if not torch.tensor([found[name], 2 / max(found[name], 1e-300)]).isfinite().all() or not found[name]:
+        if not 0 < found[name] < math.inf or 2 / found[name] > torch.finfo(torch.float32).max:  # (of the surrogate)
             raise ValueError(
                 f"convert: the threshold of {graph[name]} would be {value:g}, beyond float32: scale weights"
             )

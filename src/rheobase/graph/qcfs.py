@@ -84,20 +84,21 @@ def with_qcfs(module: nn.Module, levels: int = 4, threshold: float = 8.0) -> nn.
         ValueError: there is no such module, one has a forward of its own or hooks, another activation would stay, or
             an argument is out of range.
     """
-    from rheobase.graph.operations import MODULES  # (which know of QCFS)
+    from rheobase.graph.operations import kind_of  # (which knows of QCFS)
 
     found = copy.deepcopy(module)
     places = []
     for path, parent in found.named_modules():
         for name, child in parent._modules.items():  # (`named_children` passes over one that is there twice)
             where = f"with_qcfs: {path}.{name}".replace(" .", " ") + f" ({type(child).__name__})"
+            known = None if child is None else kind_of(child)
             if isinstance(child, nn.ReLU):
-                if "forward" in child.__dict__ or type(child).forward is not nn.ReLU.forward:
+                if known is None:
                     raise ValueError(f"{where} has a forward of its own, which would be lost")
                 if hooked(child):
                     raise ValueError(f"{where} has hooks, which would be lost: remove them")
                 places.append((parent, name))
-            elif MODULES.get(type(child)) == "activation" and not isinstance(child, QCFS):
+            elif known is not None and known[1] == "activation" and not isinstance(child, QCFS):
                 raise ValueError(f"{where} is another activation, and would stay as it is: make it a ReLU")
     if not places:
         raise ValueError(f"with_qcfs: {type(module).__name__} has no nn.ReLU module to replace")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import operator
-import re
 from typing import Any, NamedTuple, NoReturn, cast
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from rheobase.compat import hooked
 from rheobase.graph import operations as ops
+from rheobase.graph.intake import CONSTANT, same, taken_in
 from rheobase.graph.layers import INPUT, Add, Cat, Graph, Kind, Layer
 from rheobase.graph.shapes import VIEWS, Flat, Mean, Pad, PoolOfSize, Slice, Squeeze, numbers, plain
 from rheobase.graph.tracing import Tracer
 from rheobase.layers import PerStep
 from rheobase.models import Net, Segmented
 from rheobase.models.net import Flatten
-from rheobase.neurons import Neuron
 
 
 def read(module: nn.Module, training: bool = False) -> Graph:
@@ -36,18 +33,7 @@ def read(module: nn.Module, training: bool = False) -> Graph:
         ValueError: it has neurons already, hooks, or something in it that is not understood; the error names the
             module's path and the line.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"the network must be a torch.nn.Module, got {type(module).__name__}")
-    owner = type(module).__name__
-    inside = next((_WRAPPERS[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in _WRAPPERS), None)
-    if inside is not None:
-        raise ValueError(f"{owner} cannot be read: give what is in it, {inside}")
-    for path, child in module.named_modules():
-        if isinstance(child, Neuron):
-            raise ValueError(f"{owner} is a spiking network already: {path or 'it'} is a {type(child).__name__}")
-        if hooked(child):
-            raise ValueError(f"{owner} cannot be read: hooks on {path or 'it'} would be lost; remove them")
-    module = _copied(owner, module)
+    owner, module = taken_in(module)
     lead = 1
     if isinstance(module, Net):  # a twin: its layers take [T, B, ...], with a single step
         module, lead = nn.Sequential(*_parts(module)), 2
@@ -55,33 +41,11 @@ def read(module: nn.Module, training: bool = False) -> Graph:
         module = nn.Sequential(module)
     modes = {part: part.training for part in module.modules()}
     if training:
-        _same(owner, module)
+        same(owner, module, _leaf)
     graph = _Reader(owner, module.eval(), lead).graph()
     for part, mode in modes.items():
         part.training = mode
     return graph
-
-
-_WRAPPERS = {
-    **dict.fromkeys(("AveragedModel", "DataParallel", "DistributedDataParallel"), "its .module"),
-    **{"OptimizedModule": "its ._orig_mod", "ScriptModule": "the module that was scripted"},
-}
-"""Classes of modules that hold the network, and where it is."""
-
-
-def _copied(owner: str, module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module)
-    except RuntimeError as error:
-        for path, part in module.named_modules():
-            for name, value in vars(part).items():
-                if isinstance(value, Tensor) and not value.is_leaf:
-                    what = f"{path}.{name}".removeprefix(".")
-                    raise ValueError(
-                        f"{owner} cannot be read: a pass has left {what} there, a tensor with a gradient, which cannot "
-                        "be copied; del it, or keep it detached"
-                    ) from error
-        raise
 
 
 def _parts(twin: Net) -> list[nn.Module]:
@@ -92,27 +56,6 @@ def _parts(twin: Net) -> list[nn.Module]:
 
 def _leaf(module: nn.Module) -> bool:
     return isinstance(module, PerStep | Flatten) or ops.kind_of(module) is not None
-
-
-def _same(owner: str, module: nn.Module) -> None:
-    """Refuse a network that takes another way in training."""
-    found = [list(Tracer(_leaf).taken(module.train(mode)).nodes) for mode in (True, False)]
-    for one, other in zip(*found, strict=False):
-        told = [
-            (n.op, *(_CONSTANT.sub("", str(x)) for x in (n.target, n.args, {**n.kwargs, "training": None})))
-            for n in (one, other)
-        ]
-        if told[0] != told[1]:
-            raise ValueError(
-                f"{owner} cannot be read: in {one.meta['path'] or 'its forward'} ({one.meta['where']}) it does "
-                "something else in training than in evaluation"
-            )
-    if len(found[0]) != len(found[1]):
-        raise ValueError(f"{owner} cannot be read: it does not do the same in training as in evaluation")
-
-
-_CONSTANT = re.compile(r"(?<=_tensor_constant)\d+")
-"""Tensors that a forward makes: each trace makes new ones."""
 
 
 class _Size(NamedTuple):
@@ -184,7 +127,7 @@ class _Reader:
     def _get_attr(self, node: fx.Node) -> None:
         user = next(iter(node.users), None)
         where = node if user is None else user
-        if _CONSTANT.search(str(node.target)):
+        if CONSTANT.search(str(node.target)):
             self._refuse(where, "it uses a tensor that the forward makes; constants must be plain numbers")
         self._refuse(where, f"it uses {node.target!r} by itself; parameters and buffers must be those of layers")
 

@@ -18,13 +18,13 @@ from rheobase.recording import record
 from rheobase.report.html import document, folded, image, paragraph, preformatted, section, table
 from rheobase.training import build, curve, processes, watch
 from rheobase.training.activity import activity
-from rheobase.training.evaluation import Exit, accuracies, longest
+from rheobase.training.evaluation import Exit
 from rheobase.training.folder import RunFolder, Summary
 from rheobase.training.journal import best_of
 from rheobase.training.keeper import load_best
 from rheobase.training.passes import hosted, padded, seeded
 from rheobase.training.recipe import Recipe
-from rheobase.training.runs import check_split
+from rheobase.training.runs import against_steps, check_split
 
 __all__ = ["write"]
 
@@ -100,14 +100,9 @@ def _training(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _steps(recipe: Recipe, dataset: Dataset, best: nn.Module) -> str:
-    batches = build.evaluation_batches(recipe, dataset, dataset.validation)
-    few = build.sample(dataset, dataset.validation).inputs
-    steps = range(1, longest(batches.split, few, build.logits(recipe, dataset, best)) + 1)
     exits: list[Exit] = []
-    device = processes.alone_on(recipe.trainer)
-    found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss, exits)
+    accuracy = against_steps(recipe, dataset, best, "validation", exits=exits)
     best.cpu()
-    accuracy = dict(zip(steps, found, strict=True))
     rows = [[str(count), f"{share:.2%}"] for count, share in accuracy.items()]
     return section(
         "Accuracy against time steps",

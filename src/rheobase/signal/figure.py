@@ -7,35 +7,17 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rheobase import figures
+
 if TYPE_CHECKING:
     from rheobase.signal.report import Report
 
 
-def check(path: str | Path) -> None:
-    """Refuse a file whose ending tells no format that there is, or whose folder is missing.
-
-    Raises:
-        ValueError: another ending; it names those that there are.
-        FileNotFoundError: no such folder.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    known = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if Path(path).suffix[1:].lower() not in known:
-        raise ValueError(f"a figure must end in one of {', '.join(f'.{name}' for name in known)}, got {str(path)!r}")
-    if not Path(path).absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {Path(path).parent} for the figure {Path(path).name}")
-
-
 def draw(report: Report, path: str | Path) -> None:
     """Over depth: what is left of the input, the gradient's size, firing; and heat maps of each step where known."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    check(path)
+    figures.check(path)
     by_step = bool(report.layers[0].rates)
-    figure = Figure(figsize=(9, 11 if by_step else 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figures.figure(9, 11 if by_step else 7.5)
     axes = figure.subplots(5 if by_step else 3, sharex=True)
     depth = range(len(report.layers))
     at = [waist.after for waist in report.waists]

@@ -249,9 +249,7 @@ def passing(
         if not run.calls:
             raise ValueError("probe: no neuron ran; they are called on sequences [T, B, ...], as neuron(currents)")
         losses = loss(outputs, y)
-        others = isinstance(x, Tensor) and losses.dim() == 1 and len(losses) not in x.shape[:2]
-        if isinstance(x, Tensor) and x.shape[1:2] == run.calls[0][1].drive.shape[1:2] != losses.shape:
-            others = True  # (where neurons have the second axis for the batch, the first is time)
+        others = isinstance(x, Tensor) and losses.dim() == 1 and len(losses) not in _batches(x, run)
         if losses.dim() != 1 or others or len(losses) < 1 + halves or not losses.requires_grad:
             what = f"{list(losses.shape)}{'' if losses.requires_grad else ' without a gradient'}"
             what += f" for inputs {list(x.shape)}" if others else ""
@@ -350,6 +348,11 @@ def _waists(run: Run, height: Mapping[Any, int]) -> list[tuple[Place, Tensor]]:
 def _of(run: Run, place: Place) -> Tensor:
     """What the last neuron before a place gave."""
     return run.calls[place.after - 1][1].outputs
+
+
+def _batches(x: Tensor, run: Run) -> tuple[int, ...]:
+    """How many samples inputs may have: where neurons have their second axis for the batch, the first is time."""
+    return x.shape[1:2] if x.shape[1:2] == run.calls[0][1].drive.shape[1:2] else x.shape[:2]
 
 
 def again(model: nn.Module, x: Any, passed: Passed, seed: int, training: bool) -> tuple[list[Tensor], list[Tensor]]:

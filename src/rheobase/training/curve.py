@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from rheobase import figures
 from rheobase.training.evaluation import Exit
 
 
 def training(path: str | Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Loss and accuracy over epochs, of the rows of metrics.csv."""
-    figure = _figure(9, 3.5)
+    figure = figures.figure(9, 3.5)
     epochs = [row["epoch"] for row in rows]
     for axis, what, scale in zip(figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), strict=True):
         for split in ("train", "validation"):
@@ -25,7 +25,7 @@ def training(path: str | Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 def draw(path: str | Path, accuracy: Mapping[int, float], exits: Sequence[Exit], split: str) -> None:
     """Accuracy at each number of time steps, and of early exits at the mean step that they take."""
-    figure = _figure(7, 4.5)
+    figure = figures.figure(7, 4.5)
     axis = figure.subplots()
     steps = sorted(accuracy)
     axis.plot(steps, [100 * accuracy[count] for count in steps], "o-", label="all samples take as many steps")
@@ -39,12 +39,3 @@ def draw(path: str | Path, accuracy: Mapping[int, float], exits: Sequence[Exit],
     axis.grid(alpha=0.2)
     axis.legend(fontsize=8, frameon=False, loc="lower right")
     figure.savefig(path, dpi=120)
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

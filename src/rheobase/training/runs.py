@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from rheobase.data import Dataset
+from rheobase.figures import check as check_figure
 from rheobase.machine import commit, machine, versions
-from rheobase.signal.figure import check as check_figure
 from rheobase.training import board, build, curve, processes, sources, watch, weights
 from rheobase.training.activity import activity
 from rheobase.training.build import prepare
@@ -135,19 +135,34 @@ def evaluate(
         check_figure(plot)
     dataset, net = prepare(recipe, data, model)
     best = load_best(recipe, lambda: net, place.best)
+    exits: list[Exit] | None = None if plot is None else []
+    result = against_steps(recipe, dataset, best, split, steps, exits)
+    note_look(place, split, result)
+    if plot is not None:
+        curve.draw(plot, result, exits or [], split)
+    return result
+
+
+def against_steps(
+    recipe: Recipe,
+    dataset: Dataset,
+    best: nn.Module,
+    split: SplitName,
+    steps: Sequence[int] | None = None,
+    exits: list[Exit] | None = None,
+) -> dict[int, float]:
+    """{T: accuracy} of a recipe's net, on its device, at these numbers of time steps (None: 1 to the trained T).
+
+    `exits` as in `evaluation.accuracies`.
+    """
     batches = build.evaluation_batches(recipe, dataset, getattr(dataset, split))
     if steps is None:
         few = build.sample(dataset, dataset.validation).inputs
         steps = range(1, longest(batches.split, few, build.logits(recipe, dataset, best)) + 1)
     device = processes.alone_on(recipe.trainer)
     with processes.threads(recipe.trainer.threads), seeded("evaluation", recipe.seed, 0):
-        exits: list[Exit] | None = None if plot is None else []
         found = accuracies(best, batches, list(steps), device, recipe.trainer.precision, recipe.loss, exits)
-    result = dict(zip(steps, found, strict=True))
-    note_look(place, split, result)
-    if plot is not None:
-        curve.draw(plot, result, exits or [], split)
-    return result
+    return dict(zip(steps, found, strict=True))
 
 
 def check_split(place: RunFolder, split: str) -> None:
