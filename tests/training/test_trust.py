@@ -378,7 +378,16 @@ def test_images_that_the_model_does_not_take_are_refused(place):
     assert contents() == {}
 
 
+@contextmanager
+def no_casts_kept():
+    """With them, a cast that is kept for too long is that of a weight as it was."""
+    torch.set_autocast_cache_enabled(False)
+    yield
+    torch.set_autocast_cache_enabled(True)
+
+
 MODES = {
+    "no casts kept": no_casts_kept,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
