@@ -1,9 +1,12 @@
 """Random numbers that are drawn aside."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 
-from rheobase.chance import forked
+from rheobase.chance import forked, sow
 
 
 def test_draws_are_of_the_seed_and_those_of_before_go_on():
@@ -41,3 +44,20 @@ def test_gpus_that_begin_later_begin_as_the_host_was_seeded(monkeypatch):
     with pytest.raises(KeyError), forked(7):
         raise KeyError
     assert seeds[-1] == 5
+
+
+def test_numpy_and_python_draw_of_the_seed_too():
+    def drawn():
+        return np.random.rand(), random.random(), torch.rand(()).item()
+
+    sow(1)
+    wanted = [drawn(), drawn()]
+    sow(1)
+    assert drawn() == wanted[0]
+    with forked(7):
+        first = drawn()
+    with forked(8):
+        assert not set(first) & set(drawn())
+    with forked(7):
+        assert drawn() == first
+    assert drawn() == wanted[1], "those of before go on"

@@ -153,6 +153,8 @@ def test_with_both_each_batch_takes_one():
         ({"crop": 0.0}, "crop must be above 0 and at most 1, got 0.0"),
         ({"rand_augment": 30}, "rand_augment must be above 0 and below 30, got 30"),
         ({"mixup": -0.1}, "mixup must be at least 0"),
+        ({"cutmix": float("inf")}, "cutmix must be at least 0 and finite, got inf"),
+        ({"mixup": float("nan")}, "mixup must be at least 0 and finite, got nan"),
     ],
 )
 def test_numbers_out_of_range(options, match):

@@ -120,6 +120,8 @@ def test_a_last_batch_too_small_for_all_ranks_is_left_out():
     [
         ({"rank": 2, "world_size": 2}, "rank must be in 0 ... 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"std": torch.tensor([1.0, 0.0])}, r"std must be \[2\], finite and above 0, got \[1.0, 0.0\]"),
+        ({"mean": torch.zeros(3)}, r"mean must be \[2\], finite, got \[0.0, 0.0, 0.0\]"),
         ({"seed": None, "augmentation": Augmentation(flip=True)}, "needs a seed"),
         ({"augmentation": Augmentation(shift=5)}, "shift must be below the image's side, 5, got 5"),
         ({"augmentation": Augmentation(rand_augment=9)}, r"1 or 3 channels, got samples of shape \(2, 5, 7\)"),

@@ -1,6 +1,6 @@
 import hashlib
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +48,19 @@ def test_statistics_are_those_of_the_training_pixels(digits):
     pixels = digits.train.inputs.double()
     torch.testing.assert_close(digits.mean, pixels.mean((0, 2, 3)).float())
     torch.testing.assert_close(digits.std, pixels.std((0, 2, 3), correction=0).float())
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28, 1), (2, 6, 6, 3), (2, 5, 34, 34, 2)])
+def test_channels_last_are_refused(shape):
+    inputs = torch.zeros(shape, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"have their channels last: give inputs.movedim\(-1, -3\)"):
+        Split(inputs, torch.zeros(2, dtype=torch.int64))
+    Split(inputs.movedim(-1, -3), torch.zeros(2, dtype=torch.int64))
+
+
+def test_as_many_names_as_classes(digits):
+    with pytest.raises(ValueError, match="class_names must be 10, one a class, got 2"):
+        replace(digits, class_names=("a", "b"))
 
 
 def test_statistics_are_per_channel():

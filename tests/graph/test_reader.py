@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -416,6 +417,11 @@ def by_python(net: Any, x: Tensor) -> Tensor:
     return y + net.relu(y) if random.random() > 0.5 else y
 
 
+def by_numpy(net: Any, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return y + net.relu(y) if np.random.rand() > 0.5 else y
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
@@ -423,6 +429,7 @@ def by_python(net: Any, x: Tensor) -> Tensor:
         (half, r"conv \(Conv2d, test_reader\.py, line \d+\): it runs under torch.autocast"),
         (at_random, "it draws random numbers, to choose what to do"),
         (by_python, "it draws random numbers, to choose what to do"),
+        (by_numpy, "it draws random numbers, to choose what to do"),
         (lambda net, x: net.relu(net.conv(x) + torch.tensor(1.0)), "it uses a tensor that the forward makes"),
         (lambda net, x: net.relu(torch.zeros(1) + net.conv(x)), "it uses a tensor that the forward makes"),
     ],

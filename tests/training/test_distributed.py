@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,41 @@ def test_layers_that_are_computed_again_change_nothing(whole, tmp_path):
     finish(start("train", *words({**options, "run": tmp_path / "run", "trainer.checkpoint_segments": 3})))
     found, wanted = (json.loads((f / "summary.json").read_text()) for f in (tmp_path / "run", reference))
     assert {key: found[key] for key in KEYS} == {key: wanted[key] for key in KEYS}
+
+
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+import torch
+import rheobase as rb
+
+torch.set_num_threads(2)
+for name in ("one", "two"):
+    run = rb.train("digits", **json.loads(sys.argv[1]), run=str(Path(sys.argv[2]) / name))
+assert torch.get_num_threads() == 2 and "OMP_NUM_THREADS" not in os.environ
+print("rank", os.environ["LOCAL_RANK"], run.summary["weights_sha256"])
+"""
+
+
+def test_a_script_runs_in_each_process_trains_twice_and_keeps_its_threads(tiny_options, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    options = {**tiny_options, "trainer.devices": 2, "trainer.epochs": 1, "trainer.threads": None}
+    source = str(Path(rheobase.__file__).parents[1])
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), json.dumps(options), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**cli.SETTINGS, **environment, "PYTHONPATH": source},
+        start_new_session=True,
+    )
+    output = finish(process)
+    said = dict(re.findall(r"^rank (\d) (\w+)$", output, flags=re.M))
+    assert said.keys() == {"0", "1"}
+    assert len(set(said.values())) == 1
+    for name in ("one", "two"):
+        assert json.loads((tmp_path / name / "summary.json").read_text())["weights_sha256"] == said["0"]
 
 
 def test_a_folder_in_use_is_told_once_to_all(options):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from rheobase.training.losses import correct, loss, rate_penalty, scores, weight_penalty
+import rheobase as rb
+from rheobase.training.losses import correct, hidden, loss, rate_penalty, scores, weight_penalty
 from rheobase.training.recipe import LossOptions
 
 LOGITS = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]])  # T=2, B=1, two classes; mean [1, 0]
@@ -79,7 +80,7 @@ def test_weight_penalty():
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([0.5, 1.0]).view(2, 1, 1, 1))
         net[1].weight.copy_(torch.tensor([[0.6, 0.8], [30.0, -40.0]]))
-    found = weight_penalty(net, options)
+    found = weight_penalty([net[0].weight, net[1].weight], options)
     want = 0.05 * (math.exp(2 * -0.75) + 1 + 1 + math.exp(10) * (1 + 2 * 2499 - 10))
     assert found.item() == pytest.approx(want)
     found.backward()
@@ -88,6 +89,30 @@ def test_weight_penalty():
     assert net[1].weight.grad[1].tolist() == pytest.approx([0.1 * 2 * w * math.exp(10) for w in (30, -40)])
     assert net[2].weight.grad is None
     assert net[1].bias.grad is None
+
+
+class Backwards(nn.Module):
+    """Its head is registered before what it hears; the middle layer has weights of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = rb.PerStep(nn.Linear(4, 5))
+        self.middle = nn.Parameter(torch.eye(4))
+        self.fire = rb.LIF(threshold=torch.ones(4, 1), learn=["threshold"])
+        self.first = rb.PerStep(nn.Linear(3, 4))
+
+    def forward(self, x):
+        return self.head(self.first(x) @ self.middle.T)
+
+
+def test_the_hidden_layers_are_those_before_the_last_to_run():
+    net = Backwards()
+    names = [name for name, _ in net.named_parameters()]
+    assert [names[place] for place in hidden(net, lambda: net(torch.ones(2, 1, 3)))] == [
+        "middle",
+        "first.module.weight",
+    ]
+    assert hidden(nn.Linear(2, 3), lambda: None) == []
 
 
 def test_tet_pairs_steps_and_labels():

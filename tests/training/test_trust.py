@@ -5,22 +5,25 @@ import errno
 import json
 import os
 import pickle
+import random
 import re
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import rheobase as rb
-from rheobase import cli
+from rheobase import cli, report
 from rheobase.data import load
-from rheobase.training import build, evaluate, resume, sources
+from rheobase.training import Recipe, build, evaluate, resume, sources
 from rheobase.training.folder import RunFolder
 from rheobase.training.loop import Training
 
@@ -386,7 +389,15 @@ def no_casts_kept():
     torch.set_autocast_cache_enabled(True)
 
 
+@contextmanager
+def in_float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 MODES = {
+    "float64": in_float64,
     "no casts kept": no_casts_kept,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "no_grad": torch.no_grad,
@@ -466,3 +477,97 @@ def test_a_part_of_a_sample_is_not_rounded(given, wanted, monkeypatch):
     build.dataset(sources.load("mnist-convnet", {"data.validation": given}))
     assert asked == [wanted]
     assert type(asked[0]) is type(wanted)
+
+
+def test_a_model_of_another_dtype_is_named(tiny):
+    model = rb.models.create("plain_convnet", classes=10, in_channels=1, depth=2, width=4).double()
+    with pytest.raises(ValueError, match=r"features.*weight is torch.float64, and images are torch.float32"):
+        rb.train("digits", model=model, run=tiny["run"])
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_is_looked_at_with_what_it_began_with(tiny, finished, stopping):
+    """Also where it would fit: other labels of the same shape, or a changed recipe."""
+    data = load("digits").limited(96)
+    given = {key: value for key, value in tiny.items() if key != "data.train_limit" and key != "data.name"}
+    with nullcontext() if finished else stopping(15):
+        rb.train("digits", data=data, **given)
+    other = replace(data, validation=replace(data.validation, labels=data.validation.labels.flip(0)))
+    folder = Path(tiny["run"])
+    for look in (evaluate, report.write):
+        look(folder, data=data)
+        with pytest.raises(ValueError, match=f"{folder}: this run began with other data: validation_sha256 was"):
+            look(folder, data=other)
+    recipe = folder / "recipe.json"
+    recipe.write_text(recipe.read_text().replace('"one_cycle"', '"cosine"'))
+    for look in (evaluate, resume):
+        with pytest.raises(ValueError, match="recipe.json is not the recipe that this run began with"):
+            look(folder, data=data)
+
+
+def test_more_processes_than_samples_are_refused_before_the_run_begins(tiny):
+    few = replace(load("digits").limited(96), validation=load("digits").validation.some(2))
+    given = {key: value for key, value in tiny.items() if key != "data.train_limit" and key != "data.name"}
+    with pytest.raises(ValueError, match="the validation samples must be at least 3, one a process .*, got 2"):
+        rb.train("digits", data=few, **given, **{"trainer.devices": 3})
+    assert not Path(tiny["run"]).exists()
+
+
+def test_a_penalty_of_hidden_weights_wants_some(tiny):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Unflatten(0, (1, -1)))
+    with pytest.raises(ValueError, match="loss.weight_penalty must be 0 for a model without hidden layers, got 0.1"):
+        rb.train("digits", model=net, run=tiny["run"], **{"loss.weight_penalty": 0.1})
+
+
+class BatchFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images):
+        return self.head(images.flatten(1)).unsqueeze(1).expand(-1, 16, -1)
+
+
+def test_a_model_that_puts_the_batch_first_is_refused_where_both_axes_are_as_long(tiny):
+    with pytest.raises(
+        ValueError, match=r"for images \[15, 1, 8, 8\] it must give .* \[T, 15, 10\], got \[15, 16, 10\]"
+    ):
+        rb.train("digits", model=BatchFirst(), run=tiny["run"])
+
+
+class Noisy(nn.Module):
+    """It draws from NumPy and Python, at its start and in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = rb.PerStep(nn.Linear(64, 10))
+        with torch.no_grad():
+            self.first.module.bias += random.random() + np.random.rand()
+        self.fire = rb.LIF()
+        self.head = rb.PerStep(nn.Linear(10, 10))
+
+    def forward(self, images):
+        x = images.flatten(1).expand(2, -1, -1)
+        return self.head(self.fire(self.first(x) + self.training * (np.random.randn() + random.random())))
+
+
+def noisy():
+    return Noisy()
+
+
+def test_what_a_model_draws_from_numpy_and_python_is_of_the_seed(tiny, tmp_path, stopping):
+    given = {**tiny, "model.name": f"{__name__}:noisy", "model.width": None, "model.depth": None, "model.steps": 4}
+    whole = rb.train("digits", **{**given, "run": str(tmp_path / "whole")})
+    random.seed(3)
+    np.random.seed(3)
+    with stopping(9):
+        rb.train("digits", **given)
+    assert resume(tiny["run"]).summary["weights_sha256"] == whole.summary["weights_sha256"]
+    other = rb.train("digits", **{**given, "run": str(tmp_path / "other"), "seed": 1})
+    assert other.summary["weights_sha256"] != whole.summary["weights_sha256"]
+
+
+def test_the_cache_is_the_same_from_any_place(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder.create(Recipe().replace({"data.cache": "cache", "run": tiny["run"]}), "x")
+    assert folder.read_recipe().data.cache == str(tmp_path / "cache")

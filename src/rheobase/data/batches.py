@@ -88,6 +88,10 @@ class Batches:
             raise ValueError(f"Batches: batch_size must be at least {world_size}, one a process, got {batch_size}")
         if workers < 0:
             raise ValueError(f"Batches: workers must be at least 0, got {workers}")
+        for name, value, least in (("mean", mean, -torch.inf), ("std", std, 0)):
+            if value.shape != (split.shape[-3],) or not (value.isfinite() & (value > least)).all():
+                wanted = "finite" if least else "finite and above 0"
+                raise ValueError(f"Batches: {name} must be [{split.shape[-3]}], {wanted}, got {value.tolist()}")
         augmentation = augmentation or Augmentation()
         if seed is None and augmentation != Augmentation():
             raise ValueError(f"Batches: augmentation needs a seed, got seed=None and {augmentation}")

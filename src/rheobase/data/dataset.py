@@ -92,6 +92,11 @@ class Split(Samples):
                 "Split: inputs must be images uint8 [N, C, H, W], or sequences uint8 or float32 [N, T, C, H, W], "
                 f"got {self.inputs.dtype} {list(self.inputs.shape)}"
             )
+        *_, first, second, third = self.inputs.shape
+        if third in (1, 2, 3, 4) and first == second > 4:
+            raise ValueError(
+                f"Split: inputs {list(self.inputs.shape)} have their channels last: give inputs.movedim(-1, -3)"
+            )
         for name, tensor in (("labels", self.labels), ("lengths", self.lengths)):
             if tensor is not None and (tensor.dtype != torch.int64 or tensor.shape != self.inputs.shape[:1]):
                 raise ValueError(
@@ -181,7 +186,7 @@ class Dataset:
 
     Raises:
         ValueError: a split without samples, with others than those of train, with a label that is no class, or with
-            inputs that are not finite; statistics that are not `[C]` numbers.
+            inputs that are not finite; statistics that are not `[C]` numbers; names of another number of classes.
     """
 
     name: str
@@ -206,6 +211,10 @@ class Dataset:
             if value.shape != (self.channels,) or not (value.isfinite() & (value > least)).all():
                 wanted = f"{self.channels} finite numbers" + (" > 0" if least == 0 else "")
                 raise ValueError(f"data set {self.name!r}: {statistic} must be {wanted}, got {value.tolist()}")
+        if len(self.class_names) not in (0, self.classes):
+            raise ValueError(
+                f"data set {self.name!r}: class_names must be {self.classes}, one a class, got {len(self.class_names)}"
+            )
 
     @classmethod
     def of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -52,8 +53,9 @@ def check(owner: str, options: Mapping[str, Option], values: Mapping[str, Any]) 
     """Refuse a value out of its option's range, with a ValueError that names the option."""
     for name, option in options.items():
         value, bounds = values[name], [(*_INSIDE[kind], end) for kind, end in option.range.items()]
-        if value is not None and not all(holds(value, end) for holds, _, end in bounds):
-            wanted = " and ".join(f"{words} {end:g}" for _, words, end in bounds)
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if value is not None and (infinite or not all(holds(value, end) for holds, _, end in bounds)):
+            wanted = " and ".join([f"{words} {end:g}" for _, words, end in bounds] + ["finite"] * infinite)
             raise ValueError(f"{owner}: {name} must be {wanted}, got {value}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import random
 import sys
 import sysconfig
 import traceback
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from rheobase.chance import forked
+from rheobase.chance import forked, state
 
 _LIBRARIES = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib"), str(Path(__file__).parent), "<")
 
@@ -72,10 +71,9 @@ class Tracer(fx.Tracer):
         """
         try:
             with forked(0):
-                before = torch.get_rng_state(), random.getstate()
+                before = state()
                 graph = self.trace(module)
-                if not torch.equal(torch.get_rng_state(), before[0]) or random.getstate() != before[1]:
-                    random.setstate(before[1])
+                if state() != before:
                     raise ValueError("it draws random numbers, to choose what to do")
                 return graph
         except Exception as error:

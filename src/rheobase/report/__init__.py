@@ -21,7 +21,7 @@ from rheobase.training.activity import activity
 from rheobase.training.evaluation import Exit
 from rheobase.training.folder import RunFolder, Summary
 from rheobase.training.journal import best_of
-from rheobase.training.keeper import load_best
+from rheobase.training.keeper import reopened
 from rheobase.training.passes import hosted, padded, seeded
 from rheobase.training.recipe import Recipe
 from rheobase.training.runs import against_steps, check_split
@@ -64,8 +64,7 @@ def write(
         raise FileNotFoundError(f"there is no folder {to.parent} for {to.name}")
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
-    dataset, net = build.prepare(recipe, data, model)
-    best = load_best(recipe, lambda: net, place.best)
+    dataset, best = reopened(place, recipe, data, model)
     few = build.sample(dataset, dataset.validation, min(samples, len(dataset.validation)))
     rows = [
         {name: float(value) for name, value in row.items()}

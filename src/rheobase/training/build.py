@@ -20,10 +20,10 @@ from rheobase.graph import with_qcfs
 from rheobase.modes import in_mode
 from rheobase.neurons import IF, LIF, AdaptiveLIF, CubaLIF, LateralLIF, Neuron, SoftLIF
 from rheobase.neurons.base import outermost
-from rheobase.training import board, own
+from rheobase.training import board, losses, own, processes
 from rheobase.training.evaluation import weights_sha256 as sha256
 from rheobase.training.keys import build, taken
-from rheobase.training.passes import padded, seeded
+from rheobase.training.passes import padded, seeded, tried
 from rheobase.training.recipe import ModelOptions, NeuronOptions, Recipe
 
 SURROGATES = {name.lower(): shape for name, shape in surrogate.SHAPES.items() if "." not in name}
@@ -217,10 +217,19 @@ def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tupl
         raise ValueError(f"trainer.accelerator is 'gpu', trainer.devices {devices}; torch sees {gpus} GPUs")
     found, name = dataset(recipe, data), f"model {recipe.model.name}"
     net = model(recipe, found, net)
+    count = processes.world(recipe.trainer)
+    for key, most in (("data.batch_size", recipe.data.batch_size), ("the validation samples", len(found.validation))):
+        if most < count:
+            raise ValueError(f"{key} must be at least {count}, one a process (trainer.devices * nodes), got {most}")
     if not net.training:  # else what is in evaluation mode within is meant to be
         net.train()
     with seeded("weights", recipe.seed):  # lazy layers are made in their first pass
         logits(recipe, found, net)
+    penalised = recipe.loss.weight_penalty > 0
+    if penalised and not losses.hidden(net, lambda: tried(net, sample(found, found.validation))):
+        raise ValueError(
+            f"loss.weight_penalty must be 0 for a model without hidden layers, got {recipe.loss.weight_penalty}"
+        )
     lazy = [key for key, value in (*net.named_parameters(), *net.named_buffers()) if is_lazy(value)]
     if lazy:
         raise ValueError(f"{name}: {lazy[0]} is of a lazy layer that has not run, so its shape is not known")
@@ -228,12 +237,12 @@ def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tupl
         raise ValueError(f"{name} has no parameter to train")
     few = sample(found, found.train)
     inputs, _, lengths = few.divide(len(few.labels))[0]
-    tried = net
+    copied = net
     with suppress(Exception):  # a net that keeps what a pass with gradients gave could not be copied later
-        tried = copy.deepcopy(net)
-    with in_mode(tried, training=False), padded(lengths), seeded("trial", recipe.seed):
-        learns = tried(inputs).requires_grad
-    del tried
+        copied = copy.deepcopy(net)
+    with in_mode(copied, training=False), padded(lengths), seeded("trial", recipe.seed):
+        learns = copied(inputs).requires_grad
+    del copied
     if not learns:
         raise ValueError(f"{name}: its logits carry no gradient, so that nothing can be trained")
     for key, value, off in (
@@ -243,10 +252,10 @@ def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tupl
     ):
         if value != off and not outermost(net):
             raise ValueError(f"{key} must be {'null' if off is None else off} for a model without neurons, got {value}")
-    for key, count in (("tune", recipe.tune.samples), ("probe", recipe.probe.every_steps and recipe.probe.samples)):
-        if count and count > len(found.train):
+    for key, wanted in (("tune", recipe.tune.samples), ("probe", recipe.probe.every_steps and recipe.probe.samples)):
+        if wanted and wanted > len(found.train):
             raise ValueError(
-                f"{key}.samples must be at most {len(found.train)}, the training samples of {found.name}, got {count}"
+                f"{key}.samples must be at most {len(found.train)}, the training samples of {found.name}, got {wanted}"
             )
     odd = [key for key, value in net.state_dict().items() if not isinstance(value, Tensor)]
     if odd:
@@ -255,19 +264,23 @@ def prepare(recipe: Recipe, data: Dataset | None, net: nn.Module | None) -> tupl
     return found, net
 
 
-def logits(recipe: Recipe, data: Dataset, net: nn.Module) -> Tensor:
+def logits(recipe: Recipe, data: Dataset, net: nn.Module, count: int = 16) -> Tensor:
     """What the net, in evaluation mode, gives for a few images; a ValueError if that is not `[T, B, classes]`."""
-    images, _, lengths = sample(data, data.validation)
-    tried = f"model {recipe.model.name}: for images {list(images.shape)} it"
+    few = sample(data, data.validation, count)
+    images = few.inputs
+    what = f"model {recipe.model.name}: for images {list(images.shape)} it"
     try:
-        with torch.no_grad(), in_mode(net, training=False), padded(lengths):
-            found: Tensor = net(images)
+        found = tried(net, few)
     except Exception as error:
-        raise ValueError(f"{tried} failed: {own.told(error)}") from error
+        other = [f"; {name} is {p.dtype}" for name, p in net.named_parameters() if p.dtype != images.dtype]
+        hint = f"{other[0]}, and images are {images.dtype}" if other else ""
+        raise ValueError(f"{what} failed: {own.told(error)}{hint}") from error
     wanted, is_tensor = [images.shape[-4], data.classes], isinstance(found, Tensor)
     if not is_tensor or not found.is_floating_point() or list(found.shape[1:]) != wanted or not len(found):
         got = f"{found.dtype} {list(found.shape)}".removeprefix("torch.float32 ") if is_tensor else type(found).__name__
-        raise ValueError(f"{tried} must give floating point logits [T, {wanted[0]}, {wanted[1]}], got {got}")
+        raise ValueError(f"{what} must give floating point logits [T, {wanted[0]}, {wanted[1]}], got {got}")
+    if len(found) == wanted[0] > 1:  # which of the two axes is time, another number of images tells
+        logits(recipe, data, net, wanted[0] - 1)
     return found
 
 

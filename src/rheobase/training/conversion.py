@@ -16,9 +16,8 @@ from rheobase.graph import convert as convert_net
 from rheobase.graph.accuracy import STEPS
 from rheobase.neurons.base import outermost
 from rheobase.training import build, evaluation, processes
-from rheobase.training.build import prepare
 from rheobase.training.folder import RunFolder, write_json
-from rheobase.training.keeper import load_best
+from rheobase.training.keeper import reopened
 from rheobase.training.passes import hosted, seeded
 from rheobase.training.runs import SplitName, check_split, note_look
 
@@ -80,10 +79,9 @@ def convert(
     check_split(place, split)
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    found, net = prepare(recipe, data, model)
-    if outermost(net):
+    found, best = reopened(place, recipe, data, model)
+    if outermost(best):
         raise ValueError(f"{place.path} is a run of a spiking net; convert takes one of an ANN: --model.spiking false")
-    best = load_best(recipe, lambda: net, place.best)
     device = processes.alone_on(recipe.trainer)
     best.to(device)
     few = found.train.some(min(samples, len(found.train)))

@@ -82,7 +82,7 @@ class RunFolder:
             path = next(filter(_claim, paths))
         folder = cls(path)
         # the recipe does not say where it ran, so that it can be trained again as it is, and from any place
-        places = {"data.root": recipe.data.root, "model.weights": recipe.model.weights}
+        places = {"data.root": recipe.data.root, "data.cache": recipe.data.cache, "model.weights": recipe.model.weights}
         found = {key: str(Path(place).expanduser().absolute()) for key, place in places.items() if place is not None}
         recipe = recipe.replace({"run": None, **found})
         try:
@@ -154,10 +154,39 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{self.recipe}: {error}; put back the recipe that the run began with") from error
 
+    def check(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> None:
+        """Refuse a recipe, or data (`build.fingerprint`), that are not those of the run's model.
+
+        A run that is not finished has that in its checkpoint, a finished one in its summary.
+
+        Raises:
+            ValueError: they are not, or the file is damaged.
+        """
+        begun: Any = self.read_summary() or self.read_checkpoint() or {}
+        try:
+            check_same(begun.get("recipe_sha256"), recipe, begun.get("data"), data)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
     def read_summary(self) -> Summary | None:
         """The summary, or None in an unfinished run."""
         advice = "remove it, and `rheobase resume` writes it again"
         return read_json(self.summary, Summary, advice) if self.summary.is_file() else None
+
+
+def check_same(sha256: str | None, recipe: Recipe, before: Mapping[str, Any] | None, now: Any) -> None:
+    """Refuse a recipe, or data, that a run did not begin with; None is not known, or not asked.
+
+    Raises:
+        ValueError: they are others.
+    """
+    if sha256 not in (None, recipe.sha256):
+        raise ValueError("recipe.json is not the recipe that this run began with: it was changed since")
+    if before is None or now is None:
+        return
+    for what, value in now.items():
+        if before.get(what) != value:
+            raise ValueError(f"this run began with other data: {what} was {before.get(what)}, and is {value}")
 
 
 def read_json(path: Path, kind: type[T], advice: str) -> T:

@@ -11,7 +11,7 @@ from rheobase.signal.start import Start
 from rheobase.signal.tune import Tuned
 from rheobase.training import build, sources, watch, weights
 from rheobase.training.folder import RunFolder
-from rheobase.training.keeper import load_best
+from rheobase.training.keeper import reopened
 from rheobase.training.passes import hosted
 
 
@@ -48,10 +48,8 @@ def health(
     if place is not None and keys:
         raise ValueError(f"{what} is a run, whose recipe is fixed: it takes no {keys[0]}")
     recipe = sources.from_arguments([what, *keys])[1] if place is None else place.read_recipe()
-    data, net = build.prepare(recipe, None, None)
-    if place is not None:
-        net = load_best(recipe, lambda: net, place.best)
-    elif recipe.model.weights is not None:
+    data, net = build.prepare(recipe, None, None) if place is None else reopened(place, recipe)
+    if place is None and recipe.model.weights is not None:
         weights.begin(net, weights.read(recipe.model.weights), data.classes)
     net = net.cpu()
     wanted = samples * (1 + tuned)

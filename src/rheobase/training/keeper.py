@@ -14,9 +14,10 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from rheobase import models
+from rheobase.data import Dataset
 from rheobase.files import write_atomic
 from rheobase.interop.weights import load, save, saved
-from rheobase.training import watch
+from rheobase.training import build, watch
 from rheobase.training.folder import RunFolder
 from rheobase.training.journal import COLUMNS, to_csv
 from rheobase.training.recipe import Recipe
@@ -47,6 +48,23 @@ def load_best(recipe: Recipe, make: Callable[[], nn.Module], path: Path) -> nn.M
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged, or of another model: {' '.join(str(error).split())}") from error
     return net.cpu().eval()
+
+
+def reopened(
+    place: RunFolder, recipe: Recipe, data: Dataset | None = None, model: nn.Module | None = None
+) -> tuple[Dataset, nn.Module]:
+    """The data of a run, and its best model, in evaluation mode, on the CPU.
+
+    Args:
+        place, recipe: the run's.
+        data, model: those that it was begun with, if it was given them.
+
+    Raises:
+        ValueError: they are not what the run began with, or damaged.
+    """
+    found, net = build.prepare(recipe, data, model)
+    place.check(recipe, build.fingerprint(found))
+    return found, load_best(recipe, lambda: net, place.best)
 
 
 class Keeper:

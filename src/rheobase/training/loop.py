@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rheobase.data import Batch, Dataset, seed_of
+from rheobase.data import Batch, Dataset
 from rheobase.modes import in_mode
 from rheobase.recording import record
 from rheobase.training import board, build, guard, losses, watch
 from rheobase.training.activity import firing
 from rheobase.training.boosting import Boosting, weigh
 from rheobase.training.console import Lines
-from rheobase.training.folder import Checkpoint
+from rheobase.training.folder import Checkpoint, check_same
 from rheobase.training.guard import NotFiniteError
 from rheobase.training.journal import COLUMNS, Journal, means
 from rheobase.training.keeper import Keeper
 from rheobase.training.optimization import average, learning_rate, optimizer
-from rheobase.training.passes import padded, seeded
+from rheobase.training.passes import padded, seed, seeded, tried
 from rheobase.training.recipe import Recipe
 from rheobase.training.stopping import Stopper
 
@@ -99,6 +99,8 @@ class Training:
         self.sample = build.sample(data, data.validation).to(fabric.device)
         every, few = recipe.probe.every_steps, recipe.probe.samples
         self.probed = build.sample(data, data.train, few).to(fabric.device) if every else None
+        penalised = recipe.loss.weight_penalty > 0
+        self.hidden = losses.hidden(self.net, lambda: tried(self.net, self.sample)) if penalised else []
         self.boosting = Boosting(recipe.loss.boosting, data.train.labels) if recipe.loss.boosting else None
         self.journal = Journal()
         self.best: dict[str, Tensor] = {}
@@ -179,7 +181,8 @@ class Training:
         if tape is not None:
             loss = loss + losses.rate_penalty(firing(model, tape, batch).values(), options)
         if options.weight_penalty:
-            loss = loss + losses.weight_penalty(model, options)
+            parameters = list(model.parameters())  # in whatever the net is wrapped, their order is its own
+            loss = loss + losses.weight_penalty([parameters[place] for place in self.hidden], options)
         return loss, losses.correct(logits.detach(), labels, options, lengths)
 
     @torch.no_grad()
@@ -216,7 +219,7 @@ class Training:
         )
 
     def _seed(self) -> None:
-        torch.manual_seed(seed_of("step", self.recipe.seed, self.step, self.fabric.global_rank))
+        seed("step", self.recipe.seed, self.step, self.fabric.global_rank)
 
     def end_epoch(self, validation: tuple[float, float]) -> None:
         """Note the epoch's row, and the weights if they are the best so far."""
@@ -259,12 +262,7 @@ class Training:
 
     def load_state_dict(self, state: Checkpoint) -> None:
         """Go on from there; a ValueError if it is of another recipe, data or model, or damaged."""
-        if state["recipe_sha256"] != self.recipe.sha256:
-            raise ValueError("recipe.json is not the recipe that this run began with: it was changed since")
-        for what, now in self.data.items():
-            before = state["data"].get(what)
-            if before != now:
-                raise ValueError(f"this run began with other data: {what} was {before}, and is {now}")
+        check_same(state["recipe_sha256"], self.recipe, state["data"], self.data)
         try:
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])

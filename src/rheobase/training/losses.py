@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from rheobase.layers import readout
 from rheobase.neurons import Integrator
 from rheobase.padded import real_steps
+from rheobase.training.optimization import decayed
 from rheobase.training.recipe import LossOptions
 
 
@@ -64,18 +68,40 @@ def rate_penalty(spikes: Iterable[Tensor], options: LossOptions) -> Tensor:
 _STEEPEST = 10.0  # e^10: from there on the exponential goes on as its tangent
 
 
-def weight_penalty(net: nn.Module, options: LossOptions) -> Tensor:
+def hidden(net: nn.Module, run: Callable[[], Any]) -> list[int]:
+    """Which of `net.parameters()` are weights of hidden layers: all layers' but those of the last to run in a pass."""
+    last: list[Tensor] = []
+    weights = decayed(net)
+
+    class Noting(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            last.extend(leaf for leaf in tree_leaves((args, kwargs)) if any(leaf is weight for weight in weights))
+            return function(*args, **(kwargs or {}))
+
+    with Noting():
+        run()
+    output = (last or weights)[-1:]
+    return [
+        place
+        for place, parameter in enumerate(net.parameters())
+        if any(parameter is weight for weight in weights) and not any(parameter is weight for weight in output)
+    ]
+
+
+def weight_penalty(weights: Sequence[Tensor], options: LossOptions) -> Tensor:
     """lambda / 2 times the sum over hidden neurons of exp(beta (sum of squared weights - 1)), a scalar.
 
-    Hidden neurons are those of all layers but the last, one a channel of a convolution. Where the exponent is above
-    10 the tangent there takes the place of the exponential, which in float32 is infinite soon after: the penalty stays
-    finite, and its gradient still leads back.
+    A channel of a convolution counts as one neuron. Where the exponent is above 10 the tangent there takes the place
+    of the exponential, which in float32 is infinite soon after: the penalty stays finite, and its gradient still leads
+    back.
+
+    Args:
+        weights: of hidden layers (`hidden`), `[neurons, ...]` each.
+        options: lambda and beta.
 
     Source: Lee, Delbruck and Pfeiffer 2016.
     """
-    weights = [p for p in net.parameters() if p.dim() > 1]
-    exponents = [options.weight_penalty_beta * (w.flatten(1).square().sum(1) - 1) for w in weights[:-1]]
-    x = torch.cat(exponents) if exponents else weights[0].new_zeros(0)
+    x = torch.cat([options.weight_penalty_beta * (w.flatten(1).square().sum(1) - 1) for w in weights])
     steady = x.clamp(max=_STEEPEST).exp()
     return options.weight_penalty / 2 * (steady * (1 + (x - _STEEPEST).clamp(min=0))).sum()
 

@@ -14,12 +14,17 @@ from rheobase.neurons import Neuron
 from rheobase.training.recipe import OptimizerOptions, Recipe
 
 
+def decayed(net: nn.Module) -> list[nn.Parameter]:
+    """Weights of layers: what is trained of two axes or more, and is no neuron's."""
+    neurons = {p for m in net.modules() if isinstance(m, Neuron) for p in m.parameters(recurse=False)}
+    return [p for p in net.parameters() if p.requires_grad and p.dim() > 1 and p not in neurons]
+
+
 def groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two parameter groups: weights of layers (two axes or more), and norms, biases and neurons, without decay."""
-    neurons = {p for m in net.modules() if isinstance(m, Neuron) for p in m.parameters(recurse=False)}
-    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    weights = [p for p in trainable if p.dim() > 1 and p not in neurons]
-    others = [p for p in trainable if p.dim() <= 1 or p in neurons]
+    weights = decayed(net)
+    apart = set(weights)
+    others = [p for p in net.parameters() if p.requires_grad and p not in apart]
     return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 

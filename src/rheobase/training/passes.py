@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rheobase.chance import forked
+from rheobase.chance import forked, sow
 from rheobase.compat import within_autocast
-from rheobase.data import seed_of
+from rheobase.data import Batch, seed_of
+from rheobase.modes import in_mode
 from rheobase.norm import padding
 
 
@@ -21,8 +22,21 @@ def padded(lengths: Tensor | None) -> AbstractContextManager[None]:
 
 
 def seeded(purpose: str, *numbers: int) -> AbstractContextManager[None]:
-    """Random numbers of torch that are a function of the arguments; then those of before go on, on every device."""
+    """Random numbers that are a function of the arguments; then those of before go on, on every device."""
     return forked(seed_of(purpose, *numbers))
+
+
+def seed(purpose: str, *numbers: int) -> None:
+    """Random numbers that are a function of the arguments, from here on."""
+    sow(seed_of(purpose, *numbers))
+
+
+@torch.no_grad()
+def tried(net: nn.Module, batch: Batch) -> Tensor:
+    """What a net gives for a batch in evaluation; its mode stays."""
+    with in_mode(net, training=False), padded(batch.lengths):
+        found: Tensor = net(batch.inputs)
+    return found
 
 
 @contextmanager
@@ -45,16 +59,28 @@ def _without_autocast() -> Iterator[None]:
 
 
 @contextmanager
+def _in_float32() -> Iterator[None]:
+    """Within it floating point is float32 where nothing else is said."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def hosted() -> Iterator[None]:
     """All that a call of the library does: its host goes on as if it had drawn no random number.
 
-    Nor does the host's own mode of gradients or autocast change what the call does; afterwards it is there again, also
-    where a signal came just as torch.no_grad() began, or ended.
+    Nor does the host's own mode of gradients, autocast or default dtype change what the call does; afterwards it is
+    there again, also where a signal came just as torch.no_grad() began, or ended.
     """
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         _without_autocast(),
+        _in_float32(),
         seeded("hosted"),
         warnings.catch_warnings(),
     ):

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def world(options: TrainerOptions) -> int:
+    """How many processes a run has, with `launched`."""
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        return int(os.environ["WORLD_SIZE"])
+    return options.devices * options.nodes
+
+
 @contextmanager
 def launched(options: TrainerOptions) -> Iterator[Fabric]:
     """The processes of the run, of which this is one: those that torchrun has started, or else as the recipe says."""
@@ -33,7 +40,7 @@ def launched(options: TrainerOptions) -> Iterator[Fabric]:
         if devices * nodes not in (1, world):
             raise ValueError(f"trainer.devices * nodes must be {world}, as torchrun started, got {devices} * {nodes}")
         devices, nodes = local, world // local
-    with _quiet():
+    with _quiet(), _threads_as_they_were():
         fabric = Fabric(
             accelerator=options.accelerator,
             devices=devices,
@@ -84,6 +91,21 @@ def threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _threads_as_they_were() -> Iterator[None]:
+    """Afterwards the launcher's number of threads is gone.
+
+    (Its other variables stay: they say which of a group this process is, also for a script that trains once more.)
+    """
+    variable, count = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+        if variable is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
 
 
 @contextmanager

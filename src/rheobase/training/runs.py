@@ -23,7 +23,7 @@ from rheobase.training.console import Lines, say
 from rheobase.training.evaluation import Exit, accuracies, longest, weights_sha256
 from rheobase.training.folder import RunFolder, read_json, write_json
 from rheobase.training.guard import NotFiniteError
-from rheobase.training.keeper import Keeper, load_best
+from rheobase.training.keeper import Keeper, load_best, reopened
 from rheobase.training.keys import flatten
 from rheobase.training.loop import Training, fit
 from rheobase.training.passes import hosted, seeded
@@ -94,6 +94,7 @@ def resume(folder: str | Path, *, data: Dataset | None = None, model: nn.Module 
     place = RunFolder.open(folder)
     recipe, summary = place.read_recipe(), place.read_summary()
     if summary is not None:
+        place.check(recipe)
         say(f"{place.path} is finished: nothing left to train")
         best = load_best(recipe, lambda: prepare(recipe, data, model)[1], place.best)
         return Run(place.path, best, dict(summary))
@@ -124,7 +125,7 @@ def evaluate(
 
     Raises:
         FileNotFoundError: no run there, or no model yet.
-        ValueError: bad steps or split, another ending of the figure, or damaged files.
+        ValueError: bad steps or split, another ending of the figure, damaged files, or others than the run began with.
     """
     place = RunFolder.open(folder)
     recipe = place.read_recipe()
@@ -133,8 +134,7 @@ def evaluate(
         raise ValueError("steps must name at least one number of time steps")
     if plot is not None:
         check_figure(plot)
-    dataset, net = prepare(recipe, data, model)
-    best = load_best(recipe, lambda: net, place.best)
+    dataset, best = reopened(place, recipe, data, model)
     exits: list[Exit] | None = None if plot is None else []
     result = against_steps(recipe, dataset, best, split, steps, exits)
     note_look(place, split, result)
@@ -285,6 +285,7 @@ def _finish(folder: RunFolder, data: Dataset, training: Training, sha256: str) -
         "weights_sha256": sha256,
         "best_sha256": weights_sha256(training.best),
         "recipe_sha256": recipe.sha256,
+        "data": training.data,
         "commit": head,
         "uncommitted_changes": changed,
         "versions": versions(),
