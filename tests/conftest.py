@@ -11,6 +11,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """As `make test` has it: the order of sums, and so the last bit, is that of one thread; and machines are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _the_process_is_left_as_it_was():
     """A call of ours changes no arithmetic of its process (only the command does so), and no mode of gradients."""

@@ -846,3 +846,32 @@ def test_a_rule_that_would_be_ignored_is_refused(make: Any, said: str) -> None:
 def test_a_rule_is_an_object(rule: Any) -> None:
     with pytest.raises(TypeError, match=r"LIF: rule must be an object, such as rheobase.rules.Membrane\(\), got"):
         rb.LIF().rule = rule
+
+
+class Changing(rb.Neuron):
+    """A LIF without a reset, which writes into its state; gives its spikes, or the state itself."""
+
+    def __init__(self, itself: bool) -> None:
+        super().__init__()
+        self.itself = itself
+
+    def step(self, current: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state.mul_(0.5).add_(current)
+        return state if self.itself else (state >= 1).to(state.dtype), state
+
+
+def test_a_step_may_change_its_state_in_place_but_not_what_it_has_given() -> None:
+    x, start = torch.rand(6, 3, 4), torch.ones(3, 4)
+    want = rb.LIF(reset="none")
+    neuron = Changing(False)
+    with rb.record(neuron, potentials=True) as tape:
+        assert torch.equal(neuron(x), want(x))
+    with rb.record(want, potentials=True) as wanted:
+        want(x)
+    assert want(x).any()
+    assert torch.equal(tape[""].potentials, wanted[""].potentials)
+    first = neuron.run(x, start)[0]
+    assert torch.equal(first, want.run(x, start)[0])
+    assert torch.equal(first, neuron.run(x, start)[0])
+    with pytest.raises(ValueError, match="changed in place what it had given before as its output: give a new tensor"):
+        Changing(True)(x)

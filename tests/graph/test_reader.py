@@ -444,6 +444,30 @@ def test_what_a_reader_would_lose_is_refused(function: Any, said: str, training:
     assert random.getstate() == before[1]
 
 
+class WithOptions(nn.Module):
+    """Its forward has options, which change what it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.relu, self.head = nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(
+        self, x: Tensor, start: int = 1, deep: bool = True, mask: Tensor | None = None, *, twice: Any = ()
+    ) -> Tensor:
+        y = self.relu(self.first(x.flatten(start)))
+        if not deep or mask is not None or twice:
+            y = y + self.relu(y)
+        return self.head(y)
+
+
+def test_options_of_a_forward_are_at_their_defaults() -> None:
+    torch.manual_seed(0)
+    network, x = WithOptions().eval(), torch.randn(5, 3, 4)
+    found = flow(read(network)).eval()
+    assert torch.equal(found(x), network(x))
+    assert not torch.equal(found(x), network(x, deep=False))
+
+
 def test_it_may_be_read_where_no_gradient_is_wanted() -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert len(read(Own(lambda net, x: net.relu(net.conv(x)))).layers) == 2

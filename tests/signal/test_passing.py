@@ -76,3 +76,41 @@ def test_also_after_an_error() -> None:
     assert not model.training
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+
+
+class Products(nn.Module):
+    """Layers that are written as products, one after the other or side by side, and a stream past neurons."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.w, self.v = (nn.Parameter(torch.randn(8, 8)) for _ in range(2))
+        self.u = rb.PerStep(nn.Linear(8, 8))
+        self.first, self.second = rb.LIF(), rb.LIF()
+        self.head = rb.PerStep(nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "in a row":
+            return self.head(self.second(self.u(self.first(x @ self.w)) @ self.v.T))
+        if self.kind == "side by side":
+            a, b = x @ self.w, self.u(x @ self.v)
+            return self.head(self.first(a) + self.second(b))
+        x = x @ self.w
+        x = x + self.first(x) @ self.v
+        return self.head(self.second(x) + self.u(self.first(x)))
+
+
+HEARD = {
+    "in a row": [("first", {"w"}), ("second", {"u.module.weight", "v"})],
+    "side by side": [("first", {"w"}), ("second", {"u.module.weight", "v"})],
+    "a stream": [("first", {"w"}), ("second", {"v"}), ("first#2", set())],
+}
+
+
+@pytest.mark.parametrize("kind", HEARD)
+def test_weights_are_those_that_currents_are_made_of(kind: str) -> None:
+    torch.manual_seed(0)
+    model = Products(kind)
+    found = passing(model, 2 * torch.randn(4, 6, 8), torch.arange(6) % 3)
+    assert [(layer.path, set(layer.weights)) for layer in found.layers] == HEARD[kind]
+    assert all(found.weights[name][0].any() for name in ("w", "v", "u.module.weight"))

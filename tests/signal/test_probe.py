@@ -391,3 +391,66 @@ def test_labels_and_losses_of_another_number_are_refused_in_words() -> None:
         rb.probe(net, x, y, loss=lambda logits, labels: logits.mean((1, 2)))
     whole, short = rb.probe(net, x, y), rb.probe(net, x, y.int())
     assert whole.layers[0].gradient_norm == short.layers[0].gradient_norm > 0
+
+
+def test_within_padding_real_steps_alone_count() -> None:
+    """What stands past a sample's end changes no reading; without lengths it does."""
+    torch.manual_seed(0)
+    model = nn.Sequential(rb.PerStep(nn.Linear(8, 8)), rb.CurrentNorm(8), rb.LIF(), rb.PerStep(nn.Linear(8, 3)))
+    x, lengths, y = 2 * torch.randn(6, 24, 8), torch.arange(24) % 5 + 2, torch.arange(24) % 3
+    real = torch.arange(6).unsqueeze(1) < lengths
+    found = []
+    for fill in (0.0, 3.0):
+        given = torch.where(real.unsqueeze(-1), x, fill)
+        with rb.padding(lengths):
+            found.append(
+                (rb.probe(model, given, y, preset="quick"), rb.probe(model, given, y, preset="quick", loss=None))
+            )
+            with rb.record(model) as tape:
+                model.eval()(given)
+        model.train()
+    first, second = found[0][0], found[1][0]
+    assert first.loss == pytest.approx(second.loss)
+    for name in ("rate", "dead", "similarity", "gradient_norm"):
+        assert getattr(first.layers[0], name) == pytest.approx(getattr(second.layers[0], name)), name
+    assert tape["2"].spikes[~real].mean() != tape["2"].spikes[real].mean()
+    plain = [rb.probe(model, torch.where(real.unsqueeze(-1), x, fill), y, preset="quick") for fill in (0.0, 3.0)]
+    assert plain[0].layers[0].rate != pytest.approx(plain[1].layers[0].rate, rel=1e-3)
+
+
+class Strange(nn.Module):
+    """A net whose way depends on its inputs, or of which a part has the batch folded into it, or no state."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.a, self.b = (rb.PerStep(nn.Linear(8, 8)) for _ in range(2))
+        self.head = rb.PerStep(nn.Linear(8, 3))
+        self.first, self.second = rb.LIF(threshold=0.3), Stateless() if kind == "stateless" else rb.LIF(threshold=0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.first(self.a(x))
+        if self.kind == "folded":
+            spikes = self.second(self.b(spikes).flatten(0, 1).unsqueeze(0)).view_as(spikes)
+        elif self.kind == "stateless" or x[0, 0, 0] == 7:
+            spikes = self.second(self.b(spikes))
+        logits: Tensor = self.head(spikes)
+        return logits
+
+
+class Stateless(rb.Neuron):
+    def step(self, current: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return rb.spike(current - 0.1), ()
+
+
+def test_strange_nets_are_read_or_refused_in_words() -> None:
+    torch.manual_seed(0)
+    x, y = 2 * torch.randn(4, 12, 8), torch.arange(12) % 3
+    with pytest.raises(ValueError, match='goes another way, or gives other shapes, .*: preset="quick" takes one'):
+        rb.probe(Strange("dependent"), x.index_put([torch.tensor(0)] * 3, torch.tensor(7.0)), y)
+    first, second = rb.probe(Strange("stateless"), x, y, preset="full").layers
+    assert (second.in_window, first.stopped, second.stopped) == (None, False, False)
+    assert second.similarity == second.similarity
+    first, second = rb.probe(Strange("folded"), x, y, preset="full").layers
+    assert first.similarity == first.similarity
+    assert (second.similarity != second.similarity, second.accuracy) == (True, None)

@@ -423,3 +423,24 @@ def test_time_is_not_taken_for_samples_where_there_are_as_many() -> None:
     x, y = torch.randn(8, 8, 10), torch.randn(8)
     with pytest.raises(ValueError, match="the loss must be one a sample"):
         rb.tune(model, x, y, loss=lambda o, y: (o.mean((0, 2)).mean() - y).square())
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_of_two_layers_before_a_neuron_fluctuations_scale_what_it_hears(beside: bool) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = (rb.PerStep(nn.Linear(8, 8)) for _ in range(3))
+            self.fire = rb.LIF()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.fire(self.b(x) + self.a(x) if beside else self.b(self.a(x))))
+            return logits
+
+    torch.manual_seed(0)
+    model, x, y = Two(), torch.randn(4, 16, 8), torch.arange(16) % 3
+    found = rb.tune(model, x, y, start="fluctuation", held_out=(x, y))
+    assert set(found.begun) == ({"a.module", "b.module"} if beside else {"b.module"})
+    with rb.record(model) as tape:
+        model(x)
+    assert float(tape["fire"].currents.detach().std()) == pytest.approx(1, abs=1e-4)

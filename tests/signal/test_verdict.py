@@ -349,3 +349,62 @@ def test_what_is_detached_is_no_underflow_of_float16() -> None:
         report = rb.probe(spoilt(detaches, norm=False)(), 10 * x, y, loss=scaled(2.0**8))
     assert [fault.kind for fault in report.faults if "grad" in fault.what] == ["no gradient"], report.table()
     assert "GradScaler" not in report.verdict
+
+
+class Heads(nn.Module):
+    """Two heads of neurons on a trunk, or a branch that is detached."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.trunk, self.left, self.right = (
+            nn.Sequential(rb.PerStep(nn.Linear(64, 64)), rb.CurrentNorm(64), rb.LIF()) for _ in range(3)
+        )
+        self.head = rb.PerStep(nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk(x.flatten(1).expand(4, -1, -1))
+        if self.kind == "a branch":
+            return self.head(self.right(x) + self.left(x).detach())  # type: ignore[no-any-return]
+        if self.kind == "first":
+            self.left(x)
+        logits: Tensor = self.head(self.right(x))
+        if self.kind == "last":
+            self.left(x)
+        return logits
+
+
+@pytest.mark.parametrize("kind", ["a branch", "first", "last"])
+def test_what_the_loss_does_not_depend_on_is_named_wherever_it_runs(kind: str) -> None:
+    x, y = digits()
+    report = rb.probe(Heads(kind), x, y)
+    [fault] = report.faults
+    assert (fault.kind, fault.where) == ("no gradient", "left.2")
+    assert "the loss does not depend on it" in fault.what
+    assert 0.2 < report.level < 5
+
+
+def test_a_neuron_that_encodes_the_inputs_wants_no_gradient() -> None:
+    x, y = digits()
+    model = nn.Sequential(
+        rb.LIF(), rb.PerStep(nn.Linear(64, 64)), rb.CurrentNorm(64), rb.LIF(), rb.PerStep(nn.Linear(64, 10))
+    )
+    report = rb.probe(model, x.flatten(1).expand(4, -1, -1), y)
+    assert report.healthy, report.verdict
+    assert report.layers[0].gain is None
+    assert report.layers[0].rate > 0.05
+    assert report.level == 1
+    model.insert(3, Detaches())  # below it there is something now
+    [fault] = rb.probe(model, x.flatten(1).expand(4, -1, -1), y).faults
+    assert (fault.kind, fault.where) == ("no gradient", "4")
+
+
+def test_under_a_rule_nothing_is_said_of_surrogates() -> None:
+    x, y = digits()
+    model = Ladder(20, rb.LIF(surrogate=WIDE))
+    assert "surrogates" in rb.probe(model, x, y).verdict
+    for layer in model.layers:
+        layer[2].rule = rb.rules.Membrane()  # type: ignore[index]
+    report = rb.probe(model, x, y)
+    assert {(layer.rule, layer.in_window) for layer in report.layers} == {("membrane", None)}
+    assert "surrogate" not in report.verdict.replace("which knows no surrogate", "")

@@ -25,15 +25,6 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """For what is not a run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def tiny_options():
     """Overrides for a run of 3 epochs of 6 steps that takes a moment."""

@@ -45,6 +45,13 @@ class Tracer(fx.Tracer):
         """What stands for a node's value."""
         return _Value(node, self)
 
+    def create_args_for_root(self, *args: Any, **options: Any) -> Any:
+        """What the forward is called with: its input, and its options, which have defaults, as these are."""
+        function, found = super().create_args_for_root(*args, **options)
+        inputs = [one for one in found if isinstance(one, fx.Proxy)]
+        plain = {one: one.node.args[0] for one in inputs[1:] if one.node.op == "placeholder" and one.node.args}
+        return function, [plain.get(one, one) if isinstance(one, fx.Proxy) else one for one in found]
+
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A module that is called: its path is that of what happens in it."""
         self._paths.append(self.path_of_module(m))

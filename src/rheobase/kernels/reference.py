@@ -97,11 +97,19 @@ def unroll(step: Callable[[Tensor, Any], tuple[Any, ...]], currents: Tensor, sta
 
 
 def _unroll(step: Callable[[Tensor, Any], tuple[Any, ...]], currents: Tensor, state: Any) -> tuple[list[Tensor], Any]:
-    found = []
+    found, versions = [], []
     for current in currents.unbind(0):
         output, state, *more = step(current, state)
         found.append((output, *more))
+        versions.append(_version(output))
+    if versions != [_version(output) for output, *_ in found]:
+        raise ValueError("a neuron's step changed in place what it had given before as its output: give a new tensor")
     return [torch.stack(each) for each in zip(*found, strict=True)], state
+
+
+def _version(x: Tensor) -> int:
+    """How often it was changed in place, as far as torch counts it."""
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 _apart = apart(_unroll)

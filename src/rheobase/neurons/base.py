@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from rheobase.compat import tracing
 from rheobase.kernels import Rule, reference
@@ -14,6 +15,10 @@ from rheobase.kernels.spec import HALF, Ran
 from rheobase.neurons import looking, numbers
 
 State = Any  # a tensor, or a tuple of tensors
+
+
+class StatelessError(ValueError):
+    """A neuron has no potential that could be looked at."""
 
 
 def check_untraced(name: str) -> None:
@@ -145,7 +150,7 @@ class Neuron(nn.Module):
             state = rest
         else:
             self._check_state(state, rest)
-
+            state = tree_map(Tensor.clone, state)  # which a step may change in place
         (outputs, *potentials), final = reference.unroll(self._watched if watch else self._stepped, x, state)
         self._check_gradient(x, outputs)
         return Ran(outputs.to(currents.dtype), currents, final, *potentials)
@@ -177,8 +182,8 @@ class Neuron(nn.Module):
         output, state = self._stepped(current, state)
         first = next(iter(leaves(state)), None)
         if first is None:
-            raise ValueError(f"{type(self).__name__} has no state that could be its potential")
-        return output, state, first
+            raise StatelessError(f"{type(self).__name__} has no state that could be its potential")
+        return output, state, first.clone()  # which a later step may change in place
 
     def _check_gradient(self, currents: Tensor, outputs: Tensor) -> None:
         if currents.requires_grad and not outputs.requires_grad and torch.is_grad_enabled():

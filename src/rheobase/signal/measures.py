@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rheobase.padded import real_mean
+
 _SMALL = 1e-30
 _SMALLEST = 1e-37  # whose inverse is still a float32
 _SQUARED = 1e-10  # from here on, and up to its inverse, squares that count are within float32
@@ -77,9 +79,15 @@ def agreement(a: Tensor, b: Tensor) -> float | None:
     return float((a @ b) / size) if size > 0 else None
 
 
-def rates(spikes: Tensor, like: Tensor | None = None) -> Tensor:
-    """Mean over time, `[B, N]`, of spikes `[T, B, ...]`; at least float32. Their order is that of `packed`."""
-    return packed(spikes, 2, like).to(torch.promote_types(spikes.dtype, torch.float32)).mean(0)
+def rates(spikes: Tensor, like: Tensor | None = None, real: Tensor | None = None) -> Tensor:
+    """Mean over time, `[B, N]`, of spikes `[T, B, ...]`; at least float32. Their order is that of `packed`.
+
+    With `real`, `[B]`, over so many steps of each sample; of steps that are others than those of the inputs, over all.
+    """
+    values = packed(spikes, 2, like).to(torch.promote_types(spikes.dtype, torch.float32))
+    if real is None or real.shape != values.shape[1:2] or not 1 < int(real.max()) <= len(values):
+        return values.mean(0)
+    return real_mean(values, real, "rates")
 
 
 def centred(features: Tensor) -> Tensor:

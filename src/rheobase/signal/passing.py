@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,9 +17,10 @@ from rheobase.kernels.spec import Ran
 from rheobase.layers import PerStep, readout
 from rheobase.modes import untouched
 from rheobase.neurons import LIF
-from rheobase.neurons.base import Neuron, outermost
+from rheobase.neurons.base import Neuron, StatelessError, outermost
 from rheobase.neurons.looking import looking
 from rheobase.norm import lengths
+from rheobase.signal.credit import heard
 from rheobase.signal.measures import some
 from rheobase.signal.waists import ordered, waists
 
@@ -45,12 +46,13 @@ class Layer:
         neuron: itself.
         currents, spikes: on the way up.
         potentials: likewise; of neurons that are all alike and hear nothing of each other those of `some`, `[T, N]`;
-            None of a neuron with a run of its own.
+            None of a neuron with a run of its own, or without a state.
         currents_grad, spikes_grad: of the loss, on the way down; zeros where it does not depend on them.
-        weights: names of the parameters of two axes and more that ran since the neuron before it.
+        weights: names of the parameters of two axes and more that its currents are made of, and of its own.
         beside: whether the signal may go past it.
         cut: whether its spikes have no gradient though its currents want one.
-        apart: whether the loss does not depend on its currents, as autograd sees it.
+        apart: whether the loss does not depend on its currents, or they on the layer before it, as autograd sees it.
+        bottom: whether nothing that could be trained is below it.
     """
 
     path: str
@@ -64,6 +66,7 @@ class Layer:
     beside: bool
     cut: bool
     apart: bool
+    bottom: bool
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,13 @@ class Passed:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of the mean over time of logits `[T, B, classes]`, one a sample.
+    """Of the mean over (real) time of logits `[T, B, classes]`, one a sample.
 
     Raises:
         ValueError: something else.
     """
     _check_logits(logits)
+    real = lengths()
     if not isinstance(labels, Tensor) or labels.shape[:1] != logits.shape[1:2]:
         got = f"{list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(
@@ -114,7 +118,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
             f"{got} (time comes first in inputs and logits)"
         )
     labels = labels if labels.is_floating_point() else labels.long()
-    return F.cross_entropy(readout(logits.float()), labels, reduction="none")
+    return F.cross_entropy(readout(logits.float(), real), labels, reduction="none")
 
 
 def _check_logits(logits: Any) -> None:
@@ -147,7 +151,7 @@ class Run:
     neurons: dict[Neuron, str]
     parameters: dict[nn.Parameter, str]
     calls: list[tuple[Neuron, Ran]] = field(default_factory=list)
-    weights: list[list[str]] = field(default_factory=lambda: [[]])  # before each neuron
+    called: list[list[nn.Parameter]] = field(default_factory=lambda: [[]])  # of modules, before each neuron
     given: list[tuple[Place, Tensor]] = field(default_factory=list)
     wanted: set[Place] | None = None  # of what is given; None: all that has a gradient
     potentials: bool = False  # they are computed afterwards, without autograd, and so are spikes that were changed
@@ -160,12 +164,12 @@ class Run:
     def note(self, neuron: Neuron, ran: Ran, more: bool) -> None:
         """A neuron has run."""
         self.calls.append((neuron, ran))
-        self.weights.append([])
+        self.called.append([])
 
     def left(self, path: str, module: nn.Module, outputs: Any) -> None:
         """A module has run."""
         own = module.parameters() if isinstance(module, PerStep) else module._parameters.values()
-        self.weights[-1] += [self.parameters[p] for p in own if p in self.parameters]
+        self.called[-1] += [parameter for parameter in own if parameter is not None]
         for i, output in enumerate(outputs if isinstance(outputs, tuple | list) else (outputs,)):
             if isinstance(output, Tensor):
                 place = Place(len(self.calls), path, i)
@@ -259,7 +263,6 @@ def passing(
         narrow = _waists(run, height)
         parameters, features = list(trained.values()), [each for _, each in narrow]
         currents, spikes = [ran.drive for _, ran in run.calls], [ran.outputs for _, ran in run.calls]
-        heard = set(ordered(losses.grad_fn))
         half = losses[: len(losses) // 2].sum() / len(losses)
         parts = _gradients(half, parameters, keep=True) if halves else []
         of_currents, of_spikes, of_weights, of_waists = _gradients(
@@ -267,6 +270,8 @@ def passing(
         )
         beside = [bool(height) and ran.outputs.grad_fn not in height for _, ran in run.calls]
         seen = [_seen(neuron, ran) for neuron, ran in run.calls]
+        made = _weights(run)
+        apart = _apart(run, losses)
     layers = [
         Layer(
             path,
@@ -277,9 +282,10 @@ def passing(
             tuple(name for name in dict.fromkeys(weights) if name in trained),
             beside[i],
             currents[i].requires_grad and not spikes[i].requires_grad,
-            currents[i].grad_fn not in heard,
+            apart[i],
+            not (currents[i].requires_grad or apart[i]),
         )
-        for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, _weights(run), strict=True))
+        for i, (path, (neuron, _), weights) in enumerate(zip(run.paths(), run.calls, made, strict=True))
     ]
     weights = {name: each for name, *each in zip(trained, of_weights, *parts, strict=True)}
     found = [Waist(place, each.detach(), of_waists[i]) for i, (place, each) in enumerate(narrow)]
@@ -291,15 +297,32 @@ def _seen(neuron: Neuron, ran: Ran) -> tuple[Tensor, Tensor | None, Tensor]:
     """Currents, potentials and spikes of a neuron that ran; spikes anew where somebody has added to them in place."""
     currents, changed = ran.drive.detach(), ran.outputs._version > 0
     alike = neuron if isinstance(neuron, LIF) and neuron.uniform else None
-    again = neuron._call(currents, None, watch=alike is None) if changed or alike is None else ran
+    again = ran
+    if changed or alike is None:
+        with suppress(StatelessError):
+            again = neuron._call(currents, None, watch=alike is None)
     potentials = again.potentials if alike is None else alike.potentials(some(currents, 1 << 12))
     return currents, potentials, (again if changed else ran).outputs.detach()
 
 
 def _weights(run: Run) -> list[list[str]]:
-    """Of each neuron, the parameters that ran since the one before, and its own."""
+    """Of each neuron, the parameters that its currents are made of, and its own."""
     own = [[run.parameters[p] for p in neuron.parameters() if p in run.parameters] for neuron, _ in run.calls]
-    return [before + within for before, within in zip(run.weights, own, strict=False)]
+    currents, outputs = [ran.drive for _, ran in run.calls], [ran.outputs for _, ran in run.calls]
+    return [before + within for before, within in zip(heard(currents, outputs, run.parameters), own, strict=True)]
+
+
+def _apart(run: Run, losses: Tensor) -> list[bool]:
+    """Whether the loss does not depend on each neuron's currents, or they not on what was called just before it."""
+    heard = set(ordered(losses.grad_fn))
+    tops = [ran.drive.grad_fn for _, ran in run.calls if ran.drive.grad_fn is not None]
+    reached = {id(getattr(node, "variable", None)) for top in tops for node in ordered(top)}
+    return [
+        ran.drive.grad_fn not in heard
+        if ran.drive.requires_grad
+        else any(parameter.requires_grad and id(parameter) not in reached for parameter in called)
+        for (_, ran), called in zip(run.calls, run.called, strict=False)
+    ]
 
 
 def _check_checkpoints(run: Run, losses: Tensor) -> None:
@@ -363,7 +386,17 @@ def again(model: nn.Module, x: Any, passed: Passed, seed: int, training: bool) -
         model(x)
     given = dict(run.given)
     spikes = [ran.outputs.detach() for _, ran in run.calls]
-    return spikes, [given[waist.place].detach() for waist in passed.waists]
+    features = [given[waist.place].detach() for waist in passed.waists if waist.place in given]
+    before, now = (
+        [*(each.spikes for each in passed.layers), *(each.features for each in passed.waists)],
+        [*spikes, *features],
+    )
+    if [each.shape for each in before] != [each.shape for each in now]:
+        raise ValueError(
+            "probe: with a little noise on its inputs the model goes another way, or gives other shapes, so that the "
+            'two views cannot be compared: preset="quick" takes one'
+        )
+    return spikes, features
 
 
 def _gradients(loss: Tensor, *groups: Sequence[Tensor], keep: bool) -> list[list[Tensor]]:

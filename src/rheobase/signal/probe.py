@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rheobase.norm import lengths
 from rheobase.signal import measures, readings
 from rheobase.signal.passing import Loss, Passed, again, loss_of, passing
 from rheobase.signal.report import Report
@@ -75,7 +76,7 @@ def read(
 ) -> Report:
     """What a pass tells; with `views`, what `again` gives for the inputs and noise, and labels for a linear reader."""
     steps, batch = passed.layers[0].currents.shape[:2]
-    reader = readings.Reader(slice(SAMPLES), _inputs(x, passed), labels)
+    reader = readings.Reader(slice(SAMPLES), _inputs(x, passed), labels, lengths())
     spikes, features = views or (None, None)
     return Report(
         tuple(readings.layers(passed, spikes, reader, dict(model.named_parameters()), by_step)),
@@ -99,10 +100,10 @@ def _inputs(x: Any, passed: Passed) -> Tensor:
     currents = passed.layers[0].currents
     if isinstance(x, Tensor) and x.is_floating_point():
         if x.shape[:2] == currents.shape[:2]:
-            return measures.rates(x)
+            return measures.rates(x, real=lengths())
         if len(x) == currents.shape[1]:
             return x.float().reshape(len(x), -1)
-    return measures.rates(currents)
+    return measures.rates(currents, real=lengths())
 
 
 def _other_view(x: Tensor, seed: int) -> Tensor:

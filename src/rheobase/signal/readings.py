@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rheobase.neurons import LIF
+from rheobase.neurons import LIF, Neuron, Recurrent
 from rheobase.signal import measures
 from rheobase.signal.gain import Profile
 from rheobase.signal.passing import Layer, Passed
@@ -26,7 +26,8 @@ class Information:
 
     Attributes:
         similarity: correlation, over pairs of samples, of their likeness here with that of the inputs; 1: all is kept.
-            Not a number where that says nothing: inputs all the same, or all equally unlike, or fewer than three.
+            Not a number where that says nothing: inputs all the same, or all equally unlike, or fewer than three; or
+            a place with another batch than the inputs.
         noisy: mean cosine, each about its mean, of two views of a sample, the input and input + noise a tenth of its
             size; 0: they are as different as two samples. None where it was not asked for; not a number where the
             inputs are all the same.
@@ -47,14 +48,14 @@ class LayerHealth(Information):
         shape: of its spikes without time and batch.
         beside: whether the signal may go past it, as in the branch of a residual block.
         deviation: standard deviation of its currents.
-        rate: mean of its spikes, or of what else it gives out.
+        rate: mean of its spikes, or of what else it gives out; within `rheobase.padding`, of real steps.
         dead, saturated: share of its neurons that fire at no step of any sample, and at every step of all; None of
             neurons that give no spikes.
         in_window: share of potentials at which the surrogate is at least half as high as its peak, of some thousand
             places where neurons are all alike; None where there is no such surrogate, in a neuron of one's own.
         gradient_norm: L2 norm of the loss's gradient with respect to its currents, float64.
         gradient_rms: the same over the root of their number.
-        gain: its gradient_norm over that of the next layer; None for the last, or above a layer without a gradient.
+        gain: its gradient_norm over that of the next layer; None for the last, at the bottom, or where that has none.
         r: correlation of the gradient of its spikes from a step to the next, of some ten thousand places; None at
             T = 1, or without a gradient.
         agreement: cosine between the gradients of its weights from two halves of the batch; None where there is none.
@@ -62,6 +63,9 @@ class LayerHealth(Information):
         stopped: whether its currents get no gradient though its spikes do, or have none to begin with.
         finite: whether its currents and what it gives out are, and the potentials that were looked at.
         dtype: of its currents, and of their gradient.
+        apart: whether the loss does not depend on its currents, or they on the layer before it, as autograd sees it.
+        bottom: whether nothing that could be trained is below it, as below a neuron that encodes the inputs.
+        rule: the name of its gradient rule; None: a surrogate's gradient.
         underflow: whether gradients of its currents have come down to numbers that their dtype rounds to nothing.
         rates, gradient_norms: of each step, where asked for.
     """
@@ -84,6 +88,9 @@ class LayerHealth(Information):
     finite: bool
     dtype: str
     underflow: bool
+    apart: bool
+    bottom: bool
+    rule: str | None
     rates: tuple[float, ...] = ()
     gradient_norms: tuple[float, ...] = ()
 
@@ -111,11 +118,14 @@ class Reader:
         samples: of the batch, that are read.
         inputs: `[B, N]`, of the whole batch.
         labels: theirs, or None.
+        real: `[B]`, the real steps of each, or None.
     """
 
-    def __init__(self, samples: slice, inputs: Tensor, labels: Tensor | None) -> None:
+    def __init__(self, samples: slice, inputs: Tensor, labels: Tensor | None, real: Tensor | None = None) -> None:
         self._samples, self._labels = samples, labels if labels is None else labels[samples]
+        self._real = real
         products = measures.gram(measures.centred(inputs[samples]))
+        self._count = len(products)
         self._inputs, self._alike = measures.pairs(products), not products.any()
         self._flat = bool((self._inputs.abs() <= LEAST_PAIRS).all())
         self._found: dict[tuple[int, torch.Size], tuple[Tensor, dict[str, Any]]] = {}
@@ -124,22 +134,30 @@ class Reader:
         """Rates `[B, N]` of features, and what is left in them; `others` are those of the other view."""
         key = features.data_ptr(), features.shape
         if key not in self._found:
-            rates = measures.rates(features)
+            rates = measures.rates(features, real=self._real)
             about = measures.centred(rates[self._samples])
             products = measures.gram(about)
-            again = None if others is None else measures.rates(others[:, self._samples], features)
+            real = None if self._real is None else self._real[self._samples]
+            again = None if others is None else measures.rates(others[:, self._samples], features, real)
             self._found[key] = (
                 rates,
                 {
                     "similarity": self._kept(products),
                     "noisy": None if again is None else self._noisy(about, measures.centred(again)),
-                    "accuracy": None if self._labels is None else measures.told_apart(products, self._labels),
+                    "accuracy": self._told(products),
                 },
             )
         return self._found[key]
 
     def _kept(self, products: Tensor) -> float:
-        return measures.kept(measures.pairs(products), self._inputs) if not self._flat else math.nan
+        if self._flat or len(products) != self._count:
+            return math.nan
+        return measures.kept(measures.pairs(products), self._inputs)
+
+    def _told(self, products: Tensor) -> float | None:
+        if self._labels is None or len(products) != self._count:
+            return None
+        return measures.told_apart(products, self._labels)
 
     def _noisy(self, about: Tensor, again: Tensor) -> float:
         return math.nan if self._alike else measures.alike(about, again)
@@ -164,6 +182,7 @@ def layers(
         gradients = [passed.weights[name] for name in layer.weights]
         rates, information = reader.read(layer.spikes, None if others is None else others[i])
         mean = rates.mean(0)  # of each neuron
+        neuron = _inner(layer.neuron)
         rate, norm, dead, saturated = float(mean.mean()), sizes[i].norm, *_idle(layer, mean)
         deviation = float(layer.currents.float().std(correction=0))
         sums = (
@@ -183,7 +202,7 @@ def layers(
                 in_window=_in_window(layer),
                 gradient_norm=norm,
                 gradient_rms=norm / max(1, layer.currents.numel()) ** 0.5,
-                gain=_ratio(norm, [size.norm for size in sizes[i + 1 :][:1]]),
+                gain=None if layer.bottom else _ratio(norm, [size.norm for size in sizes[i + 1 :][:1]]),
                 r=Profile.of(measures.some(layer.spikes_grad)).r,
                 agreement=_agreement(gradients),
                 weight_ratio=_weight_ratio([each[0] for each in gradients], [weights[name] for name in layer.weights]),
@@ -191,6 +210,9 @@ def layers(
                 finite=all(map(math.isfinite, sums)),
                 dtype=str(layer.currents_grad.dtype).removeprefix("torch."),
                 underflow=under[i],
+                apart=layer.apart,
+                bottom=layer.bottom,
+                rule=None if neuron.rule is None else neuron.rule.name,
                 rates=tuple(measures.packed(layer.spikes).float().mean(1).tolist()) if by_step else (),
                 gradient_norms=tuple(map(measures.norm, layer.currents_grad)) if by_step else (),
                 **information,
@@ -222,9 +244,16 @@ def _idle(layer: Layer, rates: Tensor) -> tuple[float | None, float | None]:
     return float((rates == 0).double().mean()), float((rates == 1).double().mean())
 
 
+def _inner(neuron: Neuron) -> Neuron:
+    """Of a recurrent neuron the one in it."""
+    return neuron.neuron if isinstance(neuron, Recurrent) else neuron
+
+
 def _in_window(layer: Layer) -> float | None:
-    neuron = getattr(layer.neuron, "neuron", layer.neuron)  # a recurrent one's
-    if not isinstance(neuron, LIF) or not neuron.native or neuron.kind == "AdaptiveLIF" or layer.potentials is None:
+    neuron = _inner(layer.neuron)
+    if not isinstance(neuron, LIF) or not neuron.native or neuron.kind == "AdaptiveLIF" or neuron.rule is not None:
+        return None
+    if layer.potentials is None:
         return None
     spec = neuron.spec().fitted(layer.currents[0])
     threshold, width, height = (spec.numbers[n].detach() for n in ("threshold", "surrogate_width", "surrogate_height"))

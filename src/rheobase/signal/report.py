@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rheobase.signal.readings import LayerHealth, WaistHealth
-from rheobase.signal.verdict import LEAST_SAMPLES, Fault, alarms, faults
+from rheobase.signal.verdict import LEAST_SAMPLES, Fault, alarms, bound, faults
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,14 @@ class Report:
     def level(self) -> float:
         """Gradient of the first place over that of the last; not a number where there is none at the last.
 
-        It is 0 where none comes to the first neuron, though there may be one at the first place that has any.
+        It is 0 where none comes to the first neuron that could have one, though there may be one at the first place
+        that has any.
         """
-        first, last = self.places[0].gradient_norm, self.places[-1].gradient_norm
-        first = first if self.layers[0].gradient_norm != 0 else 0.0
-        return first / last if last > 0 else math.nan
+        places, layers = bound(self.places), [layer for layer in self.layers if not layer.bottom]
+        if not places or not places[-1].gradient_norm > 0:
+            return math.nan
+        first = places[0].gradient_norm if layers[0].gradient_norm != 0 else 0.0
+        return first / places[-1].gradient_norm
 
     @property
     def faults(self) -> tuple[Fault, ...]:

@@ -16,7 +16,8 @@ from rheobase.modes import untouched
 from rheobase.neurons import LIF
 from rheobase.neurons.base import outermost
 from rheobase.norm import NORMS
-from rheobase.signal.passing import running
+from rheobase.signal.credit import heard
+from rheobase.signal.passing import running, unfrozen
 
 Start = Literal["identity", "orthogonal", "fluctuation"]
 NOISE = 0.3
@@ -72,29 +73,24 @@ def fluctuation(model: nn.Module, x: Any, seed: int) -> list[str]:
     2016; for spikes, Rossbroich et al. 2022).
     """
     layers = _layers(model, x, seed)
-    paths = {layer: path for path, layer in layers.items()}
-    pending: list[nn.Module] = []
+    made = iter(_heard(model, x, seed, nearest=True))
     done: list[str] = []
-
-    def ran(layer: nn.Module, *_: Any) -> None:
-        pending.append(layer)
 
     def hears(neuron: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         currents = given[0]
         deviation = float(currents.float().std())
-        if pending and deviation > 0 and isinstance(neuron, LIF):
+        paths = [name.removesuffix(".weight") for name in next(made)]
+        paths = [path for path in paths if path in layers]
+        if paths and deviation > 0 and isinstance(neuron, LIF):
             factor = float((neuron.threshold / neuron.input_scale).mean()) / deviation
-            for layer in pending:
-                for parameter in layer.parameters(recurse=False):
+            for path in paths:
+                for parameter in layers[path].parameters(recurse=False):
                     parameter.mul_(factor)
-                done.append(paths[layer])
+                done.append(path)
             currents = currents * factor
-        pending.clear()
         return (currents, *given[1:])
 
     with ExitStack() as hooks, untouched(model, seed, model.training), kernels.engine(fused=False):
-        for layer in paths:
-            hooks.callback(layer.register_forward_hook(ran).remove)
         for neuron in outermost(model).values():
             hooks.callback(neuron.register_forward_pre_hook(hears).remove)
         model(x)
@@ -127,13 +123,20 @@ def why_not(model: nn.Module, start: str, skips: bool) -> str | None:
 
 
 def _layers(model: nn.Module, x: Any, seed: int) -> dict[str, Any]:
-    """Layers that run once before some neuron, by path; not those in one, or whose weights are computed or frozen."""
-    with torch.no_grad(), untouched(model, seed, model.training), running(model) as run:
-        model(x)
-    names = [name for before in run.weights[:-1] for name in before]
+    """Layers that some neuron hears once, by path; not those in one, or whose weights are computed or frozen."""
+    names = [name for names in _heard(model, x, seed) for name in names]
     found = {path: module for path, module in model.named_modules() if isinstance(module, _KINDS)}
     return {
         path: layer
         for path, layer in found.items()
         if names.count(f"{path}.weight") == 1 and not is_parametrized(layer) and layer.weight.requires_grad
     }
+
+
+def _heard(model: nn.Module, x: Any, seed: int, nearest: bool = False) -> list[list[str]]:
+    """Of each neuron that runs, in order, the parameters that its currents are made of; see `heard`."""
+    with untouched(model, seed, model.training), unfrozen(model), kernels.engine(fused=False), torch.enable_grad():
+        with running(model) as run:
+            model(x)
+        currents, outputs = [ran.drive for _, ran in run.calls], [ran.outputs for _, ran in run.calls]
+        return heard(currents, outputs, run.parameters, nearest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from rheobase.signal.readings import Information, LayerHealth, WaistHealth
 
@@ -51,6 +52,7 @@ LEAST_SAMPLES = 8
 LEVEL = (0.5, 2.0)
 """Gains of one layer that leave a deep net's gradient level."""
 
+Place = TypeVar("Place", LayerHealth, WaistHealth, LayerHealth | WaistHealth)
 Places = Sequence[LayerHealth | WaistHealth]
 
 
@@ -132,12 +134,25 @@ def _lost(places: Places, classes: int | None, batch: int) -> Iterator[Fault]:
         yield Fault("information lost", named[0].path, what, _KEEP)
 
 
+def bound(places: Sequence[Place]) -> list[Place]:
+    """Those that a gradient can come to."""
+    return [each for each in places if not isinstance(each, LayerHealth) or not (each.apart or each.bottom)]
+
+
 def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
+    apart = [layer for layer in layers if layer.apart]
+    if apart:
+        worst = next((layer for layer in reversed(apart) if layer.stopped), apart[-1])
+        yield _stopped(worst) if worst.stopped else _apart(worst, len(apart) - 1)
+    layers, places = bound(layers), bound(places)
+    if not layers or not places:
+        return
     first, last = places[0], places[-1]
     under = [layer for layer in layers if layer.underflow]
     if under:
         what = f"is the highest of {len(under)} layers whose gradient is below what its dtype can hold"
-        yield Fault("underflow", under[-1].path, what, _SCALE if under[-1].dtype == "float16" else _WIDEN)
+        mend = _SCALE if under[-1].dtype == "float16" else _mend(layers, _WIDEN)
+        yield Fault("underflow", under[-1].path, what, mend)
         return
     cut = [layer.gradient_norm == 0 for layer in layers]
     if last.gradient_norm > 0 and (cut[0] or first.gradient_norm == 0):
@@ -159,15 +174,34 @@ def _gradient(layers: Sequence[LayerHealth], places: Places) -> Iterator[Fault]:
     gain = ratio ** (1 / max(1, len(places) - 1))
     seen = f"to {first.path} the gradient goes by a factor of {ratio:.0e}, {gain:.2f} a layer"
     if ratio > MOST_EXPLODED:
-        yield Fault("exploding", f"from {last.path}", seen, _NARROW)
+        yield Fault("exploding", f"from {last.path}", seen, _mend(layers, _NARROW))
     elif ratio < MOST_VANISHED:
-        yield Fault("vanishing", f"from {last.path}", seen, _WIDEN)
+        yield Fault("vanishing", f"from {last.path}", seen, _mend(layers, _WIDEN))
+
+
+def _mend(layers: Sequence[LayerHealth], surrogates: str) -> str:
+    """What to do about surrogates, where there are any: a rule has none."""
+    rule = next((layer.rule for layer in layers if layer.rule is not None), None)
+    return surrogates if rule is None else _RULE.format(rule)
+
+
+def _apart(layer: LayerHealth, more: int) -> Fault:
+    """What the loss does not depend on."""
+    others = f", nor do {more} more" if more else ""
+    what = f"gets no gradient{others}: the loss does not depend on it, as autograd sees it"
+    mend = (
+        "Look above it for a comparison instead of rb.spike, a detach, torch.no_grad; of a head that this loss is not "
+        "of, probe with a loss of all heads"
+    )
+    return Fault("no gradient", layer.path, what, mend)
 
 
 def _stopped(layer: LayerHealth) -> Fault:
     """A neuron that is the cause by itself."""
     mend = "Write its spikes as rb.spike: a comparison has no gradient, nor has what runs under torch.no_grad"
-    if layer.in_window is not None:
+    if layer.rule is not None:
+        mend = _RULE.format(layer.rule)
+    elif layer.in_window is not None:
         mend = "Widen its surrogate, which is nothing at all of its potentials"
     return Fault("no gradient", layer.path, "hands nothing of what its spikes get down to its currents", mend)
 
@@ -181,9 +215,10 @@ def alarms(layers: Sequence[LayerHealth], places: Places, classes: int | None, b
             yield Fault("information lost", place.path, "no longer tells inputs apart", _KEEP)
         if place.gain is not None and not LEVEL[0] <= place.gain <= LEVEL[1]:
             what = f"has a gradient {place.gain:.2g} times as large as that of what follows"
-            yield Fault("gain", place.path, what, _NARROW if place.gain > 1 else _WIDEN)
+            yield Fault("gain", place.path, what, _mend(layers, _NARROW if place.gain > 1 else _WIDEN))
 
 
+_RULE = "The gradient is of the rule {!r}, which knows no surrogate: look at thresholds, and at the weights before them"
 _KEEP = (
     "Begin residual blocks as the identity (start='identity', or rb.tune), or take fewer layers, more steps, "
     "or weights that keep the signal"

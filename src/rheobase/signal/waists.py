@@ -20,30 +20,31 @@ def waists(top: Node, bottom: Node) -> list[Node]:
     order = ordered(top)
     down: dict[Node, int] = {}
     for node in reversed(order):  # the lowest first
-        down[node] = 1 if node is bottom else sum(down[below] for below in _below(node))
+        down[node] = 1 if node is bottom else sum(down[each] for each in below(node))
     up = dict.fromkeys(order, 0)
     up[top] = 1
     for node in order:
-        for below in _below(node):
-            up[below] += up[node]
+        for each in below(node):
+            up[each] += up[node]
     return [node for node in reversed(order) if down[top] and up[node] * down[node] == down[top]]
 
 
-def _below(node: Node) -> list[Node]:
-    return [below for below, _ in node.next_functions if below is not None]
+def below(node: Node) -> list[Node]:
+    """What it hears of."""
+    return [each for each, _ in node.next_functions if each is not None]
 
 
 def ordered(top: Node) -> list[Node]:
     """The node and all below it, each before those below itself."""
     found: list[Node] = []
-    seen, stack = {top}, [(top, iter(_below(top)))]
+    seen, stack = {top}, [(top, iter(below(top)))]
     while stack:
         node, rest = stack[-1]
-        below = next(rest, None)
-        if below is None:
+        lower = next(rest, None)
+        if lower is None:
             found.append(node)
             stack.pop()
-        elif below not in seen:
-            seen.add(below)
-            stack.append((below, iter(_below(below))))
+        elif lower not in seen:
+            seen.add(lower)
+            stack.append((lower, iter(below(lower))))
     return found[::-1]
