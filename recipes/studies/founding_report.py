@@ -60,10 +60,13 @@ def _joined(values: Sequence[Any], form: Callable[[Any], str]) -> str:
 
 
 def _draw(found: list[dict[str, Any]], path: Path) -> None:
+    from matplotlib import colormaps
+
     drawn = figures.figure(11, 4.5)
     left, right = drawn.subplots(1, 2, sharey=True)
+    colors = colormaps["turbo"]  # a colour an arm, the same in every figure
     for done in found:
-        color = f"C{ARMS.index(done['arm']) % 10}"
+        color = colors((7 * ARMS.index(done["arm"]) % len(ARMS) + 0.5) / len(ARMS))
         if "epochs" in done:
             shares = [100 * share for share in done["epochs"]]
             left.plot(range(1, len(shares) + 1), shares, ".-", color=color, label=done["arm"])
