@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import rheobase
 import rheobase as rb
@@ -194,11 +195,12 @@ def test_a_folder_in_use_is_told_once_to_all(options):
     assert "Traceback" not in output
 
 
-def test_what_torchrun_starts_must_be_what_the_recipe_says(options):
-    process = start("train", *words({**options, "trainer.devices": 3}), torchrun=2)
-    output = ended(process)
-    assert process.returncode != 0
-    assert "trainer.devices * nodes must be 2, as torchrun started, got 3 * 1" in output
+def test_what_torchrun_starts_must_be_what_the_recipe_says(options, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"trainer\.devices \* nodes must be 2, as torchrun started, got 3 \* 1"):
+        rb.train("digits", **{**options, "trainer.devices": 3})
 
 
 def test_diverging_ends_both(options):
