@@ -394,7 +394,35 @@ def test_a_neuron_that_encodes_the_inputs_wants_no_gradient() -> None:
     assert report.layers[0].gain is None
     assert report.layers[0].rate > 0.05
     assert report.level == 1
-    model.insert(3, Detaches())  # below it there is something now
+
+
+class Past(nn.Module):
+    """What is called before the encoding neuron goes past all neurons, to the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past, self.encode, self.rest = rb.PerStep(nn.Linear(64, 10)), rb.LIF(), rb.PerStep(nn.Linear(64, 64))
+        self.fire, self.head = rb.Fire(rb.CurrentNorm(64), rb.LIF()), rb.PerStep(nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        past = self.past(x)
+        logits: Tensor = past + self.head(self.fire(self.rest(self.encode(x))))
+        return logits
+
+
+def test_what_goes_past_a_neuron_is_not_below_it() -> None:
+    x, y = digits()
+    report = rb.probe(Past(), x.flatten(1).expand(4, -1, -1), y)
+    assert report.healthy, report.verdict
+    assert [layer.bottom for layer in report.layers] == [True, False]
+
+
+def test_a_neuron_above_something_detached_is_not_at_the_bottom() -> None:
+    x, y = digits()
+    model = nn.Sequential(
+        *(rb.LIF(), rb.PerStep(nn.Linear(64, 64)), rb.CurrentNorm(64), Detaches(), rb.LIF()),
+        rb.PerStep(nn.Linear(64, 10)),
+    )
     [fault] = rb.probe(model, x.flatten(1).expand(4, -1, -1), y).faults
     assert (fault.kind, fault.where) == ("no gradient", "4")
 

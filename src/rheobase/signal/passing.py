@@ -315,8 +315,9 @@ def _weights(run: Run) -> list[list[str]]:
 def _apart(run: Run, losses: Tensor) -> list[bool]:
     """Whether the loss does not depend on each neuron's currents, or they not on what was called just before it."""
     heard = set(ordered(losses.grad_fn))
-    tops = [ran.drive.grad_fn for _, ran in run.calls if ran.drive.grad_fn is not None]
-    reached = {id(getattr(node, "variable", None)) for top in tops for node in ordered(top)}
+    tops = [top for _, ran in run.calls if (top := ran.drive.grad_fn) is not None and top not in heard]
+    nodes = heard.union(*map(ordered, tops))
+    reached = {id(node.variable) for node in nodes if hasattr(node, "variable")}
     return [
         ran.drive.grad_fn not in heard
         if ran.drive.requires_grad

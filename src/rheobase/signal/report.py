@@ -48,7 +48,7 @@ class Report:
         places, layers = bound(self.places), [layer for layer in self.layers if not layer.bottom]
         if not places or not places[-1].gradient_norm > 0:
             return math.nan
-        first = places[0].gradient_norm if layers[0].gradient_norm != 0 else 0.0
+        first = places[0].gradient_norm if layers and layers[0].gradient_norm != 0 else 0.0
         return first / places[-1].gradient_norm
 
     @property
