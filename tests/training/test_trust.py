@@ -406,18 +406,24 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.fixture(scope="module", params=["32", "bf16"])
+def plain(request, tiny_options, tmp_path_factory):
+    """A run in no mode, and its precision."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    run = rb.train("digits", **{**tiny_options, "trainer.precision": request.param}, run=str(folder))
+    return run, evaluate(run.folder), request.param
+
+
 @pytest.mark.parametrize("name", MODES)
-def test_the_modes_of_the_host_change_nothing(tiny, tmp_path, name, precision):
-    tiny["trainer.precision"] = precision
-    plain = rb.train("digits", **{**tiny, "run": str(tmp_path / "plain")})
+def test_the_modes_of_the_host_change_nothing(tiny, plain, name):
+    wanted, accuracies, tiny["trainer.precision"] = plain
     with MODES[name]():
         modes = torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(), torch.is_grad_enabled()
         run = rb.train("digits", **tiny)
         assert modes == (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(), torch.is_grad_enabled())
         found = evaluate(run.folder)
-    assert run.summary["weights_sha256"] == plain.summary["weights_sha256"]
-    assert found == evaluate(plain.folder)
+    assert run.summary["weights_sha256"] == wanted.summary["weights_sha256"]
+    assert found == accuracies
 
 
 def test_a_norm_with_factors_of_steps_is_evaluated_at_fewer(tiny):
